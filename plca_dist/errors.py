@@ -1,0 +1,20 @@
+"""The one error a person is meant to read: what is wrong, where, and what to do about it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input or a broken environment. The command line prints it as one line and exits with code 2.
+
+    The message names the value, what is allowed, and the fix; it carries no stack trace to the reader.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest of `options`, or an empty string where nothing is close."""
+    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
