@@ -109,7 +109,9 @@ def cityscapes_label_ids(classes: Sequence[str]) -> np.ndarray:
     """
     foreign = [c for c in classes if c not in CITYSCAPES_CLASSES]
     if foreign:
-        raise UserError(f"no Cityscapes label id for {', '.join(foreign)}: label ids exist for Cityscapes classes only.")
+        raise UserError(
+            f"no Cityscapes label id for {', '.join(foreign)}: label ids exist for Cityscapes classes only."
+        )
     table = np.zeros(256, np.uint8)
     table[: len(classes)] = [CITYSCAPES_CLASSES[c][0] for c in classes]
     return table
