@@ -8,12 +8,12 @@ two seconds.
 
 import os
 import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from pyarrow import fs as pafs
@@ -24,6 +24,17 @@ from plca_dist.errors import UserError
 _PATIENT_ATTEMPTS = 10
 #: For the first look at a store, where a typing error is likelier than an outage.
 _PROBE_ATTEMPTS = 2
+_PARTIAL = ".partial"
+
+
+def _file_mode() -> int:
+    """The mode that files get under the process's mask; temporary files ignore it, published objects should not."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_FILE_MODE = _file_mode()  # once, while no other thread makes files
 
 #: What arrow's message contains -> what it means to a person.
 _S3_CAUSES = (
@@ -72,38 +83,52 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace the object, whole or not at all."""
-        with self.writer(name) as stream:
+        if self._local:
+            with self.writer(name) as stream:
+                stream.write(data)
+            return
+        # One call takes all the bytes, so whatever interrupts us meets all of the object or nothing of it.
+        with self._explained(name), self.filesystem.open_output_stream(self._path(name)) as stream:
             stream.write(data)
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Any]:
-        """A pyarrow output stream; the object appears under `name` only when the block ends without an exception."""
-        path = self._path(name)
-        with self._explained(name):
-            if not self._local:
-                stream = self.filesystem.open_output_stream(path)
-                try:
-                    yield stream
-                except BaseException:
-                    # Closing would publish the part written so far; `abort` drops the upload.
-                    getattr(stream, "abort", lambda: None)()
-                    raise
-                stream.close()
-                return
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            partial = f"{PurePosixPath(path).parent}/.{PurePosixPath(path).name}.{uuid.uuid4().hex}.partial"
+    def writer(self, name: str) -> Iterator[BinaryIO]:
+        """A binary file to fill; the object appears under `name` only when the block ends without an exception.
+
+        On S3 the bytes wait in a local temporary file: arrow publishes a stream that is dropped half-way.
+        """
+        path = Path(self._path(name))
+        if self._local:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent if self._local else None, delete=False
+        ) as file:
+            waiting = Path(file.name)
             try:
-                with self.filesystem.open_output_stream(partial) as stream:
-                    yield stream
-                os.replace(partial, path)  # noqa: PTH105 - str paths, atomic on POSIX
-            except BaseException:
-                Path(partial).unlink(missing_ok=True)
-                raise
+                with self._explained(name):
+                    yield file  # type: ignore[misc]
+                    file.close()
+                    if self._local:
+                        waiting.chmod(_FILE_MODE)
+                        waiting.replace(path)
+                    else:
+                        self.upload(waiting, name)
+            finally:
+                waiting.unlink(missing_ok=True)
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a local file into the store."""
-        with source.open("rb") as file, self.writer(name) as stream:
-            shutil.copyfileobj(file, stream, 8 << 20)
+        if self._local:
+            with source.open("rb") as file, self.writer(name) as target:
+                shutil.copyfileobj(file, target, 8 << 20)
+            return
+        with self._explained(name):
+            pafs.copy_files(
+                str(source),
+                self._path(name),
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+            )
 
     def download(self, name: str, target: Path) -> None:
         """Copy an object to a local file, making its directory."""
@@ -126,7 +151,7 @@ class Store:
             infos = self.filesystem.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         cut = len(self.root.rstrip("/")) + 1
         files = (Entry(i.path[cut:], i.size) for i in infos if i.type == pafs.FileType.File)
-        return sorted(e for e in files if not e.name.endswith(".partial"))
+        return sorted(e for e in files if not e.name.endswith(_PARTIAL))
 
     def delete(self, name: str) -> None:
         """Remove one object; one that is absent already is no error."""

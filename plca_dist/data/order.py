@@ -1,0 +1,128 @@
+"""Which sample, at which step, in which slot: a pure function of (seed, domain, step).
+
+There is nothing to save and nothing to replay: any step is found at once, any number of ranks sees the same global
+batch, and each slot reads its own stretch of the data in storage order, a window of row groups at a time.
+
+Legend: N samples of a domain, B slots of the global batch, T = floor(N / B) steps an epoch, W row groups a window.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from plca_dist.errors import UserError
+
+
+def _bits(*key: int | str) -> np.random.Philox:
+    """A bit generator that depends on `key` alone, on every machine and in every process.
+
+    The key is hashed as text: python's own `hash` differs from process to process, and SeedSequence would join
+    the words of neighbouring integers, so that two keys could meet.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).digest()
+    return np.random.Philox(np.random.SeedSequence(int.from_bytes(digest[:16], "big")))
+
+
+def permutation(n: int, *key: int | str) -> np.ndarray:
+    """A permutation (n,) int64 that depends on `key` alone.
+
+    It sorts raw 64-bit draws, because numpy promises the raw stream to stay the same between its versions, but not
+    what `Generator.permutation` makes of it; a run must resume in the same order after an upgrade.
+    """
+    return np.argsort(_bits(*key).random_raw(n), kind="stable")
+
+
+def keyed_rng(*key: int | str) -> np.random.Generator:
+    """A generator that depends on `key` alone, on every machine and in every process."""
+    return np.random.Generator(_bits(*key))
+
+
+def sample_rng(seed: int, domain: str, epoch: int, sample: int) -> np.random.Generator:
+    """The random numbers of one sample in one epoch, for its augmentation."""
+    return keyed_rng("augment", int(seed), domain, int(epoch), int(sample))
+
+
+def slots_of_rank(batch: int, world: int, rank: int) -> range:
+    """The slots of the global batch that `rank` of `world` owns: contiguous, and the same number for every rank.
+
+    Raises UserError when the batch does not divide by the world size.
+    """
+    if batch % world:
+        divisors = ", ".join(str(d) for d in range(1, batch + 1) if batch % d == 0)
+        raise UserError(
+            f"a global batch of {batch} pairs does not divide over {world} ranks; "
+            f"use a world size out of {divisors}, or change batch.pairs."
+        )
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is outside 0..{world - 1}")
+    share = batch // world
+    return range(rank * share, (rank + 1) * share)
+
+
+class Order:
+    """The order of one domain's samples over the whole run.
+
+    Epoch e: the row groups are permuted, every W neighbours of that sequence are joined into a window, and the
+    samples are permuted inside each window. Slot b at step t reads position b·T + (t mod T) of epoch floor(t / T),
+    so a slot walks through T neighbouring positions, and only the row groups under them are read for it. Every
+    sample is used at most once an epoch; the N - B·T < B at the end of the order are left out, others each epoch.
+
+    Args:
+        row_groups: samples in each row group, in global row order.
+        batch: B, slots of the global batch.
+        seed: the run's seed.
+        domain: "source" or "target"; the two domains are shuffled independently.
+        window: W. 1 keeps the samples of a row group together; more mixes better and holds more groups in memory.
+
+    Raises:
+        UserError: when there are fewer samples than slots.
+    """
+
+    def __init__(self, row_groups: Sequence[int], batch: int, seed: int, domain: str, window: int) -> None:
+        if batch < 1 or window < 1 or min(row_groups, default=1) < 1:
+            raise ValueError(f"batch {batch}, window {window} and every row group must be at least 1")
+        self.samples = sum(row_groups)
+        if self.samples < batch:
+            raise UserError(
+                f"the {domain} dataset has {self.samples} samples, fewer than the {batch} pairs of one step; "
+                f"set batch.pairs to at most {self.samples} or add data."
+            )
+        self.batch = batch
+        self.seed = int(seed)
+        self.domain = domain
+        self.window = window
+        self.steps_per_epoch = self.samples // batch
+        self._rows = np.asarray(row_groups, np.int64)
+        self._first = np.cumsum(self._rows) - self._rows
+        # Two epochs meet where prefetching crosses from one into the next; a third is for looking back.
+        self._cached = lru_cache(maxsize=3)(self._make)
+
+    def epoch(self, step: int) -> int:
+        """e = floor(step / T)."""
+        return step // self.steps_per_epoch
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """The global row indices (N,) int64 of one epoch in reading order; read-only."""
+        return self._cached(epoch)
+
+    def sample(self, step: int, slot: int) -> int:
+        """The global row index that `slot` reads at `step`."""
+        if step < 0 or not 0 <= slot < self.batch:
+            raise IndexError(f"step {step}, slot {slot}: steps start at 0 and slots are 0..{self.batch - 1}")
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return int(self.epoch_order(epoch)[slot * self.steps_per_epoch + within])
+
+    def _make(self, epoch: int) -> np.ndarray:
+        groups = permutation(len(self._rows), "groups", self.seed, self.domain, epoch)
+        windows = []
+        for start in range(0, len(groups), self.window):
+            rows = np.concatenate(
+                [np.arange(self._first[g], self._first[g] + self._rows[g]) for g in groups[start : start + self.window]]
+            )
+            windows.append(rows[permutation(len(rows), "window", self.seed, self.domain, epoch, start)])
+        order = np.concatenate(windows)
+        order.flags.writeable = False
+        return order

@@ -1,0 +1,77 @@
+"""From a data set's name to shards in a store: what `plca shards` and `plca demo` do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from plca_dist.data.readers import open_dataset
+from plca_dist.data.shards import Manifest, write_shards
+from plca_dist.storage import Store
+
+Progress = Callable[[str, int, int], None]
+
+#: Scenes in each training set of toytown: a demo sees every one a few times. A quarter as many are for evaluation.
+TOYTOWN_COUNT = 480
+#: Validation scenes are the target's, drawn from seeds that training does not use.
+_VALIDATION_SEED = 1_000_000
+
+
+def prepare(
+    dataset: str,
+    out: Store,
+    *,
+    root: Path | None = None,
+    split: str | None = None,
+    labels: str | None = None,
+    with_labels: bool = True,
+    seed: int = 0,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Progress,
+) -> Manifest:
+    """Write the shards of one data set to `out`; the arguments are those of `open_dataset` and `write_shards`.
+
+    `progress` is called with (what, samples done, samples in all).
+    """
+    reader = open_dataset(dataset, root, split, with_labels=with_labels, label_set=labels)
+    return write_shards(
+        reader,
+        out,
+        with_labels=with_labels,
+        seed=seed,
+        workers=workers,
+        skip_broken=skip_broken,
+        overwrite=overwrite,
+        progress=lambda done, total: progress(reader.dataset, done, total),
+    )
+
+
+def prepare_toytown(
+    out: Store,
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (96, 192),
+    count: int = TOYTOWN_COUNT,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Progress,
+) -> dict[str, Manifest]:
+    """Draw toytown: `source` with labels, `target` without, and `val` (target scenes with labels) below `out`."""
+    plan = {
+        "source": ("source", count, seed, True),
+        "target": ("target", count, seed, False),
+        "val": ("target", max(count // 4, 1), seed + _VALIDATION_SEED, True),
+    }
+    manifests = {}
+    for name, (domain, scenes, drawn_from, labelled) in plan.items():
+        reader = open_dataset("toytown", None, domain, with_labels=labelled, count=scenes, seed=drawn_from, size=size)
+        manifests[name] = write_shards(
+            reader,
+            out.child(name),
+            with_labels=labelled,
+            seed=seed,
+            workers=workers,
+            overwrite=overwrite,
+            progress=lambda done, total, name=name: progress(f"toytown {name}", done, total),  # type: ignore[misc]
+        )
+    return manifests

@@ -1,0 +1,164 @@
+"""A sample, the reader that gives samples, and the reader of image and label files.
+
+Everything that can be wrong with one file is found here, when it is read: nothing downstream has to expect a broken
+image, a label of another size, or a class number that the label set does not know.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from plca_dist.data.codec import verified_image
+from plca_dist.data.labels import IGNORE, LabelSet
+from plca_dist.errors import UserError
+
+#: Marks a raw label value that a dataset does not have.
+REFUSED = -1
+#: How much of a file's end enters its stamp. A PNG ends with checksums of all its pixels.
+_STAMP_TAIL = 4096
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its label.
+
+    `image` is encoded, as it came; `label` is (height, width) uint8 train ids, or None.
+    """
+
+    id: str
+    image: bytes
+    label: np.ndarray | None
+    height: int
+    width: int
+
+
+class Reader(Protocol):
+    """A dataset as a sequence of samples in a fixed order."""
+
+    @property
+    def dataset(self) -> str:
+        """What the manifest calls it."""
+
+    @property
+    def label_set(self) -> LabelSet | None:
+        """The set its train ids belong to; None only for images without labels that name none."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether `load` gives labels."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, i: int) -> Sample:
+        """Sample i, checked. Raises UserError naming the file that is broken."""
+
+    def stamp(self, i: int) -> str:
+        """A cheap fingerprint of what `load(i)` would read; it changes when the content does."""
+
+
+class LabelCode(NamedTuple):
+    """How a dataset writes labels: `decode` gives raw values (H, W), `train_ids` (256,) int16 maps them."""
+
+    decode: Callable[[bytes], np.ndarray]
+    train_ids: np.ndarray
+
+
+def value_table(train_ids: dict[int, int], legal: Sequence[int]) -> np.ndarray:
+    """Table (256,) int16 for `LabelCode`: raw value -> train id; the other `legal` values are ignored."""
+    table = np.full(256, REFUSED, np.int16)
+    table[list(legal)] = IGNORE
+    for raw, train_id in train_ids.items():
+        table[raw] = train_id
+    return table
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Samples from image files and, where `labels` is not None, their label files (same order)."""
+
+    dataset: str
+    label_set: LabelSet | None
+    ids: tuple[str, ...]
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...] | None
+    code: LabelCode
+
+    @property
+    def labelled(self) -> bool:
+        return self.labels is not None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, i: int) -> Sample:
+        path = self.images[i]
+        data = _contents(path)
+        try:
+            height, width = verified_image(data).shape[1:]
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be decoded: {error}; replace the file.") from error
+        label = None
+        if self.labels is not None:
+            label = self._label(self.labels[i])
+            if label.shape != (height, width):
+                raise UserError(
+                    f"{self.labels[i]}: the label is {label.shape[1]}x{label.shape[0]} pixels, "
+                    f"its image {path} is {width}x{height}; the two must be of one size."
+                )
+        return Sample(self.ids[i], data, label, height, width)
+
+    def stamp(self, i: int) -> str:
+        paths = (self.images[i], self.labels[i]) if self.labels is not None else (self.images[i],)
+        return "+".join(_stamp(path) for path in paths)
+
+    def _label(self, path: Path) -> np.ndarray:
+        try:
+            raw = self.code.decode(_contents(path))
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read as a label: {error}; replace the file.") from error
+        values = np.flatnonzero(np.bincount(raw.reshape(-1), minlength=256))
+        table = self.code.train_ids
+        outside = [int(v) for v in values if v > 255 or table[v] == REFUSED]
+        if outside:
+            raise UserError(
+                f"{path}: label values {_ranges(outside)} are not {self.dataset}'s; "
+                f"allowed: {_ranges(np.flatnonzero(table != REFUSED))}. Is this the right label file and label set?"
+            )
+        return table.astype(np.uint8)[raw]
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _stamp(path: Path) -> str:
+    """Size and a hash of the last bytes: times of change do not survive copying a dataset to another machine."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _STAMP_TAIL))
+            return f"{size}:{hashlib.sha256(file.read()).hexdigest()[:16]}"
+    except OSError:
+        return "unreadable"  # `load` says so, where it can be listed as a broken sample
+
+
+def _ranges(values: Sequence[int] | np.ndarray, most: int = 8) -> str:
+    """`0-3, 7, 255`: ascending integers in few characters."""
+    runs: list[list[int]] = []
+    for value in map(int, values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    return ", ".join(parts[:most] + (["..."] if len(parts) > most else []))

@@ -1,0 +1,244 @@
+"""Samples -> Parquet shards and a manifest.
+
+Rows are dealt to the shards in an order shuffled once, so that neighbours in a shard are not neighbours in a video.
+Shards are written in parallel, each as a whole. Beside a finished shard a record is kept of what it was made from; a
+run that was cut short takes up the shards that are recorded and still fit, and writes the rest. The manifest comes
+last, and the records go then.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from plca_dist.data.manifest import (
+    MANIFEST,
+    SCHEMA,
+    Manifest,
+    Shard,
+    Skipped,
+    parse_shard,
+    parse_skipped,
+    read_manifest,
+)
+from plca_dist.data.order import permutation
+from plca_dist.data.samples import Reader
+from plca_dist.data.shard_file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
+from plca_dist.errors import UserError
+from plca_dist.storage import Store
+
+log = logging.getLogger(__name__)
+
+#: Some 700 MB for GTA5, whose images take 2.8 MB each.
+SHARD_ROWS = 256
+
+_RECORDS = "_unfinished"
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.parquet")
+Written = tuple[Shard, tuple[Skipped, ...]]
+
+
+def write_shards(
+    reader: Reader,
+    store: Store,
+    *,
+    with_labels: bool,
+    seed: int = 0,
+    shard_rows: int = SHARD_ROWS,
+    row_group_rows: int = ROW_GROUP_ROWS,
+    row_group_bytes: int = ROW_GROUP_BYTES,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """Write every sample of `reader` into the shard directory `store`.
+
+    Calling it again for the same data finds the finished shards and returns their manifest, or goes on where an
+    earlier call was cut short.
+
+    Args:
+        reader: where samples come from.
+        store: the shard directory; it need not exist.
+        with_labels: whether to write labels. Target shards for training must have none.
+        seed: decides the order of the rows.
+        shard_rows: rows of a shard.
+        row_group_rows: most rows of a row group.
+        row_group_bytes: most bytes of a row group's images and labels, unless a single row has more.
+        workers: threads, default one per usable core; each writes one shard at a time.
+        skip_broken: list broken samples in the manifest and leave them out, instead of stopping at the first.
+        overwrite: replace a finished dataset.
+        progress: called with (samples done, samples in all), from any thread but never from two at once.
+
+    Raises:
+        UserError: for a broken sample (without `skip_broken`), missing labels, or a directory that already holds
+            another dataset (without `overwrite`). No manifest is written then.
+    """
+    sizes = {"shard_rows": shard_rows, "row_group_rows": row_group_rows, "row_group_bytes": row_group_bytes}
+    for name, value in sizes.items():
+        if value < 1:
+            raise UserError(f"{name} {value}: give at least 1.")
+    if with_labels and not reader.labelled:
+        raise UserError(
+            f"{reader.dataset} was opened without labels; open it with labels or write shards without them."
+        )
+    workers = workers or _usable_cores()
+    job = _Job(reader, store, with_labels, row_group_rows, row_group_bytes, skip_broken, progress)
+    dealt = permutation(len(reader), "rows", seed)
+    parts = [dealt[start : start + shard_rows].tolist() for start in range(0, len(dealt), shard_rows)]
+    with ThreadPoolExecutor(workers) as pool:
+        inputs = list(pool.map(job.inputs_of, parts))
+    if store.exists(MANIFEST):
+        if not overwrite:
+            return _finished(store, _digest(inputs), skip_broken)
+        # The manifest goes first: from here on there is no dataset until the new one is complete.
+        store.delete(MANIFEST)
+        store.delete_tree(_RECORDS)
+    written = job.run(parts, inputs, workers)
+    return _publish(reader, store, with_labels, written, _digest(inputs))
+
+
+def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
+    manifest = read_manifest(store)
+    if manifest.inputs != inputs:
+        raise UserError(
+            f"{store.uri} already holds {manifest.rows} samples of {manifest.dataset}, written from other data or with "
+            "other settings; choose another place, or replace them with --overwrite."
+        )
+    if manifest.skipped and not skip_broken:
+        raise UserError(
+            f"{store.uri} was written with --skip-broken and lacks {len(manifest.skipped)} samples "
+            f"({manifest.skipped[0].id}, ...); pass --skip-broken to accept that, or --overwrite to write it again."
+        )
+    log.info("%s is up to date: %d samples in %d shards", store.uri, manifest.rows, len(manifest.shards))
+    return manifest
+
+
+def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Written], inputs: str) -> Manifest:
+    shards = tuple(shard for shard, _ in written if shard.rows)
+    skipped = tuple(entry for _, entries in written for entry in entries)
+    if not shards:
+        first = f"; the first: {skipped[0].reason}" if skipped else "."
+        raise UserError(f"{reader.dataset}: not one of {len(reader)} samples could be written{first}")
+    kept = {shard.name for shard in shards}
+    for entry in store.list():
+        # Left by an earlier, larger dataset in the same place.
+        if _SHARD_NAME.fullmatch(entry.name) and entry.name not in kept:
+            store.delete(entry.name)
+    classes = reader.label_set
+    manifest = Manifest(
+        dataset=reader.dataset,
+        label_set=classes.name if classes else None,
+        classes=classes.classes if classes else (),
+        with_labels=with_labels,
+        rows=sum(shard.rows for shard in shards),
+        shards=shards,
+        skipped=skipped,
+        inputs=inputs,
+    )
+    store.write(MANIFEST, manifest.to_json())
+    store.delete_tree(_RECORDS)
+    return manifest
+
+
+class _StoppedError(Exception):
+    """Another shard has failed; this one need not be finished."""
+
+
+@dataclass
+class _Job:
+    """What the writers of all shards share."""
+
+    reader: Reader
+    store: Store
+    with_labels: bool
+    row_group_rows: int
+    row_group_bytes: int
+    skip_broken: bool
+    progress: Callable[[int, int], None] | None
+
+    def __post_init__(self) -> None:
+        self._ids = self.reader.ids
+        label_set = self.reader.label_set if self.with_labels else None
+        self._classes = label_set.classes if label_set else None
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._done = 0
+
+    def inputs_of(self, part: Sequence[int]) -> str:
+        """A fingerprint of all that decides the content of one shard."""
+        settings = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
+        return _digest([settings, [(self._ids[i], self.reader.stamp(i)) for i in part]])
+
+    def run(self, parts: list[list[int]], inputs: list[str], workers: int) -> list[Written]:
+        """Write the shards; what became of each, in order."""
+        sizes = {entry.name: entry.size for entry in self.store.list()}
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(self._shard, n, part, inputs[n], sizes) for n, part in enumerate(parts)]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [future.result() for future in futures]
+
+    def _shard(self, number: int, part: list[int], inputs: str, sizes: dict[str, int]) -> Written:
+        name, record = f"shard-{number:05d}.parquet", f"{_RECORDS}/shard-{number:05d}.json"
+        if record in sizes:
+            raw = json.loads(self.store.read(record))
+            shard, skipped = parse_shard(raw["shard"]), parse_skipped(raw["skipped"])
+            # Objects appear whole or not at all, so the size is enough to know the file by.
+            there = not shard.rows or sizes.get(name) == shard.bytes
+            if raw["inputs"] == inputs and there and (self.skip_broken or not skipped):
+                self._advance(len(part))
+                return shard, skipped
+        broken: list[Skipped] = []
+        shard = write_shard(
+            self.store,
+            name,
+            self._rows(part, broken),
+            with_labels=self.with_labels,
+            row_group_rows=self.row_group_rows,
+            row_group_bytes=self.row_group_bytes,
+        )
+        done = {"inputs": inputs, "shard": asdict(shard), "skipped": [asdict(entry) for entry in broken]}
+        self.store.write(record, json.dumps(done).encode())
+        return shard, tuple(broken)
+
+    def _rows(self, part: list[int], broken: list[Skipped]) -> Iterator[Row]:
+        for i in part:
+            if self._stop.is_set():
+                raise _StoppedError
+            try:
+                sample = self.reader.load(i)
+            except UserError as error:
+                if not self.skip_broken:
+                    raise UserError(f"{error} --skip-broken leaves such samples out.") from error
+                log.warning("left out %s: %s", self._ids[i], error)
+                broken.append(Skipped(self._ids[i], str(error)))
+            else:
+                yield make_row(sample, len(self._classes) if self._classes else None)
+            self._advance(1)
+
+    def _advance(self, samples: int) -> None:
+        with self._lock:
+            self._done += samples
+            if self.progress:
+                self.progress(self._done, len(self.reader))
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""Is everything here that a run needs? One finding after the other, each with what to do about it."""
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import NamedTuple
+
+from plca_dist.errors import UserError
+from plca_dist.storage import probe
+
+_PYTHON = (3, 11)
+_TORCH = (2, 11)
+#: Larger than one part of a multipart upload, which stores handle by other code than small objects.
+_ROUND_TRIP_BYTES = 24 << 20
+
+
+class Finding(NamedTuple):
+    what: str
+    good: bool
+    detail: str
+
+
+def examine(storage: str, endpoint: str | None) -> Iterator[Finding]:
+    """Check Python, torch and CUDA, DeepSpeed, Ray, and the store at `storage` (a multipart round trip)."""
+    for what, check in (
+        ("Python", _python),
+        ("torch", _torch),
+        ("CUDA", _cuda),
+        ("DeepSpeed", _deepspeed),
+        ("Ray", _ray),
+        ("store", lambda: _store(storage, endpoint)),
+    ):
+        yield _find(what, check)
+
+
+def _find(what: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, check())
+    except UserError as error:
+        return Finding(what, False, str(error))
+    except Exception as error:  # a doctor reports what it meets, whatever it is
+        return Finding(what, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def _python() -> str:
+    if sys.version_info < _PYTHON:
+        raise UserError(f"{sys.version.split()[0]} is too old; install Python {'.'.join(map(str, _PYTHON))} or newer.")
+    return sys.version.split()[0]
+
+
+def _torch() -> str:
+    import torch
+    import torchvision
+    from torchvision.io import decode_image
+
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _TORCH:
+        raise UserError(f"torch {torch.__version__} is too old; pip install 'torch>={'.'.join(map(str, _TORCH))}'.")
+    # A torchvision built for another torch imports, and fails at its first compiled operator.
+    torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+    return f"{torch.__version__} with torchvision {torchvision.__version__}, {decode_image.__name__} works"
+
+
+def _cuda() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no GPU here; recipes with cluster.gpu=true need a cluster that has them"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    torch.ones(2, device="cuda").sum().item()
+    return f"CUDA {torch.version.cuda}: {', '.join(names)}"
+
+
+def _deepspeed() -> str:
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    import deepspeed
+
+    return str(deepspeed.__version__)
+
+
+def _ray() -> str:
+    import ray
+
+    from plca_dist.config import Cluster
+    from plca_dist.launch.cluster import connection
+
+    began = time.monotonic()
+    with connection(Cluster(workers=1), lambda message: None):
+        answer = ray.get(ray.remote(num_cpus=1)(lambda: version("ray")).remote(), timeout=60)
+        where = "cluster at RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "local cluster"
+        if answer != version("ray"):
+            raise UserError(f"the {where} runs ray {answer}, this is {version('ray')}; install the same on both.")
+        cpus = ray.cluster_resources().get("CPU", 0)
+    return f"{answer}, {where} with {cpus:g} CPUs ran a task after {time.monotonic() - began:.1f} s"
+
+
+def _store(uri: str, endpoint: str | None) -> str:
+    store = probe(uri, endpoint)
+    name = f"plca-doctor-{uuid.uuid4().hex}"
+    data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)
+    began = time.monotonic()
+    try:
+        store.write(name, data)
+        if store.read(name) != data:
+            raise UserError(f"{store.uri}: what was read differs from what was written; do not use this store.")
+    finally:
+        store.delete(name)
+    return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted in {time.monotonic() - began:.1f} s"

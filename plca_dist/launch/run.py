@@ -1,0 +1,99 @@
+"""A run is its directory: its name, its recipe, what it was trained on, and what it left."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError
+from plca_dist.recipe import parse
+from plca_dist.storage import Store, probe
+from plca_dist.training.engine import build_objective
+from plca_dist.training.feed import check_data
+from plca_dist.training.worker import EVALUATION, WEIGHTS
+
+RECIPE = "recipe.yaml"
+DATA = "data.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory and its settings as the workers get them."""
+
+    name: str
+    store: Store
+    config: Config
+
+    @property
+    def finished(self) -> bool:
+        return self.store.exists(WEIGHTS)
+
+    def evaluation(self) -> dict[str, Any] | None:
+        return json.loads(self.store.read(EVALUATION)) if self.store.exists(EVALUATION) else None
+
+
+def open_run(config: Config, name: str) -> Run:
+    """Check everything that can be checked before anything starts, and claim the run's directory.
+
+    Raises:
+        UserError: a store out of reach, missing or unsuitable shards, a batch that does not divide, or a run of this
+            name whose recipe would give another result (the differing keys are named).
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UserError(f"run name {name!r} may hold letters, digits, '.', '_' and '-' only (at most 100).")
+    config = absolute(config)
+    config.accumulation(config.cluster.workers)
+    store = probe(config.storage.uri, config.storage.endpoint).child(name)
+    if config.model.weights:
+        folder, _, file = config.model.weights.rpartition("/")
+        if not probe(folder or "/", config.storage.endpoint).exists(file):
+            raise UserError(
+                f"model.weights: {config.model.weights} does not exist; put the file there (nothing is downloaded), "
+                "or --set model.weights=null to start from random weights."
+            )
+    prints = check_data(config, with_target=build_objective(config).needs_target)
+    if store.exists(RECIPE):
+        _compare(store, config, prints)
+    else:
+        store.write(DATA, json.dumps(prints, indent=1).encode())
+    store.write(RECIPE, config.to_yaml().encode())
+    return Run(name, store, config)
+
+
+def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:
+    ours = config.identity()
+    theirs = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}").identity()
+    different = [
+        f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} here)"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
+    trained_on = json.loads(store.read(DATA))
+    different += [f"the {name} shards" for name in prints if prints[name] != trained_on.get(name)]
+    if different:
+        raise UserError(
+            f"run {store.uri} exists with another recipe: {'; '.join(different)}. "
+            "Take another --name, or give the recipe it was started with."
+        )
+
+
+def absolute(config: Config) -> Config:
+    """Settings that mean the same on every machine: paths made absolute, the endpoint variable written in."""
+    endpoint = (
+        config.storage.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    )
+    weights = config.model.weights
+    return config.model_copy(
+        update={
+            "data": _absolute(config.data),
+            "storage": config.storage.model_copy(update={"uri": _absolute(config.storage.uri), "endpoint": endpoint}),
+            "model": config.model.model_copy(update={"weights": _absolute(weights) if weights else None}),
+        }
+    )
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -1,0 +1,68 @@
+"""Trained weights from wherever they stand: a run, one of its checkpoints, or a weight file."""
+
+import re
+from dataclasses import dataclass
+
+from plca_dist.config import Config
+from plca_dist.data.labels import LABEL_SETS, LabelSet
+from plca_dist.errors import UserError
+from plca_dist.launch.run import RECIPE
+from plca_dist.models.deeplab import Network
+from plca_dist.models.weights import describe, load_weights
+from plca_dist.recipe import parse
+from plca_dist.storage import Store, probe
+from plca_dist.training.checkpoint import FOLDER, weights_of
+from plca_dist.training.worker import WEIGHTS, empty_network
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights, on the CPU.
+
+    Attributes:
+        store: the run's directory, or that of the weight file.
+        config: the run's recipe; None for a weight file on its own.
+    """
+
+    network: Network
+    labels: LabelSet
+    store: Store
+    config: Config | None
+
+
+def load_trained(place: str, endpoint: str | None = None) -> Trained:
+    """Load `place`: a run's directory, `RUN/checkpoints/step-…`, or a `.safetensors` file; a path or a URI.
+
+    Raises:
+        UserError: nothing there, a run without a result yet, a checkpoint that was not committed.
+    """
+    place = place.rstrip("/")
+    if place.endswith(".safetensors"):
+        folder, _, file = place.rpartition("/")
+        store = probe(folder or ".", endpoint)
+        return _from_file(store, file, None)
+    within = re.fullmatch(rf"(.+)/{FOLDER}/([^/]+)", place)
+    store = probe(within[1] if within else place, endpoint)
+    if not store.exists(RECIPE):
+        raise UserError(f"{store.uri} is no run: it holds no {RECIPE}; give a run's directory or a .safetensors file.")
+    config = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
+    if within:
+        network = empty_network(config)
+        network.load_state_dict(weights_of(store, within[2]))
+        return Trained(network, LABEL_SETS[config.labels], store, config)
+    if not store.exists(WEIGHTS):
+        raise UserError(
+            f"{store.uri} has no {WEIGHTS} yet: the run has not finished; "
+            f"continue it with `plca train`, or name one of its {FOLDER}/."
+        )
+    return _from_file(store, WEIGHTS, config)
+
+
+def _from_file(store: Store, file: str, config: Config | None) -> Trained:
+    origin = f"{store.uri}/{file}"
+    data = store.read(file)
+    classes = describe(data, origin=origin).classes
+    for labels in LABEL_SETS.values():
+        if labels.classes == classes:
+            return Trained(load_weights(data, origin=origin), labels, store, config)
+    raise UserError(f"{origin} knows classes of no label set here: {', '.join(classes)}.")

@@ -1,0 +1,127 @@
+"""Eq. 2-6 and 10: cycles source -> target -> source, their consistency, and the losses on the consistent ones.
+
+Shapes: B pairs, C channels or classes, Ns = H·W source positions, Nt target positions.
+Symbols: i a starting source position, j* its target, i* the source position that j* comes back to, Î the starts whose
+cycle is consistent.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plca_dist.method.aggregation import aggregate
+from plca_dist.method.similarity import Embedding, embed, pairwise
+from plca_dist.ops import match
+
+
+class Association(NamedTuple):
+    """A loss and the cycles it stands on.
+
+    `loss` (): mean over pairs of the mean over Î; a pair whose Î is empty counts as a zero that keeps the graph.
+    `consistent` (B, Ns) bool: Î, the starts that are not ignored and whose cycle ends at their own label.
+    `target_index` (B, Ns) int64: j*.  `source_index` (B, Ns) int64: i*.
+    """
+
+    loss: Tensor
+    consistent: Tensor
+    target_index: Tensor
+    source_index: Tensor
+
+
+def association_loss(
+    source_BCHW: Tensor,
+    target_BCHW: Tensor,
+    labels_BHW: Tensor,
+    *,
+    similarity: str = "cosine",
+    aggregation: float = 0.5,
+    kl_aggregation_contrast: bool = False,
+    ignore_index: int = 255,
+    backend: str = "auto",
+) -> Association:
+    """Eq. 4: −1/|Î| Σ_{i∈Î} log{softmax_j'(D̃(F^s_i, F^t_j'))[j*] · softmax_i'(D̃(F^t_j*, F^s_i'))[i*]}.
+
+    D̃ is the contrast-normalized similarity (Eq. 5, 6). With similarity "cosine" source and target are features
+    (Eq. 4), with "kl" class probabilities (Eq. 10). They may differ in H and W. `labels` (B, H, W) are integers on the
+    source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8; `aggregation` is α, 0 is off).
+
+    Unlike the authors' code the mean is taken per pair and then over pairs, so that the loss does not depend on how a
+    batch is split over devices. As there, ignored source pixels are dropped as starts only: they remain candidates, and
+    a cycle that starts at a label and ends at an ignored pixel is inconsistent.
+
+    Raises UserError for an unknown similarity or backend and an aggregation outside [0, 1); ValueError for shapes.
+    """
+    _check_shapes(source_BCHW, target_BCHW, labels_BHW)
+    target_BCHW = _aggregate(target_BCHW, aggregation, similarity, kl_aggregation_contrast, backend)
+    source, target = embed(source_BCHW, similarity), embed(target_BCHW, similarity)
+    forward = match(source.query, target.key, backend=backend)
+    backward = match(target.query, source.key, backend=backend)
+    source_index = backward.index.gather(1, forward.index)
+    consistent = _consistent(labels_BHW, source_index, ignore_index)
+    log_probability = forward.log_probability + backward.log_probability.gather(1, forward.index)
+    return Association(_mean_over_consistent(-log_probability, consistent), consistent, forward.index, source_index)
+
+
+def similarity_loss(
+    source_BCHW: Tensor,
+    target_BCHW: Tensor,
+    labels_BHW: Tensor,
+    *,
+    similarity: str = "cosine",
+    aggregation: float = 0.5,
+    kl_aggregation_contrast: bool = False,
+    ignore_index: int = 255,
+    backend: str = "auto",
+) -> Association:
+    """Sim-PLCA, the paper's ablation without contrast: −1/|Î| Σ_{i∈Î} {D(F^s_i, F^t_j*) + D(F^t_j*, F^s_i*)}.
+
+    The same cycles, pulled together directly instead of against all candidates. D is the cosine, or −KL itself with its
+    entropy. Arguments, means and errors as in `association_loss`.
+    """
+    _check_shapes(source_BCHW, target_BCHW, labels_BHW)
+    target_BCHW = _aggregate(target_BCHW, aggregation, similarity, kl_aggregation_contrast, backend)
+    source, target = embed(source_BCHW, similarity), embed(target_BCHW, similarity)
+    with torch.no_grad():
+        target_index = match(source.query, target.key, backend=backend).index
+        source_index = match(target.query, source.key, backend=backend).index.gather(1, target_index)
+    consistent = _consistent(labels_BHW, source_index, ignore_index)
+    there, back = _take(target, target_index), _take(source, source_index)
+    closeness = pairwise(source, there, similarity) + pairwise(there, back, similarity)
+    return Association(_mean_over_consistent(-closeness, consistent), consistent, target_index, source_index)
+
+
+def labels_to_grid(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels on a grid of `size` (h, w) by nearest neighbour, the same as torch's interpolate; dtype kept."""
+    # Through float32, which interpolate takes on every device and which is exact up to 2^24.
+    return F.interpolate(labels_BHW[:, None].float(), size=size, mode="nearest")[:, 0].to(labels_BHW.dtype)
+
+
+def _aggregate(target_BCHW: Tensor, ratio: float, similarity: str, kl_contrast: bool, backend: str) -> Tensor:
+    contrast = kl_contrast if similarity == "kl" else None
+    return aggregate(target_BCHW, ratio, similarity, contrast=contrast, backend=backend)
+
+
+def _take(embedding: Embedding, index_BN: Tensor) -> Embedding:
+    """The embeddings at `index`, lined up with it."""
+    index_BNC = index_BN[..., None].expand(-1, -1, embedding.query.shape[-1])
+    return Embedding(embedding.query.gather(1, index_BNC), embedding.key.gather(1, index_BNC))
+
+
+def _consistent(labels_BHW: Tensor, source_index_BN: Tensor, ignore_index: int) -> Tensor:
+    labels_BN = labels_BHW.flatten(1)
+    return (labels_BN != ignore_index) & (labels_BN == labels_BN.gather(1, source_index_BN))
+
+
+def _mean_over_consistent(loss_BN: Tensor, consistent_BN: Tensor) -> Tensor:
+    """Mean over Î of every pair, then over pairs; an empty Î gives a zero with a graph."""
+    return (torch.where(consistent_BN, loss_BN, 0).sum(1) / consistent_BN.sum(1).clamp(min=1)).mean()
+
+
+def _check_shapes(source_BCHW: Tensor, target_BCHW: Tensor, labels_BHW: Tensor) -> None:
+    source, target, labels = tuple(source_BCHW.shape), tuple(target_BCHW.shape), tuple(labels_BHW.shape)
+    if len(source) != 4 or len(target) != 4 or source[:2] != target[:2]:
+        raise ValueError(f"expected source and target (B, C, H, W) with equal B and C, got {source} and {target}")
+    if labels != (source[0], *source[2:]):
+        raise ValueError(f"expected labels {(source[0], *source[2:])} on the source's grid {source}, got {labels}")

@@ -1,0 +1,61 @@
+"""Eq. 1 and 9: a similarity is a pair of embeddings, a query and a key, with D(i, j) = <query_i, key_j>.
+
+Shapes: B pairs, C channels (features) or classes (probabilities), N = H·W positions.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from plca_dist.errors import UserError, nearest
+from plca_dist.ops import at_least_float32
+
+SIMILARITIES = ("cosine", "kl")
+#: The authors' guard in log(P + ε).
+LOG_EPSILON = 1e-10
+
+
+class Embedding(NamedTuple):
+    """What a position asks with and what it answers with: two tensors (B, N, C), one and the same for cosine."""
+
+    query: Tensor
+    key: Tensor
+
+
+def embed(x_BCHW: Tensor, similarity: str) -> Embedding:
+    """Embeddings of every position, in row-major order of the grid, in at least float32.
+
+    "cosine" (Eq. 1), for features:       D(i, j) = <F_i/‖F_i‖, F_j/‖F_j‖>; a zero feature stays zero.
+    "kl"     (Eq. 9), for probabilities:  D(i, j) = −KL(P_i ‖ P_j) is replaced by <P_i, log(P_j + ε)>. The two differ by
+    the entropy of P_i, a constant of row i, which neither an argmax nor a softmax over the row sees. Not symmetric.
+
+    Raises UserError for another similarity, ValueError where `x` is not (B, C, H, W).
+    """
+    if x_BCHW.ndim != 4:
+        raise ValueError(f"expected (B, C, H, W) to embed, got {tuple(x_BCHW.shape)}")
+    x_BNC = at_least_float32(x_BCHW).flatten(2).mT
+    if check_similarity(similarity) == "cosine":
+        unit_BNC = F.normalize(x_BNC, dim=-1, eps=1e-12)
+        return Embedding(unit_BNC, unit_BNC)
+    return Embedding(x_BNC, (x_BNC + LOG_EPSILON).log())
+
+
+def pairwise(i: Embedding, j: Embedding, similarity: str) -> Tensor:
+    """D(i_n, j_n), (B, N), of embeddings already lined up position by position.
+
+    Here "kl" is −KL(P_i ‖ P_j) itself, entropy included: its gradient matters where D is maximized directly.
+    """
+    if check_similarity(similarity) == "cosine":
+        return (i.query * j.key).sum(-1)
+    return (i.query * (j.key - i.key)).sum(-1)
+
+
+def check_similarity(similarity: str) -> str:
+    """`similarity` itself. Raises UserError for an unknown one."""
+    if similarity not in SIMILARITIES:
+        raise UserError(
+            f"similarity {similarity!r} is unknown; known: {', '.join(SIMILARITIES)}."
+            f"{nearest(similarity, SIMILARITIES)}"
+        )
+    return similarity

@@ -1,0 +1,1 @@
+"""Networks and their weight files; torch and safetensors alone. Start at `deeplab.py`."""

@@ -1,0 +1,227 @@
+"""ResNets at output stride 8, with torchvision's parameter names, in the two styles pretrained weights come in.
+
+He et al. 2015 (arXiv 1512.03385) at stride 32; the last stages trade stride for dilation (à trous, Chen et al., arXiv
+1606.00915). One rule places every dilation: *the convolution that lost its stride, and all before it, keep the dilation
+they had; all after it take the new one.* The features at every fourth position are then exactly those of the stride-32
+network, so ImageNet weights keep their meaning. For bottlenecks the rule gives torchvision's
+`replace_stride_with_dilation` in the one style and the authors' "dilated from the first block on" in the other; for
+basic blocks, which torchvision does not dilate, conv1 of a stage's first block keeps the previous dilation.
+
+B: batch; H, W: image; h, w: the stride-8 grid; C: channels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from plca_dist.errors import UserError, nearest
+
+OUTPUT_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a family of ImageNet weights expects of the network around it.
+
+    `mean` and `std` are in units of 0-255 and in the order of the network's input channels; `channels[i]` is the RGB
+    channel that the network sees as its i-th.
+    """
+
+    name: str
+    stride_in_first_conv: bool
+    ceil_pool: bool
+    channels: tuple[int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalize(self, image_B3HW: Tensor) -> Tensor:
+        """The network's input, float32 (or the image's own float type), from RGB in 0-255, uint8 or float.
+
+        The constants are numbers, not buffers: no dtype cast of the module can round them, and no weight file holds
+        them.
+        """
+        image = image_B3HW if image_B3HW.is_floating_point() else image_B3HW.float()
+        planes = zip(self.channels, self.mean, self.std, strict=True)
+        return torch.stack([(image[:, c] - mean) / std for c, mean, std in planes], dim=1)
+
+
+STYLES: dict[str, Style] = {
+    "torchvision": Style(
+        "torchvision",
+        stride_in_first_conv=False,
+        ceil_pool=False,
+        channels=(0, 1, 2),
+        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+    ),
+    "caffe": Style(
+        "caffe",
+        stride_in_first_conv=True,
+        ceil_pool=True,
+        channels=(2, 1, 0),
+        mean=(104.00698793, 116.66876762, 122.67891434),
+        std=(1.0, 1.0, 1.0),
+    ),
+}
+
+
+def style_named(name: str) -> Style:
+    """The style called `name`. Raises UserError naming the known ones."""
+    if name not in STYLES:
+        raise UserError(f"style {name!r} is unknown; known: {', '.join(STYLES)}.{nearest(name, STYLES)}")
+    return STYLES[name]
+
+
+class Step(NamedTuple):
+    """Geometry of one block: its stride, and the dilation before and after the convolution that carries the stride."""
+
+    stride: int
+    dilation_before: int
+    dilation: int
+
+
+def _conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+
+
+def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(_conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the first carries the stride in either style, having no 1x1 to give it to."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, step: Step, style: Style) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, width, step.stride, step.dilation_before)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv3x3(width, width, 1, step.dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width, step.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(residual))
+        return self.relu(residual + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1; the stride sits in the 3x3 (torchvision) or in the first 1x1 (caffe)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, step: Step, style: Style) -> None:
+        super().__init__()
+        in_first = style.stride_in_first_conv
+        self.conv1 = _conv1x1(in_channels, width, step.stride if in_first else 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv3x3(
+            width, width, 1 if in_first else step.stride, step.dilation if in_first else step.dilation_before
+        )
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv1x1(width, width * self.expansion)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width * self.expansion, step.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.relu(self.bn2(self.conv2(residual)))
+        residual = self.bn3(self.conv3(residual))
+        return self.relu(residual + (x if self.downsample is None else self.downsample(x)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One member of the family: four stages of `depths` blocks of `widths`, behind a stem of stride 4 or 2.
+
+    `imagenet`: torchvision publishes ImageNet weights for it.
+    """
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, int, int, int]
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    stem_kernel: int = 7
+    stem_pool: bool = True
+    imagenet: bool = True
+
+
+BACKBONES: dict[str, Plan] = {
+    # For demonstrations on a CPU, from scratch: 1.3 M parameters; no pool in the stem keeps small images' detail.
+    "tiny": Plan(BasicBlock, (1, 1, 1, 1), (32, 64, 128, 256), stem_kernel=3, stem_pool=False, imagenet=False),
+    "resnet18": Plan(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Plan(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Plan(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Plan(Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """Normalized images (B, 3, H, W) -> features (B, C, h, w), C = `out_channels`, h = ⌈H/8⌉ (see `Style.ceil_pool`).
+
+    With a ceil-mode pool an even half-size grid gains a row: an edge of 96 pixels gives 13 positions, not 12.
+    """
+
+    def __init__(self, plan: Plan, style: Style) -> None:
+        super().__init__()
+        width = plan.widths[0]
+        self.style = style
+        self.conv1 = nn.Conv2d(3, width, plan.stem_kernel, stride=2, padding=plan.stem_kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1, ceil_mode=style.ceil_pool) if plan.stem_pool else nn.Identity()
+        first, second, third, fourth = _steps(stem_stride=4 if plan.stem_pool else 2)
+        self.out_channels = width
+        self.layer1 = self._stage(plan, 0, first)
+        self.layer2 = self._stage(plan, 1, second)
+        self.layer3 = self._stage(plan, 2, third)
+        self.layer4 = self._stage(plan, 3, fourth)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, plan: Plan, index: int, first: Step) -> nn.Sequential:
+        rest = Step(1, first.dilation, first.dilation)
+        blocks = []
+        for step in [first] + [rest] * (plan.depths[index] - 1):
+            blocks.append(plan.block(self.out_channels, plan.widths[index], step, self.style))
+            self.out_channels = plan.widths[index] * plan.block.expansion
+        return nn.Sequential(*blocks)
+
+    def forward(self, normalized_B3HW: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(normalized_B3HW))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def _steps(stem_stride: int) -> list[Step]:
+    """First block of each stage: stages 2 to 4 halve the grid down to OUTPUT_STRIDE, then double the dilation."""
+    steps, reached, dilation = [Step(1, 1, 1)], stem_stride, 1
+    for _ in range(3):
+        if reached < OUTPUT_STRIDE:
+            reached *= 2
+            steps.append(Step(2, dilation, dilation))
+        else:
+            steps.append(Step(1, dilation, 2 * dilation))
+            dilation *= 2
+    return steps
+
+
+def build_backbone(name: str, style: str = "torchvision") -> ResNet:
+    """A freshly initialized backbone (Kaiming normal, fan-out; BN 1 and 0), drawn from torch's global generator.
+
+    Raises UserError for an unknown name or style, with the nearest known one.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}.{nearest(name, BACKBONES)}")
+    return ResNet(BACKBONES[name], style_named(style))

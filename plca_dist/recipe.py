@@ -1,0 +1,101 @@
+"""From YAML to settings: shipped recipes, files, overrides, and errors that name the key and the fix."""
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError, nearest
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes: name -> file."""
+    folder = Path(str(resources.files("plca_dist") / "recipes"))
+    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """The settings of a shipped recipe or a YAML file, with `a.b=value` overrides.
+
+    Raises:
+        UserError: unknown recipe or key, wrong type, value out of range; the message names the fix.
+    """
+    path = recipes().get(recipe, Path(recipe))
+    if not path.is_file():
+        raise UserError(
+            f"recipe {recipe!r} is neither a file nor shipped; "
+            f"shipped: {', '.join(recipes())}.{nearest(recipe, recipes())}"
+        )
+    return parse(path.read_text(), overrides, where=str(recipe))
+
+
+def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:
+    """`load` from YAML text; `where` names it in errors."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: a recipe is a YAML mapping of sections; got {type(tree).__name__}.")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error)}") from error
+
+
+def keys() -> list[str]:
+    """Every dotted key of the tree, in order."""
+    return [key for key, _, _ in documented_keys()]
+
+
+def documented_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(dotted key, description, default) of every setting."""
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from documented_keys(kind, f"{prefix}{name}.")
+        else:
+            yield (
+                prefix + name,
+                info.description or "",
+                None if info.is_required() else info.get_default(call_default_factory=True),
+            )
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {text!r}: write key=value, for instance --set optimizer.lr=0.01.")
+    node = tree
+    *sections, leaf = key.split(".")
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {text!r}: {section!r} is a value, not a section.")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first of pydantic's errors."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = keys()
+        leaves = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+        hint = f" Did you mean {leaves[0]!r}?" if leaves else nearest(key, [*known, *Config.model_fields])
+        return f"unknown key {key!r}.{hint}{more}"
+    if first["type"] == "missing":
+        return f"{key} is missing{more}."
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return f"{key}{shown}: {message[0].lower() + message[1:]}{more}."

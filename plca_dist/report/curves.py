@@ -1,0 +1,136 @@
+"""Curves of one or several runs over their steps, from the records of `metrics.jsonl`.
+
+One small chart per quantity rather than many lines in one: the terms of the loss differ by orders of magnitude. A run
+has one colour in all charts. Where there are many records, they are drawn faintly under their running mean.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from plca_dist.errors import UserError
+from plca_dist.training import metrics
+
+Records = Sequence[Mapping[str, Any]]
+
+CHART_SIZE = (440, 286)  # px, width and height
+_DPI = 110
+_SMOOTH_FROM = 60  # records
+_COLOURS = ("#3b6fb6", "#d1603d", "#3f8f5b", "#8a5fa8", "#b58a2b", "#5c6670")
+_STYLE: dict[Any, Any] = {
+    "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9aa0a6", "axes.labelcolor": "#5f6368",
+    "xtick.color": "#5f6368", "ytick.color": "#5f6368", "axes.grid": True, "grid.color": "#eceff1",
+    "grid.linewidth": 0.8, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 7.5,
+    "lines.linewidth": 1.4, "lines.solid_capstyle": "round", "text.parse_math": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: what is drawn (record key -> what distinguishes it in the legend, "" if nothing) and its factor."""
+
+    title: str
+    series: Mapping[str, str]
+    factor: float = 1.0
+    marks: bool = False
+
+
+_CHARTS = (
+    Chart("mIoU, %", {metrics.MIOU: "plain", metrics.MIOU_AGGREGATED: "with aggregation"}, marks=True),
+    Chart(
+        "consistent cycles, %",
+        {f"{metrics.CONSISTENT_PREFIX}feature": "feature", f"{metrics.CONSISTENT_PREFIX}prediction": "prediction"},
+        factor=100,
+    ),
+    Chart("total loss", {metrics.TOTAL_LOSS: ""}),
+    Chart("cross-entropy", {f"{metrics.LOSS_PREFIX}cross_entropy": ""}),
+    Chart("Lovász-softmax", {f"{metrics.LOSS_PREFIX}lovasz": ""}),
+    Chart(
+        "association loss",
+        {f"{metrics.LOSS_PREFIX}feature": "feature", f"{metrics.LOSS_PREFIX}prediction": "prediction"},
+    ),
+    Chart(
+        "adaptive label smoothing",
+        {f"{metrics.LOSS_PREFIX}smoothing_source": "source", f"{metrics.LOSS_PREFIX}smoothing_target": "target"},
+    ),
+    Chart("pairs per second", {metrics.PAIRS_PER_SECOND: ""}),
+)
+
+
+def charts(runs: Mapping[str, Records]) -> dict[str, bytes]:
+    """A PNG of `CHART_SIZE` for every quantity that any of the runs has, by its title."""
+    return {c.title: _render([c], runs, columns=1) for c in _present(runs)}
+
+
+def curves(runs: Mapping[str, Records], *, columns: int = 3) -> bytes:
+    """All charts in one PNG, `columns` beside each other; every chart takes `CHART_SIZE`.
+
+    Raises UserError where there is nothing to draw yet.
+    """
+    present = _present(runs)
+    if not present:
+        raise UserError(
+            f"no curves to draw: {', '.join(runs) or 'no run'} has no records yet; they come every log.every steps."
+        )
+    return _render(present, runs, columns=min(columns, len(present)))
+
+
+def _present(runs: Mapping[str, Records]) -> list[Chart]:
+    keys = {key for records in runs.values() for record in records for key in record}
+    return [chart for chart in _CHARTS if keys & set(chart.series)]
+
+
+def _render(wanted: Sequence[Chart], runs: Mapping[str, Records], *, columns: int) -> bytes:
+    rows = math.ceil(len(wanted) / columns)
+    width, height = CHART_SIZE[0] * columns / _DPI, CHART_SIZE[1] * rows / _DPI
+    with matplotlib.rc_context(_STYLE):
+        # Not pyplot: it keeps every figure in a global list, and would look for a display.
+        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        for k, chart in enumerate(wanted):
+            _draw(figure.add_subplot(rows, columns, k + 1), chart, runs)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=_DPI)
+    return stream.getvalue()
+
+
+def _draw(axes: Axes, chart: Chart, runs: Mapping[str, Records]) -> None:
+    axes.set_title(chart.title)
+    axes.set_xlabel("step")
+    for k, (name, records) in enumerate(runs.items()):
+        ink = _COLOURS[k % len(_COLOURS)]
+        for (key, variant), dash in zip(chart.series.items(), ("-", (0, (3, 1.5))), strict=False):
+            steps, values = _series(records, key)
+            if not len(steps):
+                continue
+            label = ", ".join(filter(None, [name, variant]))
+            mark = "o" if chart.marks else None
+            values = values * chart.factor
+            if len(values) >= _SMOOTH_FROM and not chart.marks:
+                axes.plot(steps, values, color=ink, alpha=0.22, linewidth=0.8)
+                values = _running_mean(values)
+            axes.plot(steps, values, color=ink, linestyle=dash, label=label, marker=mark, markersize=3.2)
+    axes.margins(x=0.02)
+    axes.legend(loc="best", handlelength=2.2)
+
+
+def _series(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    points = np.array([(r[metrics.STEP], r[key]) for r in records if key in r], dtype=np.float64).reshape(-1, 2)
+    return points[:, 0], points[:, 1]
+
+
+def _running_mean(values_N: np.ndarray) -> np.ndarray:
+    """The mean of the neighbours within 2.5 % of the run on either side; at the ends, of those that exist."""
+    reach = max(len(values_N) // 40, 1)
+    window = np.ones(2 * reach + 1)
+    padded_N, present_N = np.pad(values_N, reach), np.pad(np.ones(len(values_N)), reach)
+    return np.convolve(padded_N, window, "valid") / np.convolve(present_N, window, "valid")

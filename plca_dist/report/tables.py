@@ -1,0 +1,153 @@
+"""IoU per class as the paper prints it: one row a class, then the means, the columns side by side, in percent.
+
+A *score* is one entry of `evaluation.json`'s `scores`: `{"aggregation", "miou", "means", "iou", "absent", …}` (see
+`training.metrics.Score`). A class that occurs neither in the truth nor in a prediction has no IoU; it is shown as a
+dash and named under the table, because the means are taken without it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from plca_dist.data.labels import LabelSet, label_set
+from plca_dist.errors import UserError
+
+ScoreDict = Mapping[str, Any]
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text cells: `classes` and `means` are rows, the first cell of a row is its name."""
+
+    head: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]
+    means: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """For a terminal: names flush left, numbers flush right, a rule above the means."""
+        widths = [max(map(len, cells)) for cells in zip(self.head, *self.classes, *self.means, strict=True)]
+
+        def line(cells: tuple[str, ...]) -> str:
+            name, *numbers = cells
+            padded = [name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(numbers, widths[1:], strict=True))]
+            return "  ".join(padded).rstrip()
+
+        rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+        rows = [line(self.head), rule, *map(line, self.classes), rule, *map(line, self.means), *self.notes]
+        return "\n".join(rows) + "\n"
+
+    def as_markdown(self) -> str:
+        """For documents: the means in bold, the notes as a paragraph."""
+
+        def line(cells: Iterable[str]) -> str:
+            return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+        rule = "|---|" + "---:|" * (len(self.head) - 1)
+        bold = (tuple(f"**{c}**" for c in row) for row in self.means)
+        rows = [line(self.head), rule, *map(line, self.classes), *map(line, bold)]
+        return "\n".join([*rows, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+
+def tabulate(columns: Mapping[str, ScoreDict], labels: LabelSet, difference: tuple[str, str] | None = None) -> Table:
+    """The scores of one label set side by side.
+
+    Args:
+        columns: title -> score, e.g. "source-only", "PLCA".
+        labels: what the scores were measured with; gives the order of the rows.
+        difference: (before, after): a last column of after − before, in points, from the unrounded values.
+
+    Raises:
+        UserError: a score of another label set, or no score at all.
+        KeyError: `difference` names no column.
+    """
+    if not columns:
+        raise UserError("no scores to tabulate: evaluate a run first.")
+    for title, score in columns.items():
+        foreign = set(score["iou"]) ^ set(labels.classes)
+        if foreign:
+            raise UserError(
+                f"the score {title!r} is not of label set {labels.name!r}: they differ in "
+                f"{', '.join(sorted(foreign))}; evaluate it with the label set of the others."
+            )
+
+    def row(name: str, value_of: Mapping[str, float | None]) -> tuple[str, ...]:
+        cells = [name, *(percent(value_of[title]) for title in columns)]
+        if difference:
+            cells.append(points(value_of[difference[0]], value_of[difference[1]]))
+        return tuple(cells)
+
+    classes = tuple(row(c, {t: s["iou"][c] for t, s in columns.items()}) for c in labels.classes)
+    means = tuple(row(name, {t: mean_of(s, name) for t, s in columns.items()}) for name in ("mIoU", *labels.means))
+    notes = _absent_notes(columns, labels)
+    if difference and len(columns) > 2:
+        notes.append(f"difference: {difference[1]} against {difference[0]}")
+    head = ("class", *columns, *(("difference",) if difference else ()))
+    return Table(head, classes, means, tuple(notes))
+
+
+def class_table(
+    columns: Mapping[str, ScoreDict], labels: LabelSet, *, difference: tuple[str, str] | None = None
+) -> str:
+    """`tabulate` as plain text for a terminal; ends with a newline."""
+    return tabulate(columns, labels, difference).as_text()
+
+
+def markdown_table(
+    columns: Mapping[str, ScoreDict], labels: LabelSet, *, difference: tuple[str, str] | None = None
+) -> str:
+    """`tabulate` as Markdown; ends with a newline."""
+    return tabulate(columns, labels, difference).as_markdown()
+
+
+def outcome_table(evaluation: Mapping[str, Any]) -> str:
+    """One evaluation as text: without aggregation and with it."""
+    columns = {f"λ = {score['aggregation']:g}": score for score in evaluation["scores"]}
+    return class_table(columns, label_set(evaluation["labels"]))
+
+
+def score_columns(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, ScoreDict]:
+    """Columns from runs' `evaluation.json`: "PLCA", and "PLCA, λ = 0.5" for its score with aggregation."""
+    columns = {}
+    for name, evaluation in evaluations.items():
+        for score in evaluation["scores"]:
+            ratio = score["aggregation"]
+            columns[f"{name}, λ = {ratio:g}" if ratio else name] = score
+    return columns
+
+
+def mean_of(score: ScoreDict, name: str) -> float:
+    """The mean called "mIoU" (all classes) or as in the label set's `means`, in percent."""
+    return score["miou"] if name == "mIoU" else score["means"][name]
+
+
+def percent(value: float | None) -> str:
+    """One decimal, or a dash where there is no value."""
+    return f"{value:.1f}" if _known(value) else ABSENT
+
+
+def points(before: float | None, after: float | None) -> str:
+    """after − before with its sign, one decimal, or a dash where one of them has no value."""
+    if not (_known(before) and _known(after)):
+        return ABSENT
+    text = f"{after - before:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and not math.isnan(value)
+
+
+def _absent_notes(columns: Mapping[str, ScoreDict], labels: LabelSet) -> list[str]:
+    where = {c: [t for t, s in columns.items() if s["iou"][c] is None] for c in labels.classes}
+    missing = {c: titles for c, titles in where.items() if titles}
+    if not missing:
+        return []
+    uneven = any(len(titles) < len(columns) for titles in missing.values())
+    names = [c if len(t) == len(columns) else f"{c} ({', '.join(t)})" for c, t in missing.items()]
+    notes = [f"{ABSENT} absent from truth and prediction, left out of the means: {', '.join(names)}"]
+    if uneven:
+        notes.append("the columns' means are over different classes")
+    return notes

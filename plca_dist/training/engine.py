@@ -1,0 +1,116 @@
+"""From our settings to a DeepSpeed engine: one module, one optimizer, one schedule."""
+
+import logging
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from plca_dist.config import Config
+from plca_dist.data.stream import Batch
+from plca_dist.method.objective import LossTerms, Objective
+from plca_dist.models.deeplab import Network, synchronize_batch_norm
+
+
+class TrainingModule(nn.Module):
+    """Network and objective as the one module DeepSpeed wraps: a batch goes in, loss terms come out.
+
+    The target passes first, then the source, as two passes, so that each domain is normalized by its own batch
+    statistics (facts of the authors' code; the running statistics see both).
+    """
+
+    def __init__(self, network: Network, objective: Objective) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> LossTerms:
+        target = None if batch.target_image is None else self.network(batch.target_image)
+        source = self.network(batch.source_image)
+        return self.objective(source, batch.source_label, target)
+
+
+def build_objective(config: Config) -> Objective:
+    return Objective(**config.objective.model_dump())
+
+
+def poly_lr(config: Config, step: int) -> float:
+    """Learning rate of optimizer step `step` (from 0): lr · (1 − step / poly_steps)^power."""
+    length = config.schedule.poly_steps or config.schedule.steps
+    return config.optimizer.lr * (1 - step / length) ** config.schedule.power
+
+
+def set_lr(engine: Any, config: Config, step: int) -> float:
+    """Give every parameter group its rate for `step`; derived from the step, so there is no schedule state to save."""
+    lr = poly_lr(config, step)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group["lr_multiplier"]
+    return lr
+
+
+def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration. Raises UserError where the global batch does not divide."""
+    micro, accumulation = config.accumulation(world_size)
+    return {
+        "zero_allow_untested_optimizer": True,  # DeepSpeed's word for a client optimizer under ZeRO
+        **config.deepspeed,
+        "train_batch_size": config.batch.pairs,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optimizer.gradient_clipping,  # stated, because DeepSpeed's default is 1.0
+        # DeepSpeed's bf16 section would cast the model and break batch norm; autocast keeps float32 weights.
+        "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
+        "steps_per_print": 2**31,
+    }
+
+
+def build_engine(config: Config, network: Network, device: torch.device) -> Any:
+    """Wrap `network` with its objective and SGD in a DeepSpeed engine. torch.distributed must be initialized."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if device.type == "cpu":
+        # The shared-memory collective would be compiled for half a minute on first use; gloo does as well here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    elif dist.get_world_size() > 1:
+        network = synchronize_batch_norm(network)
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
+    module = TrainingModule(network.to(device), build_objective(config))
+    settings = config.optimizer
+    optimizer = torch.optim.SGD(
+        [
+            {"params": list(network.backbone.parameters()), "lr_multiplier": 1.0},
+            {"params": list(network.classifier.parameters()), "lr_multiplier": settings.head_lr_multiplier},
+        ],
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module, optimizer=optimizer, config=deepspeed_config(config, dist.get_world_size())
+    )
+    return engine
+
+
+def average_buffers(module: nn.Module) -> None:
+    """Make batch-norm running statistics the mean over ranks, so that they are one state and not one per rank.
+
+    Without synchronized batch norm each rank's statistics drift apart, and a checkpoint (which holds rank 0's) would
+    be one rank's view. One small all-reduce a step.
+    """
+    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    if dist.get_world_size() == 1 or not buffers or buffers[0].is_cuda:  # on CUDA batch norm is synchronized itself
+        return
+    flat = torch.cat([b.reshape(-1) for b in buffers])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+def full_state(engine: Any) -> dict[str, Tensor]:
+    """The network's whole weights and buffers on every rank, on the CPU, at any ZeRO stage. A collective call."""
+    network = engine.module.network
+    parameters = list(network.parameters())
+    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
+        return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

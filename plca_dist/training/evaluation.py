@@ -1,0 +1,94 @@
+"""From images and a network to a confusion matrix: every image once, without and with aggregation.
+
+Shapes: B images (always 1: stored images differ in size), K classes, H x W the label's size, h x w the grid.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from plca_dist.data.augment import resize_for_test
+from plca_dist.data.labels import LabelSet
+from plca_dist.method.aggregation import aggregated_prediction
+from plca_dist.models.deeplab import Network
+from plca_dist.training.metrics import confusion, score
+
+
+@torch.no_grad()
+def probabilities(
+    network: Network, image_3HW: Tensor, *, size: tuple[int, int] | None, ratio: float, backend: str = "auto"
+) -> Tensor:
+    """Class probabilities of one image, at the image's own resolution.
+
+    The input is resized to `size` (null: as it is); probabilities, not logits, are upsampled bilinearly, as in the
+    paper's inference: features aggregated -> classifier -> softmax -> probabilities aggregated.
+
+    Args:
+        image_3HW: uint8 RGB.
+        ratio: aggregation ratio λ in [0, 1); 0 is the plain network.
+
+    Returns:
+        (K, H, W) float32.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    resized = image_3HW if size is None else resize_for_test(image_3HW, size)
+    features_1Chw = network(resized[None].to(device)).features
+    grid_1Khw = aggregated_prediction(features_1Chw, network.classify, ratio, backend=backend)
+    return F.interpolate(grid_1Khw, size=image_3HW.shape[-2:], mode="bilinear", align_corners=False)[0]
+
+
+@dataclass
+class Counts:
+    """Confusion matrices (K, K) int64 on the CPU by aggregation ratio, and how many images they count."""
+
+    matrices: dict[float, Tensor]
+    images: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Counts of disjoint parts of a data set add up to those of the whole, so no rank needs padding."""
+        return Counts({r: m + other.matrices[r] for r, m in self.matrices.items()}, self.images + other.images)
+
+    def over_ranks(self, device: torch.device) -> "Counts":
+        """The sum over all ranks, on every rank. A collective call."""
+        flat = torch.cat([*(m.flatten() for m in self.matrices.values()), torch.tensor([self.images])]).to(device)
+        dist.all_reduce(flat)
+        *cells, images = flat.cpu().split([*(m.numel() for m in self.matrices.values()), 1])
+        return Counts({r: c.view_as(m) for (r, m), c in zip(self.matrices.items(), cells, strict=True)}, int(images))
+
+    def result(self, labels: LabelSet) -> dict[str, Any]:
+        """What an evaluation leaves: the scores of every ratio, as plain data for JSON."""
+        return {
+            "labels": labels.name,
+            "images": self.images,
+            "scores": [{"aggregation": r, **score(m, labels).as_dict()} for r, m in self.matrices.items()],
+        }
+
+
+def evaluate(
+    network: Network,
+    samples: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    size: tuple[int, int] | None,
+    ratios: Sequence[float],
+    backend: str = "auto",
+) -> Counts:
+    """Score the network on (image (3, H, W) uint8, label (H, W) uint8) samples, once for every aggregation ratio."""
+    counts = Counts({ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64) for ratio in ratios})
+    for image_3HW, label_HW in samples:
+        for ratio, matrix in counts.matrices.items():
+            probability_KHW = probabilities(network, image_3HW, size=size, ratio=ratio, backend=backend)
+            matrix += confusion(probability_KHW.argmax(0).cpu(), label_HW, num_classes)
+        counts.images += 1
+    return counts
+
+
+def ratios(aggregation: float) -> tuple[float, ...]:
+    """The ratios reported: without aggregation always, with it where it is on."""
+    return (0.0, aggregation) if aggregation else (0.0,)

@@ -1,0 +1,51 @@
+"""`metrics.jsonl`: one JSON object a line, continued across restarts without gaps or repeats."""
+
+import json
+import time
+from collections.abc import Callable
+
+from plca_dist.storage import Store
+from plca_dist.training.metrics import STEP
+from plca_dist.training.session import Record
+
+METRICS = "metrics.jsonl"
+_FLUSH_S = 15.0
+
+
+class Journal:
+    """Rank 0's record of the run; on other ranks (`keep=False`) it does nothing.
+
+    Object stores cannot append, so the whole file is rewritten, at most every 15 seconds and at every checkpoint.
+    Records past step `upto` belong to work that a kill has undone and are dropped.
+    """
+
+    def __init__(self, run: Store, report: Callable[[Record], None], *, upto: int, keep: bool) -> None:
+        self._run, self._report, self._keep = run, report, keep
+        self._records: list[Record] = []
+        self._flushed = time.monotonic()
+        if keep and run.exists(METRICS):
+            self._records = [r for r in read_records(run) if r[STEP] <= upto]
+
+    def add(self, record: Record) -> None:
+        """Keep the record, and show it to the person watching."""
+        if not self._keep:
+            return
+        self._records.append(record)
+        self._report(record)
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self.flush()
+
+    def say(self, message: str) -> None:
+        """Show a message; it is not kept."""
+        if self._keep:
+            self._report({"message": message})
+
+    def flush(self) -> None:
+        if self._keep:
+            self._run.write(METRICS, "".join(json.dumps(r) + "\n" for r in self._records).encode())
+            self._flushed = time.monotonic()
+
+
+def read_records(run: Store) -> list[Record]:
+    """The records of a run so far, oldest first."""
+    return [json.loads(line) for line in run.read(METRICS).decode().splitlines()]

@@ -1,0 +1,155 @@
+"""The training loop of one rank: batch -> engine -> record, evaluation, checkpoint. Reads top to bottom."""
+
+import json
+import math
+from contextlib import closing
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from plca_dist.config import Config
+from plca_dist.data.labels import label_set
+from plca_dist.data.stream import labelled_samples
+from plca_dist.models.deeplab import Network, build_network
+from plca_dist.models.weights import load_pretrained, to_bytes
+from plca_dist.storage import resolve
+from plca_dist.training import checkpoint, metrics
+from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
+from plca_dist.training.evaluation import evaluate, ratios
+from plca_dist.training.feed import open_stream
+from plca_dist.training.journal import Journal
+from plca_dist.training.meter import Meter
+from plca_dist.training.session import Session
+
+WEIGHTS = "model.safetensors"
+EVALUATION = "evaluation.json"
+
+
+class TrainingFault(RuntimeError):
+    """Training cannot go on: the message names the step, the rank and the newest good checkpoint."""
+
+
+def run_worker(config: Config, session: Session) -> None:
+    """Train from the newest checkpoint (or the start) to the last step, and leave the result in the run's directory.
+
+    Every rank of an initialized torch.distributed group calls this.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    _, accumulation = config.accumulation(world_size)
+    prepare_torch(config)
+    engine = build_engine(config, fresh_network(config), session.device)
+    resumed = checkpoint.restore(engine, config, session.run)
+    start, steps = (resumed.step if resumed else 0), config.schedule.steps
+    journal = Journal(session.run, session.report, upto=start, keep=rank == 0)
+    if resumed:
+        journal.say(f"continuing from step {start} ({resumed.name})")
+    meter = Meter(config.batch.pairs, session.device)
+
+    with_target = engine.module.objective.needs_target
+    with closing(open_stream(config, rank, world_size, start, with_target=with_target)) as stream:
+        for step in range(start, steps):
+            lr = set_lr(engine, config, step)
+            for _ in range(accumulation):
+                with meter.waiting():
+                    batch = next(stream).to(session.device)
+                terms = engine(batch)
+                engine.backward(terms.total)
+                engine.step()
+                meter.add(terms.as_dict())
+            average_buffers(engine.module)
+            meter.step()
+            done = step + 1
+            if done % config.log.every == 0 or done == steps:
+                record = meter.record(done, lr)
+                if not math.isfinite(record[metrics.TOTAL_LOSS]):
+                    raise _fault(session, record, done)
+                journal.add(record)
+            miou = None
+            if done < steps and config.evaluation.uri and _due(config.evaluation.every, done):
+                with meter.paused():
+                    miou = _evaluate(engine, config, session, journal, done)
+            if done < steps and _due(config.checkpoint.every, done):
+                with meter.paused():
+                    name = checkpoint.save(engine, config, session.run, done, miou=miou)
+                    journal.flush()
+                    journal.say(f"checkpoint {name}")
+
+    _finish(engine, config, session, journal, already=start == steps)
+
+
+def prepare_torch(config: Config) -> None:
+    """Threads, determinism and seed of this process."""
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.manual_seed(config.seed)
+
+
+def empty_network(config: Config) -> Network:
+    """The recipe's network, with random weights."""
+    settings = config.model
+    return build_network(settings.backbone, len(label_set(config.labels)), style=settings.style, rates=settings.rates)
+
+
+def fresh_network(config: Config) -> Network:
+    """The recipe's network at step 0: random, or with the weights it names."""
+    network = empty_network(config)
+    if weights := config.model.weights:
+        folder, _, file = weights.rpartition("/")
+        data = resolve(folder or "/", config.storage.endpoint).read(file)
+        load_pretrained(network, data, label_set(config.labels).classes, origin=weights)
+    return network
+
+
+def _due(every: int, done: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, step: int) -> float:
+    """Score the weights as they are, on all ranks; leaves evaluation.json and returns the mIoU without aggregation."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    labels = label_set(config.labels)
+    # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
+    network = empty_network(config).to(session.device)
+    network.load_state_dict(full_state(engine))
+    settings = config.evaluation
+    assert settings.uri
+    counts = evaluate(
+        network,
+        labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, config.storage.endpoint),
+        num_classes=len(labels),
+        size=settings.size,
+        ratios=ratios(settings.aggregation),
+        backend=config.objective.backend,
+    ).over_ranks(session.device)
+    outcome = {"step": step, **counts.result(labels)}
+    record = {metrics.STEP: step, metrics.MIOU: outcome["scores"][0]["miou"]}
+    if settings.aggregation:
+        record[metrics.MIOU_AGGREGATED] = outcome["scores"][1]["miou"]
+    journal.add(record)
+    if rank == 0:
+        session.run.write(EVALUATION, json.dumps(outcome, indent=1).encode())
+    return record[metrics.MIOU]
+
+
+def _finish(engine: Any, config: Config, session: Session, journal: Journal, *, already: bool) -> None:
+    steps = config.schedule.steps
+    miou = _evaluate(engine, config, session, journal, steps) if config.evaluation.uri else None
+    if not already:
+        checkpoint.save(engine, config, session.run, steps, miou=miou)
+    journal.flush()
+    weights = full_state(engine)
+    if dist.get_rank() == 0:
+        network = empty_network(config)
+        network.load_state_dict(weights)
+        session.run.write(WEIGHTS, to_bytes(network, classes=label_set(config.labels).classes))
+    dist.barrier()
+
+
+def _fault(session: Session, record: dict[str, Any], step: int) -> TrainingFault:
+    terms = ", ".join(f"{k.removeprefix(metrics.LOSS_PREFIX)} {v:.4g}" for k, v in record.items() if "loss/" in k)
+    newest = next(iter(checkpoint.committed(session.run)), None)
+    return TrainingFault(
+        f"the loss is not finite by step {step} (rank {dist.get_rank()} saw: {terms}); "
+        f"newest good checkpoint: {newest.name if newest else 'none'}. Lower optimizer.lr or set gradient_clipping."
+    )

@@ -1,0 +1,257 @@
+"""The objective as the weighted sum of its terms, its switches, and its independence of how a batch is split."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from plca_dist.errors import UserError
+from plca_dist.method.association import association_loss, similarity_loss
+from plca_dist.method.lovasz import lovasz_softmax
+from plca_dist.method.objective import ABLATION, PUBLISHED, Objective
+from plca_dist.method.smoothing import smoothing_loss
+
+DEFAULTS = {"lovasz": 0.75, "association": 0.1, "smoothing": 0.01}
+
+
+class Output(NamedTuple):
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+@pytest.fixture
+def batch(draw, draw_labels):
+    """Four pairs: features of 6 channels and logits of 4 classes on 5x6 and 4x7 grids, labels of 17x23."""
+
+    def leaves(grid, seed, dtype):
+        return Output(
+            draw(4, 6, *grid, seed=seed, dtype=dtype).requires_grad_(),
+            (2 * draw(4, 4, *grid, seed=seed + 1, dtype=dtype)).requires_grad_(),
+        )
+
+    def make(dtype=torch.float64):
+        return leaves((5, 6), 1, dtype), draw_labels(4, 17, 23, classes=4), leaves((4, 7), 3, dtype)
+
+    return make
+
+
+def part(source, labels, target, chosen):
+    return Output(*(x[chosen] for x in source)), labels[chosen], Output(*(x[chosen] for x in target))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lovasz": 0.3, "association": 0.7, "smoothing": 0.2, "aggregation": 0.3, "smoothness": 4.0},
+        {"contrast": False, "kl_aggregation_contrast": True},
+        {"lovasz_scope": "batch", "ignore_index": 3},
+    ],
+)
+def test_total_is_the_weighted_sum_of_terms_each_of_which_is_its_own_function(batch, settings):
+    source, labels, target = batch()
+    ignore = settings.get("ignore_index", 255)
+    if ignore == 3:
+        labels[labels == 255] = 3
+    terms = Objective(**settings)(source, labels, target)
+
+    upsampled = F.interpolate(source.logits, (17, 23), mode="bilinear", align_corners=False)
+    entropies = []
+    for b in range(4):
+        valid = labels[b] != ignore
+        entropies.append(F.cross_entropy(upsampled[b][:, valid].T, labels[b][valid]))
+    torch.testing.assert_close(terms.cross_entropy, torch.stack(entropies).mean())
+
+    scope = settings.get("lovasz_scope", "image")
+    expected = lovasz_softmax(upsampled.softmax(1), labels, ignore_index=ignore, scope=scope)
+    torch.testing.assert_close(terms.lovasz, expected)
+
+    associate = association_loss if settings.get("contrast", True) else similarity_loss
+    rest = {"aggregation": settings.get("aggregation", 0.5), "ignore_index": ignore}
+    grid_labels = F.interpolate(labels[:, None].double(), (5, 6), mode="nearest")[:, 0].long()
+    feature = associate(source.features, target.features, grid_labels, **rest)
+    rest["kl_aggregation_contrast"] = settings.get("kl_aggregation_contrast", False)
+    probabilities = [x.logits.softmax(1) for x in (source, target)]
+    prediction = associate(*probabilities, grid_labels, similarity="kl", **rest)
+    starts = (grid_labels != ignore).flatten(1).sum(1)
+    for name, level in (("feature", feature), ("prediction", prediction)):
+        torch.testing.assert_close(getattr(terms, name), level.loss)
+        share = (level.consistent.sum(1) / starts).mean()
+        torch.testing.assert_close(getattr(terms, f"consistent_{name}"), share)
+        assert 0 < share < 1
+    gamma = settings.get("smoothness", 10.0)
+    torch.testing.assert_close(terms.smoothing_source, smoothing_loss(source.logits, gamma))
+    torch.testing.assert_close(terms.smoothing_target, smoothing_loss(target.logits, gamma))
+
+    w = DEFAULTS | settings
+    total = (
+        terms.cross_entropy
+        + w["lovasz"] * terms.lovasz
+        + w["association"] * (terms.feature + terms.prediction)
+        + w["smoothing"] * (terms.smoothing_source + terms.smoothing_target)
+    )
+    torch.testing.assert_close(terms.total, total)
+    leaves = [*source, *target]
+    gradients = [torch.autograd.grad(loss, leaves, retain_graph=True) for loss in (terms.total, total)]
+    torch.testing.assert_close(*gradients)
+    assert all(g.abs().max() > 0 for g in gradients[0])
+
+
+CE, LOVASZ, FEATURE = {"total", "cross_entropy"}, {"lovasz"}, {"feature", "consistent_feature"}
+PREDICTION, SMOOTHING = {"prediction", "consistent_prediction"}, {"smoothing_source", "smoothing_target"}
+EVERY = CE | LOVASZ | FEATURE | PREDICTION | SMOOTHING
+
+
+@pytest.mark.parametrize(
+    ("row", "active"),
+    [
+        ("source_only", CE),
+        ("lovasz", CE | LOVASZ),
+        ("feature", CE | LOVASZ | FEATURE),
+        ("prediction", CE | LOVASZ | FEATURE | PREDICTION),
+        ("plca", EVERY),
+        ("sim_plca", EVERY),
+        ("no_aggregation", EVERY),
+    ],
+)
+def test_every_row_of_the_ablation_has_its_terms(batch, row, active):
+    source, labels, target = batch()
+    objective = Objective(**ABLATION[row])
+    assert set(objective(source, labels, target).as_dict()) == active
+    assert objective.needs_target == bool(active & (FEATURE | PREDICTION | SMOOTHING))
+
+
+def test_the_variants_differ_from_plca_in_what_they_should(batch):
+    source, labels, target = batch()
+    plca, sim, plain = (
+        Objective(**ABLATION[row])(source, labels, target) for row in ("plca", "sim_plca", "no_aggregation")
+    )
+    assert sim.feature < 0 < plca.feature  # minus a similarity against minus a log-probability
+    assert plain.feature != plca.feature
+    expected = association_loss(
+        source.features, target.features, F.interpolate(labels[:, None].double(), (5, 6))[:, 0], aggregation=0
+    )
+    torch.testing.assert_close(plain.feature, expected.loss)
+    for name in ("cross_entropy", "lovasz", "smoothing_source", "smoothing_target"):
+        assert getattr(plca, name) == getattr(sim, name) == getattr(plain, name)
+
+
+def test_the_published_table_covers_the_ablation():
+    assert list(PUBLISHED) == list(ABLATION)
+    assert [row["gtav"] for row in PUBLISHED.values()] == [31.5, 34.3, 39.7, 47.4, 47.7, 41.8, 45.6]
+    assert [row["synthia"] for row in PUBLISHED.values()] == [35.4, 36.4, 40.9, 46.3, 46.8, 42.5, 44.6]
+
+
+@pytest.mark.parametrize("row", ABLATION)
+def test_the_loss_does_not_depend_on_how_a_batch_is_split(batch, row):
+    source, labels, target = batch()
+    labels[2] = 255  # nothing to learn from in one image
+    labels[3, :9] = 255  # and less in another
+    objective = Objective(**ABLATION[row])
+    whole = objective(source, labels, target)
+    leaves = [*source, *target]
+    gradient = torch.autograd.grad(whole.total, leaves, allow_unused=True)
+    for parts in ([[0, 1], [2, 3]], [[0], [1], [2], [3]]):
+        losses = [objective(*part(source, labels, target, chosen)) for chosen in parts]
+        for name, value in whole.as_dict().items():
+            mean = torch.stack([loss.as_dict()[name] for loss in losses]).mean()
+            torch.testing.assert_close(value, mean, atol=1e-12, rtol=1e-12)
+        total = torch.stack([loss.total for loss in losses]).mean()
+        split = torch.autograd.grad(total, leaves, allow_unused=True)
+        for a, b in zip(gradient, split, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+def test_source_only_needs_no_target(batch):
+    source, labels, target = batch()
+    objective = Objective(**ABLATION["lovasz"])
+    assert not objective.needs_target
+    assert objective(source, labels).total == objective(source, labels, target).total
+    with pytest.raises(ValueError, match="need the target's output, got None"):
+        Objective()(source, labels, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({}, True),
+        ({"association": 0.0}, True),
+        ({"smoothing": 0.0}, True),
+        ({"smoothing": 0.0, "feature_level": False}, True),
+        ({"smoothing": 0.0, "feature_level": False, "prediction_level": False}, False),
+        ({"smoothing": 0.0, "association": 0.0}, False),
+    ],
+)
+def test_the_target_is_needed_exactly_where_a_term_uses_it(settings, needed):
+    assert Objective(**settings).needs_target == needed
+
+
+def test_smoothing_is_independent_of_association(batch):
+    source, labels, target = batch()
+    terms = Objective(association=0.0)(source, labels, target).as_dict()
+    assert set(terms) == CE | LOVASZ | SMOOTHING
+
+
+def test_nothing_labelled_is_finite_and_leaves_the_source_alone(batch):
+    source, labels, target = batch(torch.float32)
+    terms = Objective(smoothing=0.0)(source, torch.full_like(labels, 255), target)
+    assert all(value == 0 for value in terms.as_dict().values())
+    terms.total.backward()
+    assert all(torch.count_nonzero(x.grad) == 0 for x in (*source, *target))
+
+
+@pytest.mark.parametrize("degenerate", ["zero", "constant"])
+def test_degenerate_outputs_are_finite(batch, degenerate):
+    source, labels, target = batch(torch.float32)
+    fill = 0.0 if degenerate == "zero" else 3.0
+    outputs = [Output(*(torch.full_like(x, fill).requires_grad_() for x in o)) for o in (source, target)]
+    terms = Objective()(outputs[0], labels, outputs[1])
+    assert all(value.isfinite() for value in terms.as_dict().values())
+    terms.total.backward()
+    assert all(x.grad.isfinite().all() and x.grad.abs().max() < 1 for o in outputs for x in o)
+
+
+@pytest.mark.parametrize("row", ABLATION)
+def test_bfloat16_under_autocast_gives_finite_float32_losses(batch, row):
+    source, labels, target = batch(torch.bfloat16)
+    objective = Objective(**ABLATION[row])
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = objective(source, labels, target)
+    assert all(v.dtype == torch.float32 and v.isfinite() for v in terms.as_dict().values())
+    terms.total.backward()
+    assert source.logits.grad.isfinite().all()
+    single = [Output(*(x.detach().float() for x in o)) for o in (source, target)]
+    assert torch.equal(terms.total, objective(single[0], labels, single[1]).total)
+
+
+def test_as_dict_holds_no_graph(batch):
+    terms = Objective()(*batch())
+    assert terms.total.requires_grad
+    assert all(v.shape == () and not v.requires_grad for v in terms.as_dict().values())
+    assert not terms.consistent_feature.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lovasz": -1.0}, "lovasz -1.0 is out of range: a loss weight is at least 0"),
+        ({"association": float("nan")}, "association nan is out of range"),
+        ({"smoothing": float("inf")}, "smoothing inf is out of range"),
+        ({"aggregation": 1.0}, r"aggregation 1.0 is out of range: use at least 0"),
+        ({"smoothness": 0.0}, "smoothness 0.0 is out of range"),
+        ({"lovasz_scope": "rank"}, "lovasz_scope 'rank' is unknown; known: image, batch"),
+        ({"backend": "denser"}, r"backend 'denser' is unknown; known: auto, .* Did you mean 'dense'\?"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_once(settings, message):
+    with pytest.raises(UserError, match=message):
+        Objective(**settings)
+
+
+def test_labels_of_another_batch_are_refused(batch):
+    source, labels, target = batch()
+    with pytest.raises(ValueError, match=r"expected labels \(B, H, W\) for logits \(4, 4, 5, 6\), got \(3, 17, 23\)"):
+        Objective()(source, labels[:3], target)

@@ -1,0 +1,130 @@
+"""Our own weight files: whole round trips, and every way a file can be the wrong one."""
+
+import io
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from plca_dist.data.labels import LABEL_SETS
+from plca_dist.errors import UserError
+from plca_dist.models.deeplab import Network, build_network
+from plca_dist.models.weights import Description, describe, load_into, load_pretrained, load_weights, to_bytes
+
+SYNTHIA = LABEL_SETS["synthia"].classes
+TOYTOWN = LABEL_SETS["toytown"].classes
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def network_of(backbone: str, classes: tuple[str, ...] = TOYTOWN, seed: int = 0, **options: object) -> Network:
+    torch.manual_seed(seed)
+    return build_network(backbone, len(classes), **options)
+
+
+def distinct(module: nn.Module) -> nn.Module:
+    """Every entry random, BN statistics and counters included."""
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            value.copy_(torch.rand(value.shape) + 0.5 if value.is_floating_point() else torch.randint(1, 9, ()))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("backbone", "style", "rates"), [("tiny", "torchvision", (1, 2, 4)), ("resnet18", "caffe", (6, 12))]
+)
+def test_own_weights_round_trip(backbone: str, style: str, rates: tuple[int, ...]) -> None:
+    network = distinct(network_of(backbone, style=style, rates=rates))
+    data = to_bytes(network, TOYTOWN)
+    assert describe(data) == Description(backbone, style, rates, TOYTOWN)
+
+    rebuilt = load_weights(data)
+    assert same(rebuilt.state_dict(), network.state_dict())
+    assert (rebuilt.backbone_name, rebuilt.style.name, rebuilt.rates, rebuilt.num_classes) == (
+        backbone,
+        style,
+        rates,
+        9,
+    )
+
+    for load in (load_into, load_pretrained):
+        other = network_of(backbone, seed=5, style=style, rates=rates)
+        load(other, data, TOYTOWN)
+        assert same(other.state_dict(), network.state_dict())
+
+
+def test_own_weights_of_a_channels_last_network_round_trip() -> None:
+    network = distinct(network_of("tiny")).to(memory_format=torch.channels_last)
+    assert same(load_weights(to_bytes(network, TOYTOWN)).state_dict(), network.state_dict())
+
+
+def test_the_same_network_gives_the_same_bytes() -> None:
+    assert to_bytes(network_of("tiny"), TOYTOWN) == to_bytes(network_of("tiny"), TOYTOWN)
+
+
+def test_weights_of_another_network_are_refused_by_what_differs() -> None:
+    data = to_bytes(network_of("tiny", rates=(1, 2)), TOYTOWN)
+    network = network_of("resnet18", SYNTHIA, style="caffe")
+    before = snapshot(network)
+    with pytest.raises(UserError) as caught:
+        load_into(network, data, SYNTHIA, origin="runs/a/weights")
+    message = str(caught.value)
+    assert message.startswith(
+        "runs/a/weights holds another network: backbone 'tiny' in the file, 'resnet18' here; style 'torchvision' in the"
+        " file, 'caffe' here; rates (1, 2) in the file, (6, 12, 18, 24) here; classes (road, sidewalk,"
+    )
+    assert message.endswith(": build the network as the file says.")
+    assert same(network.state_dict(), before)
+
+
+def test_the_same_classes_in_another_order_are_another_network() -> None:
+    data = to_bytes(network_of("tiny"), TOYTOWN)
+    with pytest.raises(UserError, match=r"holds another network: classes \(road, .*\) in the file, \(car, .*\) here"):
+        load_into(network_of("tiny"), data, TOYTOWN[::-1])
+
+
+def test_foreign_damaged_and_inconsistent_files_are_refused() -> None:
+    network = network_of("tiny", rates=(1, 2, 4))
+    data = to_bytes(network, TOYTOWN)
+    pickled = io.BytesIO()
+    torch.save({"a": torch.zeros(1)}, pickled)
+    foreign = safetensors.torch.save({"a": torch.zeros(1)})
+    for other in (b"", b"1234567", b"not safetensors, but text", pickled.getvalue(), foreign):
+        with pytest.raises(UserError, match="was not written by plca_dist"):
+            load_weights(other)
+    with pytest.raises(UserError, match="w is damaged or cut short: copy it again"):
+        load_weights(data[:-100], origin="w")
+
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    written = json.loads(header["__metadata__"]["plca_dist"])
+
+    def rewritten(**changes: object) -> bytes:
+        return safetensors.torch.save(state, {"plca_dist": json.dumps(written | changes)})
+
+    state = snapshot(network)
+    with pytest.raises(
+        UserError, match="is not in the format 'weights-1' that this version reads: use the version that"
+    ):
+        load_weights(rewritten(format="weights-9"))
+    with pytest.raises(UserError, match="was not written by plca_dist"):
+        load_weights(rewritten(colour="red"))
+    with pytest.raises(UserError, match=r"contradicts its own metadata: 3 of another shape: classifier\.convs\.0"):
+        load_weights(rewritten(classes=TOYTOWN[:5]))
+    del state["backbone.bn1.weight"]
+    with pytest.raises(
+        UserError, match=r"contradicts its own metadata: 1 missing: backbone\.bn1\.weight: copy it again"
+    ):
+        load_into(network, rewritten(), TOYTOWN)
+
+
+def test_class_names_must_match_the_head() -> None:
+    with pytest.raises(AssertionError, match="3 class names for 9 classes"):
+        to_bytes(network_of("tiny"), TOYTOWN[:3])

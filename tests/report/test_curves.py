@@ -1,0 +1,69 @@
+"""Curves: sizes, which charts there are, and that the values that were recorded are the ones drawn."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from plca_dist.errors import UserError
+from plca_dist.report import curves
+from plca_dist.report.curves import CHART_SIZE, charts
+
+
+def records(count: int) -> list[dict]:
+    log: list[dict] = [
+        {"step": 10 * i, "loss/total": 3.0 / i, "loss/cross_entropy": 2.0 / i, "consistent/feature": 0.01 * i}
+        for i in range(1, count + 1)
+    ]
+    return [*log, {"step": 10 * count, "miou": 40.0, "miou_aggregated": float("nan")}]
+
+
+RUNS = {"source-only": [{"step": 10, "loss/total": 2.0, "miou": 20.0}], "_PLCA $x$": records(100)}
+
+
+def size(data: bytes) -> tuple[int, int]:
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    return image.size
+
+
+def test_there_is_a_chart_for_what_was_recorded() -> None:
+    drawn = charts(RUNS)
+    assert list(drawn) == ["mIoU, %", "consistent cycles, %", "total loss", "cross-entropy"]
+    assert {size(data) for data in drawn.values()} == {CHART_SIZE}
+    assert charts({"new": []}) == {}
+
+
+@pytest.mark.parametrize(("columns", "grid"), [(3, (3, 2)), (2, (2, 2)), (9, (4, 1))])
+def test_all_curves_in_one_picture(columns: int, grid: tuple[int, int]) -> None:
+    assert size(curves.curves(RUNS, columns=columns)) == (grid[0] * CHART_SIZE[0], grid[1] * CHART_SIZE[1])
+    assert plt.get_fignums() == []
+
+
+def test_nothing_to_draw_is_said() -> None:
+    with pytest.raises(UserError, match=r"no curves to draw: a, b has no records yet"):
+        curves.curves({"a": [], "b": [{"step": 1}]})
+
+
+def test_lines_are_the_records_in_the_chart_s_unit() -> None:
+    axes = Figure().add_subplot()
+    chart = next(c for c in curves._CHARTS if c.factor == 100)
+    curves._draw(axes, chart, {"PLCA": records(5)})
+    (line,) = axes.get_lines()
+    assert line.get_label() == "PLCA, feature"
+    np.testing.assert_allclose(line.get_xydata(), [[10 * i, 1.0 * i] for i in range(1, 6)])
+
+
+def test_many_records_are_faint_under_their_running_mean() -> None:
+    axes = Figure().add_subplot()
+    chart = next(c for c in curves._CHARTS if c.title == "total loss")
+    curves._draw(axes, chart, {"PLCA": records(200)})
+    raw, smooth = axes.get_lines()
+    assert raw.get_alpha() < 0.5
+    np.testing.assert_allclose(raw.get_ydata(), 3.0 / np.arange(1, 201))
+    values = 3.0 / np.arange(1, 201)
+    wanted = [values[max(i - 5, 0) : i + 6].mean() for i in range(200)]
+    np.testing.assert_allclose(smooth.get_ydata(), wanted)

@@ -1,0 +1,153 @@
+"""The page is parsed: it nests, needs no network, says everything, and takes no markup from outside."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plca_dist.data.labels import LabelSet, label_set
+from plca_dist.report.curves import CHART_SIZE, charts
+from plca_dist.report.page import Panel, Run, Scores, page
+from plca_dist.report.panels import columns
+from plca_dist.training.metrics import score
+
+LABELS = label_set("cityscapes")
+_VOID = {"meta", "img"}
+
+
+class Reader(HTMLParser):
+    """Text, attributes and rows of a page; complains where a tag is not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.rows: list[list[str]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+
+def measured(seed: int, labels: LabelSet = LABELS, absent: int | None = None) -> dict:
+    counts = torch.randint(1, 50, (len(labels), len(labels)), generator=torch.Generator().manual_seed(seed))
+    counts += torch.eye(len(labels), dtype=torch.int64) * 100 * seed
+    if absent is not None:
+        counts[absent], counts[:, absent] = 0, 0
+    return {"aggregation": 0.0, **score(counts, labels).as_dict()}
+
+
+BEFORE, AFTER = measured(1, absent=16), measured(9, absent=16)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    label_HW = np.arange(60, dtype=np.uint8).reshape(6, 10) % 19
+    picture = np.random.default_rng(0).integers(0, 256, (3, 6, 10), dtype=np.uint8)
+    return page(
+        "GTA V → Cityscapes & <more>",
+        lead="A <script>alert(1)</script> lead",
+        runs=[Run("source-only", {"loss": "CE", "seed": 0}), Run("PLCA", {"loss": 'CE + "x" <b>', "seed": 0})],
+        scores=[Scores(LABELS, {"source-only": BEFORE, "PLCA": AFTER}, ("source-only", "PLCA"))],
+        panels=[Panel(columns(picture, label_HW, {"source-only": label_HW, "PLCA": label_HW}, LABELS), "a/b <i>.png")],
+        curves=charts({"PLCA": [{"step": 1, "loss/total": 1.0}, {"step": 2, "loss/total": 0.5}]}),
+    )
+
+
+@pytest.fixture(scope="module")
+def read(text: str) -> Reader:
+    return Reader(text)
+
+
+def test_it_needs_no_network_and_no_script(text: str, read: Reader) -> None:
+    links = [(tag, value) for tag, name, value in read.attributes if name in ("src", "href", "srcset", "action")]
+    assert {tag for tag, _ in links} == {"img"}
+    assert all(value.startswith("data:image/png;base64,") for _, value in links)
+    assert not re.search(r"https?://|url\(|@import|<script|<link", text)
+    assert "prefers-color-scheme: dark" in text
+    assert ("meta", "name", "viewport") in read.attributes
+
+
+def test_every_class_and_number_is_there(read: Reader) -> None:
+    by_name = {row[0]: row[1:] for row in read.rows}
+    for name in LABELS.classes:
+        before, after = BEFORE["iou"][name], AFTER["iou"][name]
+        if name == "train":
+            assert by_name[name] == ["–", "–", "–"]
+        else:
+            assert by_name[name] == [f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"]
+    assert by_name["mIoU"] == [
+        f"{BEFORE['miou']:.1f}",
+        f"{AFTER['miou']:.1f}",
+        f"{AFTER['miou'] - BEFORE['miou']:+.1f}",
+    ]
+    assert {"mIoU-16", "mIoU-13"} <= set(by_name)
+    assert "– absent from truth and prediction, left out of the means: train" in read.text
+
+
+def test_the_headline_is_the_gain(read: Reader) -> None:
+    at = read.text.index("source-only")
+    before, after = f"{BEFORE['miou']:.1f}", f"{AFTER['miou']:.1f}"
+    tiles = [t for t in read.text[at:] if t.strip()][:9]
+    assert [tiles[k] for k in (0, 1, 3, 4)] == ["source-only", before, "PLCA", after]
+    assert tiles[2].startswith("mIoU, 18 classes · mIoU-16 ")
+    assert tiles[6:] == ["difference", f"{AFTER['miou'] - BEFORE['miou']:+.1f}", "points mIoU"]
+
+
+def test_facts_stand_side_by_side_and_shared_ones_once(text: str, read: Reader) -> None:
+    rows = [row for row in read.rows if row[0] in ("loss", "seed")]
+    assert rows == [["loss", "CE", 'CE + "x" <b>'], ["seed", "0"]]
+    assert '<td colspan="2">0</td>' in text
+
+
+def test_pictures_and_legend(read: Reader) -> None:
+    images = [
+        Image.open(io.BytesIO(base64.b64decode(value.partition(",")[2])))
+        for _, name, value in read.attributes
+        if name == "src"
+    ]
+    assert [image.size for image in images] == [(10, 6)] * 4 + [CHART_SIZE]
+    assert images[1].getpixel((0, 0)) == (128, 64, 128)
+    assert [value for _, name, value in read.attributes if name == "alt"][:2] == [
+        "image a/b <i>.png",
+        "truth a/b <i>.png",
+    ]
+    styles = {value for tag, name, value in read.attributes if (tag, name) == ("i", "style")}
+    assert {f"background:rgb{c}" for c in LABELS.palette} <= styles
+
+
+def test_a_page_of_one_run_without_results() -> None:
+    read = Reader(page("run", runs=[Run("a", {"steps": "0 of 10"})]))
+    assert ["steps", "0 of 10"] in read.rows
+    assert "Curves" not in read.text
+    assert "Pictures" not in read.text
+
+
+def test_without_a_comparison_every_column_is_a_headline() -> None:
+    read = Reader(page("run", runs=[], scores=[Scores(LABELS, {"a": BEFORE, "b": AFTER, "c": BEFORE})]))
+    tiles = [value for tag, name, value in read.attributes if (tag, name, value) == ("div", "class", "tile")]
+    assert len(tiles) == 3
+    assert "difference" not in read.text

@@ -1,0 +1,123 @@
+"""Tables are compared with what they must look like, character by character."""
+
+import json
+
+import pytest
+import torch
+
+from plca_dist.data.labels import LabelSet, label_set
+from plca_dist.errors import UserError
+from plca_dist.report.tables import class_table, markdown_table, points, score_columns, tabulate
+from plca_dist.training.metrics import score
+
+THREE = LabelSet("three", ("road", "car", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), {"mIoU-2": (0, 1)})
+
+
+def scored(road: float | None, car: float | None, sky: float | None) -> dict:
+    def mean(values: list[float | None]) -> float:
+        present = [v for v in values if v is not None]
+        return sum(present) / len(present) if present else float("nan")
+
+    return {
+        "aggregation": 0.0,
+        "miou": mean([road, car, sky]),
+        "means": {"mIoU-2": mean([road, car])},
+        "iou": {"road": road, "car": car, "sky": sky},
+    }
+
+
+BEFORE, AFTER = scored(70.0, 20.04, 30.0), scored(80.5, 19.0, 100.0)
+
+
+def test_the_table_for_a_terminal() -> None:
+    columns = {"source-only": BEFORE, "PLCA": AFTER}
+    assert class_table(columns, THREE, difference=("source-only", "PLCA")) == (
+        "class   source-only   PLCA  difference\n"
+        "──────────────────────────────────────\n"
+        "road           70.0   80.5       +10.5\n"
+        "car            20.0   19.0        -1.0\n"
+        "sky            30.0  100.0       +70.0\n"
+        "──────────────────────────────────────\n"
+        "mIoU           40.0   66.5       +26.5\n"
+        "mIoU-2         45.0   49.8        +4.7\n"
+    )
+
+
+def test_the_table_for_a_document() -> None:
+    assert markdown_table({"a|b": BEFORE}, THREE) == (
+        "| class | a\\|b |\n"
+        "|---|---:|\n"
+        "| road | 70.0 |\n"
+        "| car | 20.0 |\n"
+        "| sky | 30.0 |\n"
+        "| **mIoU** | **40.0** |\n"
+        "| **mIoU-2** | **45.0** |\n"
+    )
+
+
+def test_an_absent_class_is_a_dash_and_is_named() -> None:
+    gone = scored(50.0, None, 10.0)
+    assert class_table({"a": gone, "b": gone}, THREE, difference=("a", "b")) == (
+        "class      a     b  difference\n"
+        "──────────────────────────────\n"
+        "road    50.0  50.0         0.0\n"
+        "car        –     –           –\n"
+        "sky     10.0  10.0         0.0\n"
+        "──────────────────────────────\n"
+        "mIoU    30.0  30.0         0.0\n"
+        "mIoU-2  50.0  50.0         0.0\n"
+        "– absent from truth and prediction, left out of the means: car\n"
+    )
+    assert markdown_table({"a": gone}, THREE).endswith(
+        "\n\n– absent from truth and prediction, left out of the means: car\n"
+    )
+
+
+def test_means_over_different_classes_are_said_to_be() -> None:
+    table = tabulate({"a": scored(50.0, None, None), "b": scored(50.0, 0.0, None)}, THREE)
+    assert table.notes == (
+        "– absent from truth and prediction, left out of the means: car (a), sky",
+        "the columns' means are over different classes",
+    )
+
+
+def test_a_score_of_nothing_has_no_mean() -> None:
+    assert tabulate({"a": scored(None, None, None)}, THREE, ("a", "a")).means[0] == ("mIoU", "–", "–")
+
+
+def test_of_three_columns_the_compared_ones_are_named() -> None:
+    table = tabulate({"a": BEFORE, "b": BEFORE, "c": AFTER}, THREE, ("a", "c"))
+    assert table.notes == ("difference: c against a",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [(1.0, 1.04, "0.0"), (1.04, 1.0, "0.0"), (1.0, 1.06, "+0.1"), (None, 1.0, "–"), (2.0, 1.0, "-1.0")],
+)
+def test_a_difference_has_a_sign_unless_it_is_none(before: float | None, after: float, text: str) -> None:
+    assert points(before, after) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "means"), [("cityscapes", ["mIoU", "mIoU-16", "mIoU-13"]), ("synthia", ["mIoU", "mIoU-13"])]
+)
+def test_real_scores_after_a_trip_through_json(name: str, means: list[str]) -> None:
+    labels = label_set(name)
+    counts = torch.eye(len(labels), dtype=torch.int64)
+    measured = json.loads(json.dumps({"aggregation": 0.0, **score(counts, labels).as_dict()}))
+    table = tabulate({"PLCA": measured}, labels)
+    assert [row[0] for row in table.classes] == list(labels.classes)
+    assert table.means == tuple((m, "100.0") for m in means)
+
+
+def test_columns_of_evaluations() -> None:
+    with_aggregation = {**AFTER, "aggregation": 0.5}
+    columns = score_columns({"source-only": {"scores": [BEFORE]}, "PLCA": {"scores": [AFTER, with_aggregation]}})
+    assert columns == {"source-only": BEFORE, "PLCA": AFTER, "PLCA, λ = 0.5": with_aggregation}
+
+
+def test_scores_of_another_label_set_are_refused() -> None:
+    with pytest.raises(UserError, match=r"'PLCA' is not of label set 'toytown': they differ in building, .*vegetation"):
+        class_table({"PLCA": AFTER}, label_set("toytown"))
+    with pytest.raises(UserError, match="no scores"):
+        class_table({}, THREE)

@@ -1,0 +1,100 @@
+"""One Store for directories and buckets: the same calls, the same results, errors a person can act on."""
+
+from pathlib import Path
+
+import pytest
+
+from plca_dist.errors import UserError
+from plca_dist.storage import Store, probe, resolve
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return resolve(str(tmp_path / "store"))
+    server = request.getfixturevalue("s3")
+    return probe(f"s3://{server.bucket}/{tmp_path.name}")
+
+
+def test_what_is_written_is_read_listed_and_deleted(store: Store) -> None:
+    store.write("a.bin", b"one")
+    store.write("deep/er/b.bin", b"two")
+    assert store.read("a.bin") == b"one"
+    assert store.child("deep").read("er/b.bin") == b"two"
+    assert [tuple(e) for e in store.list()] == [("a.bin", 3), ("deep/er/b.bin", 3)]
+    assert [e.name for e in store.list("deep")] == ["deep/er/b.bin"]
+    assert store.exists("a.bin")
+    assert not store.exists("deep")
+    store.write("a.bin", b"three")
+    assert store.read("a.bin") == b"three"
+    store.delete("a.bin")
+    store.delete("a.bin")
+    store.delete_tree("deep")
+    store.delete_tree("deep")
+    assert store.list() == []
+
+
+def test_a_large_object_goes_up_and_down_in_parts(store: Store, tmp_path: Path) -> None:
+    data = bytes(range(256)) * (25 << 12)  # 25 MiB
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    store.upload(source, "large")
+    store.download("large", tmp_path / "down" / "large")
+    assert (tmp_path / "down" / "large").read_bytes() == data
+    with store.open("large") as file:
+        file.seek(1 << 20)
+        assert file.read(4) == data[1 << 20 : (1 << 20) + 4]
+
+
+def test_a_write_that_fails_leaves_what_was_there(store: Store) -> None:
+    store.write("object", b"before")
+
+    def interrupted() -> None:
+        with store.writer("object") as stream:
+            stream.write(b"half of")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert store.read("object") == b"before"
+    assert [e.name for e in store.list()] == ["object"]
+
+
+def test_a_missing_object_is_named(store: Store) -> None:
+    with pytest.raises(UserError, match=r"nothing/here.*(no such object|does not exist)"):
+        store.read("nothing/here")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [("gs://bucket/x", "scheme 'gs' is unknown"), ("s3:///x", "names no bucket"), ("file://host/x", "three slashes")],
+)
+def test_uris_that_lead_nowhere(uri: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(uri)
+
+
+def test_file_uri_and_path_are_the_same_place(tmp_path: Path) -> None:
+    resolve(f"file://{tmp_path}").write("x", b"1")
+    assert resolve(str(tmp_path)).read("x") == b"1"
+
+
+@pytest.mark.usefixtures("s3")
+class TestBadS3:
+    def test_missing_bucket(self) -> None:
+        with pytest.raises(UserError, match="no-such-bucket: the bucket does not exist; create it"):
+            probe("s3://no-such-bucket/x")
+
+    def test_wrong_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY|access is denied"):
+            probe("s3://bucket/x")
+
+    def test_unknown_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID|access is denied"):
+            probe("s3://bucket/x")
+
+    def test_no_server(self) -> None:
+        with pytest.raises(UserError, match="endpoint does not answer"):
+            probe("s3://bucket/x", endpoint="http://127.0.0.1:9")

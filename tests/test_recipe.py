@@ -1,0 +1,132 @@
+"""Recipes, overrides and errors: what is refused, and what the message says."""
+
+import pytest
+import yaml
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError
+from plca_dist.method.objective import ABLATION, Objective
+from plca_dist.recipe import documented_keys, load, parse, recipes
+
+MINIMAL = "source: {uri: a, crop: [16, 16]}\ntarget: {uri: b, crop: [16, 16]}\nschedule: {steps: 10}\n"
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_shipped_recipes_load_and_say_what_they_cost(name: str) -> None:
+    config = load(name)
+    assert all([config.about.summary, config.about.command, config.about.cost, config.about.score])
+    assert name in config.about.command
+    config.accumulation(config.cluster.workers)
+    assert parse(config.to_yaml()) == config  # a resolved recipe is a recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "steps", "poly"),
+    [("gtav_to_cityscapes", "cityscapes", 10416, 11160), ("synthia_to_cityscapes", "synthia", 2976, 3720)],
+)
+def test_paper_recipes_hold_the_papers_settings(name: str, classes: str, steps: int, poly: int) -> None:
+    config = load(name)
+    assert (config.labels, config.schedule.steps, config.schedule.poly_steps) == (classes, steps, poly)
+    assert config.objective.model_dump(include={"lovasz", "association", "smoothing", "aggregation", "smoothness"}) == {
+        "lovasz": 0.75, "association": 0.1, "smoothing": 0.01, "aggregation": 0.5, "smoothness": 10.0,
+    }  # fmt: skip
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay, config.schedule.power) == (2.5e-4, 0.9, 5e-4, 0.9)
+    assert config.batch.pairs == 8
+    for domain in (config.source, config.target):
+        assert (domain.shorter_edge, domain.crop, domain.flip) == ((760, 988), (730, 730), True)
+    assert config.evaluation.size == (730, 1460)
+    assert (config.model.backbone, config.model.rates) == ("resnet101", (6, 12, 18, 24))
+
+
+def test_objective_section_has_the_objectives_own_settings_and_defaults() -> None:
+    section = parse(MINIMAL).objective
+    assert vars(Objective(**section.model_dump())).keys() == vars(Objective()).keys()
+    for row in ABLATION.values():
+        assert set(row) <= set(section.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("objectiv.lovasz=1", ["unknown key 'objectiv'", "'objective'"]),
+        ("objective.lovas=1", ["objective.lovas", "'objective.lovasz'"]),
+        ("lovasz=1", ["unknown key 'lovasz'", "'objective.lovasz'"]),
+        ("objective.aggregation=1.5", ["objective.aggregation = 1.5", "less than 1"]),
+        ("schedule.steps=many", ["schedule.steps = 'many'", "integer"]),
+        ("model.backbone=resnet42", ["model.backbone = 'resnet42'", "resnet"]),
+        ("labels=cityscape", ["labels = 'cityscape'", "Did you mean 'cityscapes'"]),
+        ("objective.backend=fast", ["objective.backend", "dense"]),
+        ("source.shorter_edge=[20, 10]", ["source: shorter_edge [20, 10]", "0 < low <= high"]),
+        ("source.crop=[4, 16]", ["crop [4, 16]", "8"]),
+        ("schedule.poly_steps=5", ["poly_steps 5", "steps 10"]),
+        ("deepspeed.train_batch_size=4", ["deepspeed", "train_batch_size", "zero_optimization"]),
+        ("deepspeed.zero_optimization.stage=4", ["zero_optimization.stage", "0, 1, 2, 3"]),
+        ("precision=float16", ["precision = 'float16'", "bfloat16"]),
+        ("seed", ["--set 'seed'", "key=value"]),
+        ("seed.deep=1", ["seed"]),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(override: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse("seed: 0\n" + MINIMAL, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_overrides_reach_every_documented_key() -> None:
+    config = parse(MINIMAL)
+    for key, description, _ in documented_keys():
+        value: object = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert description, f"{key} has no description"
+        if hasattr(value, "model_dump") or value is None:
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+        if isinstance(value, tuple):
+            text = str(list(value))
+        assert parse(MINIMAL, [f"{key}={text}"]) == config
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="shipped: .*Did you mean 'toytown'"):
+        load("toytwon")
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "just words"])
+def test_what_is_no_recipe_is_refused(text: str) -> None:
+    with pytest.raises(UserError):
+        parse(text)
+
+
+def test_identity_is_the_result_and_not_the_place() -> None:
+    config = parse(MINIMAL)
+    same = ["cluster.workers=7", "storage.uri=s3://b/x", "data=elsewhere", "checkpoint.every=3", "evaluation.every=9"]
+    assert parse(MINIMAL, same).fingerprint() == config.fingerprint()
+    for other in ("seed=1", "objective.lovasz=0.5", "batch.pairs=4", "optimizer.lr=0.1", "source.flip=false"):
+        assert parse(MINIMAL, [other]).fingerprint() != config.fingerprint(), other
+
+
+@pytest.mark.parametrize(("pairs", "micro", "world", "expected"), [(8, 1, 4, (1, 2)), (8, None, 2, (4, 1)), (6, 3, 1, (3, 2))])
+def test_accumulation_follows_from_the_global_batch(
+    pairs: int, micro: int | None, world: int, expected: tuple[int, int]
+) -> None:
+    config = parse(MINIMAL, [f"batch.pairs={pairs}", *([f"batch.micro={micro}"] if micro else [])])
+    assert config.accumulation(world) == expected
+
+
+def test_batches_that_do_not_divide_are_refused_with_the_numbers() -> None:
+    with pytest.raises(UserError, match=r"batch.pairs = 8 cannot be split over 3 workers.*1, 2, 4, 8"):
+        parse(MINIMAL).accumulation(3)
+    with pytest.raises(UserError, match=r"batch.micro = 3 does not divide the 4 pairs"):
+        parse(MINIMAL, ["batch.micro=3"]).accumulation(2)
+
+
+def test_relative_shards_lie_below_data() -> None:
+    config: Config = parse(MINIMAL, ["data=s3://bucket/shards/"])
+    assert config.data_uri("gta5") == "s3://bucket/shards/gta5"
+    assert config.data_uri("/abs") == "/abs"
+    assert config.data_uri("s3://other/x") == "s3://other/x"
