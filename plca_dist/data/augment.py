@@ -83,7 +83,7 @@ def _pad(
 
 def _cut(pixels: torch.Tensor, window: tuple, mirror: bool) -> torch.Tensor:
     pixels = pixels[window]
-    return pixels.flip(-1) if mirror else pixels.contiguous()
+    return (pixels.flip(-1) if mirror else pixels).contiguous()
 
 
 def _uniform(draw: float, low: int, high: int) -> int:

@@ -113,7 +113,7 @@ def _draw(axes: Axes, chart: Chart, runs: Mapping[str, Records]) -> None:
             if not len(steps):
                 continue
             label = ", ".join(filter(None, [name, variant]))
-            mark = "o" if chart.marks else None
+            mark = "o" if chart.marks or len(values) == 1 else None  # a line of one point would not show
             values = values * chart.factor
             if len(values) >= _SMOOTH_FROM and not chart.marks:
                 axes.plot(steps, values, color=ink, alpha=0.22, linewidth=0.8)

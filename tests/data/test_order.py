@@ -73,7 +73,7 @@ def test_windows_are_whole_row_groups(order: Order, epoch: int) -> None:
     assert windows[-1] <= order.window
 
 
-def test_slot_b_at_step_t_reads_position_b_T_plus_t() -> None:
+def test_slot_b_at_step_t_reads_position_b_times_steps_plus_t() -> None:
     order = Order([5, 5, 5, 2], batch=4, seed=3, domain="source", window=2)
     assert order.steps_per_epoch == 4  # floor(17 / 4)
     for step, slot in ((0, 0), (3, 2), (4, 1), (11, 3)):
@@ -121,7 +121,9 @@ def test_the_order_is_the_same_in_another_process_and_forever() -> None:
 
 
 def test_large_and_neighbouring_keys_do_not_meet() -> None:
-    draws = {sample_rng(*key).random() for key in ((2**32, "s", 1, 1), (0, "s", 1, 1), (1, "s", 0, 1), (0, "s", 0, 2**32))}
+    draws = {
+        sample_rng(*key).random() for key in ((2**32, "s", 1, 1), (0, "s", 1, 1), (1, "s", 0, 1), (0, "s", 0, 2**32))
+    }
     assert len(draws) == 4
     assert sorted(permutation(1000, "x").tolist()) == list(range(1000))
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from plca_dist.report.console import Console, Counter, Pace, duration
+from plca_dist.report.console import Console, Counter, Counters, Pace, duration
 
 
 class Clock:
@@ -137,10 +137,10 @@ def test_a_counter(clock: Clock) -> None:
     with Counter("images", 100, terminal, clock=clock) as counter:
         for done in range(101):
             counter.update(done)
-            clock.now += 0.02
-    assert terminal.lines() == ["images ━━━━━━━━━━━━ 100/100  50.0/s", ""]
-    assert "images ━━━━━━────── 50/100  0:01 left  50.0/s" in terminal.getvalue()
-    assert terminal.getvalue().count("\r") == 20  # ten times a second, however often it is told
+            clock.now += 1 / 32
+    assert terminal.lines() == ["images ━━━━━━━━━━━━ 100/100  32.0/s", ""]
+    assert "images ━━━━━━────── 48/100  0:02 left  32.0/s" in terminal.getvalue()
+    assert terminal.getvalue().count("\r") == 25  # at most ten times a second, however often it is told
 
     log = io.StringIO()
     with Counter("images", 100, log, clock=clock) as counter:
@@ -148,6 +148,16 @@ def test_a_counter(clock: Clock) -> None:
             counter.update(done)
             clock.now += 1
     assert log.getvalue() == "images 1/100\nimages 100/100  49.5/s\n"
+
+
+def test_counters_give_every_count_its_line() -> None:
+    terminal = Terminal()
+    with Counters(terminal) as counters:
+        for what in ("source", "target"):
+            for done in (1, 2):
+                counters.show(what, done, 2)
+    seen = [line.split("  ")[0] for line in terminal.lines()]
+    assert seen == ["source ━━━━━━━━━━━━ 2/2", "target ━━━━━━━━━━━━ 2/2", ""]
 
 
 def test_the_rate_starts_anew_after_a_restart() -> None:

@@ -21,7 +21,7 @@ def records(count: int) -> list[dict]:
     return [*log, {"step": 10 * count, "miou": 40.0, "miou_aggregated": float("nan")}]
 
 
-RUNS = {"source-only": [{"step": 10, "loss/total": 2.0, "miou": 20.0}], "_PLCA $x$": records(100)}
+RUNS = {"source-only": [{"step": 10, "loss/total": 2.0, "miou": 20.0}], "PLCA $x": records(100)}
 
 
 def size(data: bytes) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import torch
 
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
-from plca_dist.report.tables import class_table, markdown_table, points, score_columns, tabulate
+from plca_dist.report.tables import class_table, markdown_table, outcome_table, points, score_columns, tabulate
 from plca_dist.training.metrics import score
 
 THREE = LabelSet("three", ("road", "car", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), {"mIoU-2": (0, 1)})
@@ -114,6 +114,15 @@ def test_columns_of_evaluations() -> None:
     with_aggregation = {**AFTER, "aggregation": 0.5}
     columns = score_columns({"source-only": {"scores": [BEFORE]}, "PLCA": {"scores": [AFTER, with_aggregation]}})
     assert columns == {"source-only": BEFORE, "PLCA": AFTER, "PLCA, λ = 0.5": with_aggregation}
+
+
+def test_the_table_of_one_evaluation() -> None:
+    labels = label_set("toytown")
+    counts = torch.eye(len(labels), dtype=torch.int64)
+    scores = [{"aggregation": ratio, **score(counts, labels).as_dict()} for ratio in (0.0, 0.5)]
+    first, *_, last = outcome_table({"labels": "toytown", "scores": scores}).splitlines()
+    assert first == "class         λ = 0  λ = 0.5"
+    assert last == "mIoU          100.0    100.0"
 
 
 def test_scores_of_another_label_set_are_refused() -> None:
