@@ -45,18 +45,18 @@ def lovasz_softmax(
         # One image at a time: the sort is the peak of this loss's memory.
         images = zip(error_BKP, foreground_BKP, valid_B1P, strict=True)
         weight_BKP = torch.stack([_lovasz_weight(*image) for image in images])
-        present_BK = foreground_BKP.any(-1)
-        weight_BKP *= valid_B1P & present_BK[..., None]
-    loss_B = (error_BKP * weight_BKP).sum((1, 2)) / present_BK.sum(1).clamp(min=1)
+        present_B = foreground_BKP.any(-1).sum(1)
+    loss_B = (error_BKP * weight_BKP).sum((1, 2)) / present_B.clamp(min=1)
     return loss_B.mean()
 
 
 def _lovasz_weight(error_KP: Tensor, foreground_KP: Tensor, valid_1P: Tensor) -> Tensor:
-    """∂loss/∂error of every valid pixel, (K, P): J_n − J_{n−1} in the sorted order, put back in place.
+    """∂loss/∂error of every pixel, (K, P): J_n − J_{n−1} in the sorted order, put back in place.
 
     Written out rather than as a difference of the J_n, which float32 would cancel away at a million pixels. With I the
     intersection and U the union after the pixel: a foreground pixel that turns wrong takes 1 from I, hence 1/U; a
-    background pixel adds 1 to U, hence I/(U − 1) − I/U = I/(U(U − 1)).
+    background pixel adds 1 to U, hence I/(U − 1) − I/U = I/(U(U − 1)). With I = 0 the latter is 0, as it should be for
+    ignored pixels, which come last, and for classes that are absent.
     """
     order_KP = _worst_first(error_KP, valid_1P)
     is_foreground_KP = foreground_KP.gather(-1, order_KP)
@@ -65,9 +65,9 @@ def _lovasz_weight(error_KP: Tensor, foreground_KP: Tensor, valid_1P: Tensor) ->
     seen_P = torch.arange(1, error_KP.shape[-1] + 1, dtype=torch.int32, device=error_KP.device)
     union_KP = (total_K1 + seen_P - missed_KP).to(error_KP.dtype)
     intersection_KP = (total_K1 - missed_KP).to(error_KP.dtype)
-    # The clamps only meet classes that are absent, which the caller drops.
+    # U − 1 is 0 at the first pixel of an absent class, and there alone.
     as_background_KP = intersection_KP / (union_KP * (union_KP - 1).clamp(min=1))
-    weight_KP = torch.where(is_foreground_KP, 1 / union_KP.clamp(min=1), as_background_KP)
+    weight_KP = torch.where(is_foreground_KP, 1 / union_KP, as_background_KP)
     return torch.empty_like(error_KP).scatter_(-1, order_KP, weight_KP)
 
 

@@ -6,13 +6,12 @@ Shapes: B pairs, C feature channels, K classes, h x w the network's grid, H x W 
 import math
 from typing import Any, NamedTuple, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import check_ratio
-from plca_dist.method.association import Association, association_loss, labels_to_grid, similarity_loss
+from plca_dist.method.association import association_loss, labels_to_grid, similarity_loss
 from plca_dist.method.lovasz import check_scope, lovasz_softmax
 from plca_dist.method.smoothing import check_smoothness, smoothing_loss
 from plca_dist.ops import at_least_float32, implementation
@@ -137,37 +136,26 @@ class Objective(nn.Module):
         """
         if self.needs_target and target is None:
             raise ValueError("these settings need the target's output, got None")
-        with torch.autocast(labels_BHW.device.type, enabled=False):
-            return self._terms(source, labels_BHW, target)
-
-    def _terms(self, source: Output, labels_BHW: Tensor, target: Output | None) -> LossTerms:
-        logits_BKhw = at_least_float32(source.logits)
-        cross_entropy, lovasz = self._supervision(logits_BKhw, labels_BHW)
-        terms: dict[str, Tensor] = {}
-        total = cross_entropy
-        if lovasz is not None:
-            terms["lovasz"] = lovasz
-            total = total + self.lovasz * lovasz
+        terms = self._supervision(at_least_float32(source.logits), labels_BHW)
         if target is not None and self.association:
-            levels: dict[str, tuple[str, Tensor, Tensor]] = {}
-            if self.feature_level:
-                levels["feature"] = ("cosine", source.features, target.features)
-            if self.prediction_level:
-                target_probabilities_BKhw = at_least_float32(target.logits).softmax(1)
-                levels["prediction"] = ("kl", logits_BKhw.softmax(1), target_probabilities_BKhw)
-            for name, (similarity, of_source, of_target) in levels.items():
-                grid_labels_Bhw = labels_to_grid(labels_BHW, (of_source.shape[2], of_source.shape[3]))
-                level = self._associate(of_source, of_target, grid_labels_Bhw, similarity)
-                terms[name] = level.loss
-                terms[f"consistent_{name}"] = _share(level.consistent, grid_labels_Bhw != self.ignore_index)
-                total = total + self.association * level.loss
+            terms |= self._association(source, target, labels_BHW)
         if target is not None and self.smoothing:
-            for name, logits in (("smoothing_source", logits_BKhw), ("smoothing_target", target.logits)):
-                terms[name] = smoothing_loss(logits, self.smoothness)
-                total = total + self.smoothing * terms[name]
-        return LossTerms(total, cross_entropy, **terms)
+            terms["smoothing_source"] = smoothing_loss(source.logits, self.smoothness)
+            terms["smoothing_target"] = smoothing_loss(target.logits, self.smoothness)
+        weights = {
+            "lovasz": self.lovasz,
+            "feature": self.association,
+            "prediction": self.association,
+            "smoothing_source": self.smoothing,
+            "smoothing_target": self.smoothing,
+        }
+        total = terms["cross_entropy"]
+        for name, weight in weights.items():
+            if name in terms:
+                total = total + weight * terms[name]
+        return LossTerms(total, **terms)
 
-    def _supervision(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _supervision(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Eq. 11 on the logits upsampled to the labels: cross-entropy, and Lovász-softmax where it is on.
 
         The cross-entropy is the mean over the labelled pixels of an image, then over images (one without any counts as
@@ -183,25 +171,38 @@ class Objective(nn.Module):
         log_probability_BKHW = logits_BKHW.log_softmax(1)
         loss_BHW = F.nll_loss(log_probability_BKHW, labels_BHW, ignore_index=self.ignore_index, reduction="none")
         labelled_B = (labels_BHW != self.ignore_index).sum((1, 2))
-        cross_entropy = (loss_BHW.sum((1, 2)) / labelled_B.clamp(min=1)).mean()
-        if not self.lovasz:
-            return cross_entropy, None
-        probabilities_BKHW = log_probability_BKHW.exp()
-        lovasz = lovasz_softmax(probabilities_BKHW, labels_BHW, ignore_index=self.ignore_index, scope=self.lovasz_scope)
-        return cross_entropy, lovasz
+        terms = {"cross_entropy": (loss_BHW.sum((1, 2)) / labelled_B.clamp(min=1)).mean()}
+        if self.lovasz:
+            terms["lovasz"] = lovasz_softmax(
+                log_probability_BKHW.exp(), labels_BHW, ignore_index=self.ignore_index, scope=self.lovasz_scope
+            )
+        return terms
 
-    def _associate(self, source: Tensor, target: Tensor, labels_Bhw: Tensor, similarity: str) -> Association:
-        loss = association_loss if self.contrast else similarity_loss
-        return loss(
-            source,
-            target,
-            labels_Bhw,
-            similarity=similarity,
-            aggregation=self.aggregation,
-            kl_aggregation_contrast=self.kl_aggregation_contrast,
-            ignore_index=self.ignore_index,
-            backend=self.backend,
-        )
+    def _association(self, source: Output, target: Output, labels_BHW: Tensor) -> dict[str, Tensor]:
+        """Eq. 12, level by level, and the share of consistent cycles of each."""
+        levels: dict[str, tuple[str, Tensor, Tensor]] = {}
+        if self.feature_level:
+            levels["feature"] = ("cosine", source.features, target.features)
+        if self.prediction_level:
+            source_probabilities_BKhw = at_least_float32(source.logits).softmax(1)
+            target_probabilities_BKhw = at_least_float32(target.logits).softmax(1)
+            levels["prediction"] = ("kl", source_probabilities_BKhw, target_probabilities_BKhw)
+        terms = {}
+        for name, (similarity, of_source, of_target) in levels.items():
+            grid_labels_Bhw = labels_to_grid(labels_BHW, (of_source.shape[2], of_source.shape[3]))
+            level = (association_loss if self.contrast else similarity_loss)(
+                of_source,
+                of_target,
+                grid_labels_Bhw,
+                similarity=similarity,
+                aggregation=self.aggregation,
+                kl_aggregation_contrast=self.kl_aggregation_contrast,
+                ignore_index=self.ignore_index,
+                backend=self.backend,
+            )
+            terms[name] = level.loss
+            terms[f"consistent_{name}"] = _share(level.consistent, grid_labels_Bhw != self.ignore_index)
+        return terms
 
 
 def _share(consistent_BN: Tensor, valid_BHW: Tensor) -> Tensor:

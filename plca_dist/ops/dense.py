@@ -43,8 +43,8 @@ def match(query_BNC: Tensor, key_BMC: Tensor) -> Match:
     with torch.autocast(query_BNC.device.type, enabled=False):
         score_BNM = at_least_float32(query_BNC) @ at_least_float32(key_BMC).mT
         best_BN1, index_BN1 = score_BNM.max(-1, keepdim=True)  # the first of equals
-        scale_BN1 = contrast_scale(score_BNM.detach(), best_BN1.detach())
-        # In place: one N x M map is all that the forward pass makes and the backward pass keeps.
+        scale_BN1 = contrast_scale(score_BNM)
+        # In place: one N x M map is all that is kept for the backward pass.
         # No overflow: every exponent is at most 0 and the best one is 0.
         odds_BNM = score_BNM.sub_(best_BN1).mul_(scale_BN1).exp_()
         return Match(index_BN1.squeeze(-1), -odds_BNM.sum(-1).log())
@@ -60,12 +60,12 @@ def attend(query_BNC: Tensor, key_BMC: Tensor, value_BMD: Tensor, *, contrast: b
     with torch.autocast(query_BNC.device.type, enabled=False):
         score_BNM = at_least_float32(query_BNC) @ at_least_float32(key_BMC).mT
         if contrast:
-            score_BNM.mul_(contrast_scale(score_BNM.detach(), score_BNM.detach().amax(-1, keepdim=True)))
+            score_BNM.mul_(contrast_scale(score_BNM))
         return score_BNM.softmax(-1) @ at_least_float32(value_BMD)
 
 
 @torch.no_grad()
-def contrast_scale(score_BNM: Tensor, best_BN1: Tensor) -> Tensor:
+def contrast_scale(score_BNM: Tensor) -> Tensor:
     """1/(σ + ε) of every row, (B, N, 1), without gradient: what Eq. 5 and 6 multiply the score and its gradient with.
 
     0 for a flat row, one whose spread is rounding and nothing else: all its candidates are then equally likely, as
@@ -75,7 +75,7 @@ def contrast_scale(score_BNM: Tensor, best_BN1: Tensor) -> Tensor:
     centred_BNM = score_BNM - score_BNM.mean(-1, keepdim=True)
     # Not Tensor.std: several times slower on the CPU, and undefined for M = 1.
     std_BN1 = torch.linalg.vector_norm(centred_BNM, dim=-1, keepdim=True) / max(M - 1, 1) ** 0.5
-    rounding_BN1 = _FLAT_ROUNDINGS * torch.finfo(score_BNM.dtype).eps * best_BN1.abs()
+    rounding_BN1 = _FLAT_ROUNDINGS * torch.finfo(score_BNM.dtype).eps * score_BNM.amax(-1, keepdim=True).abs()
     return torch.where(std_BN1 <= rounding_BN1, 0.0, 1 / (std_BN1 + EPSILON))
 
 

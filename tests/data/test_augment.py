@@ -38,6 +38,14 @@ def test_image_and_label_stay_together(edge: int, seed: int) -> None:
         assert torch.equal(channel[inside], expected[inside])
 
 
+def test_labels_are_looked_up_at_pixel_centres() -> None:
+    label = torch.randint(0, 19, (48, 96), dtype=torch.uint8)
+    image = torch.zeros(3, 48, 96, dtype=torch.uint8)
+    _, out = augment(image, label, sample_rng(0, "s", 0, 0), shorter_edge=(16, 16), crop=(16, 32), flip=False)
+    assert out is not None
+    assert torch.equal(out, label[1::3, 1::3])
+
+
 def test_without_resizing_the_crop_is_exact() -> None:
     image = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
     label = image[1].clone()

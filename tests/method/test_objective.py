@@ -1,11 +1,13 @@
 """The objective as the weighted sum of its terms, its switches, and its independence of how a batch is split."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from plca_dist import ops
 from plca_dist.errors import UserError
 from plca_dist.method.association import association_loss, similarity_loss
 from plca_dist.method.lovasz import lovasz_softmax
@@ -225,6 +227,22 @@ def test_bfloat16_under_autocast_gives_finite_float32_losses(batch, row):
     assert source.logits.grad.isfinite().all()
     single = [Output(*(x.detach().float() for x in o)) for o in (source, target)]
     assert torch.equal(terms.total, objective(single[0], labels, single[1]).total)
+
+
+def test_the_backend_is_the_one_asked_for(batch, monkeypatch):
+    calls = []
+    spy = SimpleNamespace(
+        match=lambda *inputs: (calls.append("match"), ops.dense.match(*inputs))[1],
+        attend=lambda *inputs, contrast: (calls.append("attend"), ops.dense.attend(*inputs, contrast=contrast))[1],
+    )
+    monkeypatch.setitem(ops._MODULES, "spy", spy)
+    monkeypatch.setattr(ops, "BACKENDS", (*ops.BACKENDS, "spy"))
+    inputs = batch()
+    plain, spied = Objective()(*inputs), Objective(backend="spy")(*inputs)
+    assert sorted(calls) == ["attend"] * 2 + ["match"] * 4
+    assert torch.equal(plain.total, spied.total)
+    Objective(backend="spy", contrast=False)(*inputs)
+    assert sorted(calls) == ["attend"] * 4 + ["match"] * 8
 
 
 def test_as_dict_holds_no_graph(batch):

@@ -1,0 +1,147 @@
+"""The stream: the same batches at any world size and from any start, fetched once, and errors that arrive."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plca_dist.data.labels import LABEL_SETS
+from plca_dist.data.readers import open_dataset
+from plca_dist.data.shards import ShardReader, read_manifest, write_shards
+from plca_dist.data.stream import Batch, DomainStream, RowCache, Stream, labelled_samples
+from plca_dist.errors import UserError
+from plca_dist.storage import Store, resolve
+
+BATCH = 4
+TOYTOWN = LABEL_SETS["toytown"]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = resolve(str(tmp_path_factory.mktemp("shards")))
+    for domain, labelled in (("source", True), ("target", False)):
+        reader = open_dataset("toytown", None, domain, with_labels=labelled, count=22, size=(32, 64))
+        write_shards(reader, store.child(domain), with_labels=labelled, shard_rows=12, row_group_rows=4)
+    return store
+
+
+def stream(shards: Store, slots: range, start: int, micro: int = 1, prefetch: int = 2, **changed: Any) -> Stream:
+    common: dict[str, Any] = {
+        "batch": BATCH, "seed": 3, "window": 2, "slots": len(slots), "shorter_edge": (32, 48), "crop": (32, 40),
+        "flip": True,
+    }  # fmt: skip
+    common |= changed
+    return Stream(
+        DomainStream(shards.child("source"), "source", classes=TOYTOWN.classes, **common),
+        DomainStream(shards.child("target"), "target", classes=None, **common),
+        slots=slots,
+        micro=micro,
+        start_step=start,
+        threads=2,
+        prefetch=prefetch,
+    )
+
+
+def taken(opened: Stream, count: int) -> list[Batch]:
+    try:
+        return list(itertools.islice(opened, count))
+    finally:
+        opened.close()
+
+
+def same(ours: Batch, theirs: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None)
+
+
+def test_a_batch_has_the_promised_shapes(shards: Store) -> None:
+    (batch,) = taken(stream(shards, range(BATCH), 0, micro=BATCH), 1)
+    assert batch.source_image.shape == (BATCH, 3, 32, 40)
+    assert batch.source_image.dtype == torch.uint8
+    assert batch.source_label.shape == (BATCH, 32, 40)
+    assert batch.source_label.dtype == torch.int64
+    assert batch.target_image is not None
+    assert batch.target_image.shape == (BATCH, 3, 32, 40)
+    assert set(batch.source_label.unique().tolist()) <= {*range(len(TOYTOWN)), 255}
+
+
+def test_opening_at_a_step_is_walking_there(shards: Store) -> None:
+    walked = taken(stream(shards, range(BATCH), 0, micro=BATCH), 12)  # over two epochs of 5 steps
+    for start in (1, 5, 11):
+        (opened,) = taken(stream(shards, range(BATCH), start, micro=BATCH), 1)
+        assert same(opened, walked[start])
+    assert not same(walked[0], walked[5])
+
+
+@pytest.mark.parametrize("prefetch", [1, 5])
+def test_ranks_together_see_the_batch_of_one(shards: Store, prefetch: int) -> None:
+    steps = 6
+    whole = taken(stream(shards, range(BATCH), 2, micro=BATCH), steps)
+    halves = [
+        taken(stream(shards, slots, 2, micro=1, prefetch=prefetch), 2 * steps) for slots in (range(2), range(2, 4))
+    ]
+    for step in range(steps):
+        parts = [batch for rank in halves for batch in rank[2 * step : 2 * step + 2]]
+        joined = Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        assert same(joined, whole[step])
+
+
+def test_seeds_and_domains_have_orders_of_their_own(shards: Store) -> None:
+    (one,) = taken(stream(shards, range(BATCH), 0, micro=BATCH), 1)
+    (other,) = taken(stream(shards, range(BATCH), 0, micro=BATCH, seed=4), 1)
+    assert not same(one, other)
+
+
+def test_row_groups_are_fetched_once_and_dropped_when_many(shards: Store) -> None:
+    store = shards.child("source")
+    reader = ShardReader(store, read_manifest(store))
+    fetched: list[int] = []
+    original = reader.read_row_group
+
+    def counted(shard: int, group: int, columns: list[str]) -> Any:
+        fetched.append(10 * shard + group)
+        return original(shard, group, columns)
+
+    reader.read_row_group = counted  # type: ignore[method-assign,assignment]
+    rows = RowCache(reader, ["id"], capacity=2)
+    ids = [rows.row(i)["id"] for i in range(22)]
+    assert sorted(ids) == sorted(set(ids))
+    assert fetched == [0, 1, 2, 10, 11, 12]
+    assert len(rows._groups) <= 2
+
+
+def test_a_damaged_shard_stops_the_stream_with_its_name(shards: Store, tmp_path: Path) -> None:
+    copy = resolve(str(tmp_path))
+    for entry in shards.list():
+        copy.write(entry.name, shards.read(entry.name))
+    name = next(e.name for e in copy.list("target") if e.name.endswith(".parquet"))
+    data = bytearray(copy.read(name))
+    for at in range(1000, 1200):
+        data[at] ^= 0xFF
+    copy.write(name, bytes(data))
+    with pytest.raises(UserError, match=r"target/shard-00000\.parquet"):
+        taken(stream(copy, range(BATCH), 0, micro=BATCH), 8)
+
+
+def test_shares_of_a_labelled_set_are_disjoint_and_cover_it(shards: Store) -> None:
+    uri = shards.child("source").uri
+    whole = list(labelled_samples(uri, TOYTOWN, 0, 1))
+    for parts in (2, 3, 22, 30):
+        shared = [s for part in range(parts) for s in labelled_samples(uri, TOYTOWN, part, parts)]
+        assert len(shared) == len(whole) == 22
+        assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(shared, whole, strict=True))
+
+
+def test_labels_are_those_of_the_recipe_by_name(shards: Store) -> None:
+    uri = shards.child("source").uri
+    for (_, wide), (_, narrow) in zip(
+        labelled_samples(uri, LABEL_SETS["cityscapes"], 0, 1), labelled_samples(uri, TOYTOWN, 0, 1), strict=True
+    ):
+        for k, name in enumerate(TOYTOWN.classes):
+            assert torch.equal(wide == LABEL_SETS["cityscapes"].classes.index(name), narrow == k)
+
+
+def test_unlabelled_shards_are_refused_where_labels_are_needed(shards: Store) -> None:
+    with pytest.raises(UserError, match="no labels.*--no-labels"):
+        next(labelled_samples(shards.child("target").uri, TOYTOWN, 0, 1))
