@@ -15,7 +15,7 @@ from plca_dist.data.labels import LABEL_SETS
 
 Colour = tuple[float, float, float]
 
-_CLASSES = LABEL_SETS["toytown"].classes
+_CLASSES = LABEL_SETS["cityscapes"].classes
 #: The middle of each class's colours. Buildings, persons and cars draw from several, below.
 _COLOURS: dict[str, Colour] = {
     "road": (84, 82, 92),
@@ -36,7 +36,7 @@ _NEAR = 1.5
 
 
 class Street:
-    """One street and the camera on it; `paint` fills `image` (RGB) and `label` (toytown train ids)."""
+    """One street and the camera on it; `paint` fills `image` (RGB) and `label` (Cityscapes train ids)."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int, windows: bool) -> None:
         self.image = Image.new("RGB", (width, height))

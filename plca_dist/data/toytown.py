@@ -28,7 +28,7 @@ _SMALLEST = 32
 def scene(index: int, *, seed: int, domain: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Scene number `index` of a domain: image (height, width, 3) uint8 and label (height, width) uint8.
 
-    The label holds train ids of the label set "toytown". The scene is a function of its arguments alone; scene i of
+    The label holds Cityscapes train ids (of the nine classes of the label set "toytown"). The scene is a function of its arguments alone; scene i of
     the source and scene i of the target are two different streets.
     """
     rng = keyed_rng("toytown", TOYTOWN_VERSION, seed, domain, index)
@@ -93,7 +93,7 @@ class ToytownReader:
 
     @property
     def label_set(self) -> LabelSet:
-        return LABEL_SETS["toytown"]
+        return LABEL_SETS["cityscapes"]
 
     @property
     def ids(self) -> Sequence[str]:
@@ -108,6 +108,9 @@ class ToytownReader:
         # Noise hardly compresses; the fastest level gives away little.
         Image.fromarray(image).save(stream, "PNG", compress_level=1)
         return Sample(self._id(i), stream.getvalue(), label if self.labelled else None, self.height, self.width)
+
+    def _id(self, i: int) -> str:
+        return f"{self.domain}-{self.seed}-{i:06d}"
 
     def stamp(self, i: int) -> str:
         return f"v{TOYTOWN_VERSION}:{self.domain}:{self.seed}:{i}:{self.height}x{self.width}"

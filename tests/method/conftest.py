@@ -6,6 +6,7 @@ A position is a 1-D tensor of channels, a map a list of positions in row-major o
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -134,3 +135,37 @@ def draw_labels() -> Callable[..., torch.Tensor]:
         return labels
 
     return draw_labels
+
+
+@pytest.fixture(scope="session")
+def draw_pairs(draw, draw_labels) -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Source and target leaves on unequal grids, and labels among two classes with some ignored."""
+
+    def draw_pairs(
+        similarity: str, B: int = 2, C: int = 5, source: tuple[int, int] = (3, 4), target: tuple[int, int] = (2, 5)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        leaves = [draw(B, C, *grid, seed=s, similarity=similarity) for grid, s in ((source, 1), (target, 2))]
+        return leaves[0].requires_grad_(), leaves[1].requires_grad_(), draw_labels(B, *source)
+
+    return draw_pairs
+
+
+class Output(NamedTuple):
+    """What a network gives."""
+
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+@pytest.fixture(scope="session")
+def batch(draw, draw_labels) -> Callable[..., tuple[Output, torch.Tensor, Output]]:
+    """Four pairs: features of 6 channels and logits of 4 classes on 5x6 and 4x7 grids, labels of 17x23."""
+
+    def outputs(grid: tuple[int, int], seed: int, dtype: torch.dtype) -> Output:
+        logits = 2 * draw(4, 4, *grid, seed=seed + 1, dtype=dtype)
+        return Output(draw(4, 6, *grid, seed=seed, dtype=dtype).requires_grad_(), logits.requires_grad_())
+
+    def batch(dtype: torch.dtype = torch.float64) -> tuple[Output, torch.Tensor, Output]:
+        return outputs((5, 6), 1, dtype), draw_labels(4, 17, 23, classes=4), outputs((4, 7), 3, dtype)
+
+    return batch

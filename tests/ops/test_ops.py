@@ -235,7 +235,7 @@ def test_an_unknown_backend_names_the_known_ones():
     with pytest.raises(UserError, match=r"'dens' is unknown; known: auto, .*dense.* Did you mean 'dense'\?"):
         ops.match(draw(1, 2, 3), draw(1, 2, 3), backend="dens")
     with pytest.raises(UserError, match="unknown"):
-        ops.attend(draw(1, 2, 3), draw(1, 2, 3), draw(1, 2, 3), backend="")
+        ops.attend(*[draw(1, 2, 3)] * 3, backend="")
 
 
 @pytest.mark.parametrize(("query", "key"), [((2, 3), (2, 3)), ((1, 2, 3), (2, 2, 3)), ((1, 2, 3), (1, 2, 4))])
