@@ -92,7 +92,7 @@ def test_overrides_reach_every_documented_key() -> None:
 
 
 def test_unknown_recipe_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="shipped: .*Did you mean 'toytown'"):
+    with pytest.raises(UserError, match=r"shipped: .*Did you mean 'toytown'"):
         load("toytwon")
 
 
@@ -110,7 +110,9 @@ def test_identity_is_the_result_and_not_the_place() -> None:
         assert parse(MINIMAL, [other]).fingerprint() != config.fingerprint(), other
 
 
-@pytest.mark.parametrize(("pairs", "micro", "world", "expected"), [(8, 1, 4, (1, 2)), (8, None, 2, (4, 1)), (6, 3, 1, (3, 2))])
+@pytest.mark.parametrize(
+    ("pairs", "micro", "world", "expected"), [(8, 1, 4, (1, 2)), (8, None, 2, (4, 1)), (6, 3, 1, (3, 2))]
+)
 def test_accumulation_follows_from_the_global_batch(
     pairs: int, micro: int | None, world: int, expected: tuple[int, int]
 ) -> None:

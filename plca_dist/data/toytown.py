@@ -28,8 +28,8 @@ _SMALLEST = 32
 def scene(index: int, *, seed: int, domain: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Scene number `index` of a domain: image (height, width, 3) uint8 and label (height, width) uint8.
 
-    The label holds Cityscapes train ids (of the nine classes of the label set "toytown"). The scene is a function of its arguments alone; scene i of
-    the source and scene i of the target are two different streets.
+    The label holds Cityscapes train ids (of the nine classes of the label set "toytown"). The scene is a function of
+    its arguments alone; scene i of the source and scene i of the target are two different streets.
     """
     rng = keyed_rng("toytown", TOYTOWN_VERSION, seed, domain, index)
     street = Street(rng, height, width, windows=domain == "target")

@@ -1,4 +1,7 @@
-"""How records travel from rank 0 to the person watching: an actor beside the driver, polled by a thread."""
+"""How records travel from rank 0 to the person watching: an actor beside the driver, polled by a thread.
+
+The actor's process imports this module, so it imports nothing heavy: torch would triple the actor's start.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from plca_dist.training.session import Record
+Record = dict[str, Any]  # as in training.session
 
 _POLL_S = 0.25
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 # Read by ray when it is imported, hence before the import below.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # the default 2 s delays every start and report
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its own future default
 
 import ray
@@ -59,6 +58,11 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def logs() -> str:
+    """The directory of the session's log files on this machine; it outlives the session."""
+    return str(ray._private.worker.global_worker.node.get_logs_dir_path())
 
 
 def _local_gpus() -> int:

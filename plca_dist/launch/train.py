@@ -1,29 +1,17 @@
-"""A run on a cluster: Ray Train places one worker a rank, and the run continues where its checkpoints end."""
+"""A run from start to end, through failures: fit, and fit again from the newest checkpoint."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-import ray.train
-import ray.train.torch
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-
 from plca_dist.config import Config
-from plca_dist.errors import UserError
 from plca_dist.launch.board import board
-from plca_dist.launch.cluster import WORKER_ENVIRONMENT, connection
+from plca_dist.launch.cluster import connection, logs
+from plca_dist.launch.failure import RunFailed
+from plca_dist.launch.fit import ControllerFailed, WorkersFailed, clear, fit
 from plca_dist.launch.run import Run, open_run
-from plca_dist.storage import resolve
-from plca_dist.training import checkpoint
-from plca_dist.training.session import Record, Session
-from plca_dist.training.worker import TrainingFault, run_worker
-
-_RAY_STATE = ".ray"
-
-
-class TrainingFailed(RuntimeError):
-    """The run stopped for a reason that is not the user's input; the message says which and what it left."""
+from plca_dist.training.commits import committed
+from plca_dist.training.health import TrainingFault
+from plca_dist.training.session import Record
 
 
 def train(config: Config, name: str, show: Callable[[Record], None]) -> Run:
@@ -35,16 +23,21 @@ def train(config: Config, name: str, show: Callable[[Record], None]) -> Run:
         show: gets every record (metrics, or `{"message": …}`) while training goes on.
 
     Raises:
-        UserError: bad input; nothing was started.
-        TrainingFailed: a fault in training; names the newest checkpoint.
+        UserError: bad input; nothing was started, or it could only be met on the way.
+        RunFailed: a fault in training; names the newest checkpoint.
+        KeyboardInterrupt: Ctrl-C; says where the run stands.
     """
     run = open_run(config, name)
     if run.finished:
         show({"message": f"run {run.store.uri} is finished; nothing to do"})
         return run
-    with connection(run.config.cluster, lambda message: show({"message": message})), board(show) as watcher:
-        _persist(run, watcher, show)
-    run.store.delete_tree(_RAY_STATE)
+    try:
+        with connection(run.config.cluster, lambda message: show({"message": message})), board(show) as watcher:
+            _persist(run, watcher, show)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_standing(run)) from None
+    finally:
+        clear(run)
     return run
 
 
@@ -57,89 +50,38 @@ def _persist(run: Run, watcher: Any, show: Callable[[Record], None]) -> None:
     failures, reached = 0, _reached(run)
     while True:
         try:
-            _fit(run, watcher)
+            fit(run, watcher)
             return
-        except ray.train.WorkerGroupError as error:
-            causes = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
-            for cause in causes:
-                if isinstance(cause, UserError):
-                    raise cause from None
-            fault = next((c for c in causes if isinstance(c, TrainingFault)), None)
-            if fault:
-                raise TrainingFailed(str(fault)) from error
+        except ControllerFailed as error:
+            raise RunFailed(f"{_first_line(error)}; logs: {logs()}") from error
+        except WorkersFailed as error:
+            faults = [c for c in error.causes if isinstance(c, TrainingFault)]
+            if faults:
+                raise RunFailed(str(faults[0])) from error
             now = _reached(run)
-            if not (all(_lost(c) for c in causes) and now > reached):
+            if not (error.lost and now > reached):
                 failures += 1
             reached = now
-            said = _first_line(causes[0])
+            said = _first_line(error.causes[0])
             if failures > run.config.cluster.max_failures:
-                raise TrainingFailed(
-                    f"{said}; gave up after {failures} failures. Newest checkpoint: step {now}; logs: {_logs()}"
+                raise RunFailed(
+                    f"{said}; gave up after {failures} failures. Newest checkpoint: step {now}; logs: {logs()}"
                 ) from error
             show({"message": f"worker failed ({said}); restarting from step {now}"})
-        except ray.train.TrainingFailedError as error:
-            raise TrainingFailed(f"{_first_line(error)}; logs: {_logs()}") from error
-
-
-def _fit(run: Run, watcher: Any) -> None:
-    wanted = run.config.cluster
-    trainer = _Trainer(
-        _run_rank,
-        train_loop_config={"run": run, "watcher": watcher},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=wanted.workers,
-            use_gpu=wanted.gpu,
-            resources_per_worker={"CPU": wanted.cpus_per_worker, **({"GPU": 1} if wanted.gpu else {})},
-        ),
-        run_config=ray.train.RunConfig(
-            # A name of its own for every attempt: Ray would resume a finished one instead of running it.
-            name=time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}",
-            storage_path=f"{run.store.root}/{_RAY_STATE}",
-            storage_filesystem=run.store.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=0),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    trainer.fit()
-
-
-class _Trainer(ray.train.torch.TorchTrainer):
-    """TorchTrainer without the placement-group cleaner where no dashboard runs: without one it only waits and warns."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        if ray._private.worker.get_dashboard_url():
-            return callbacks
-        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
-
-
-def _run_rank(settings: dict[str, Any]) -> None:
-    """On every worker."""
-    run: Run = settings["run"]
-    watcher = settings["watcher"]
-    config = run.config
-    session = Session(
-        run=resolve(config.storage.uri, config.storage.endpoint).child(run.name),
-        device=ray.train.torch.get_device(),
-        report=watcher.put.remote,
-    )
-    run_worker(config, session)
 
 
 def _reached(run: Run) -> int:
-    newest = next(iter(checkpoint.committed(run.store)), None)
+    newest = next(iter(committed(run.store)), None)
     return newest.step if newest else 0
 
 
-def _lost(cause: BaseException) -> bool:
-    return "Actor" in type(cause).__name__ or "HealthCheck" in type(cause).__name__
+def _standing(run: Run) -> str:
+    """Where an interrupted run stands, and how it goes on."""
+    step = _reached(run)
+    where = f"checkpoint at step {step} of {run.config.schedule.steps}" if step else "no checkpoint yet"
+    return f"run {run.store.uri} has {where}; the same command continues it"
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else 'no message'}"
-
-
-def _logs() -> str:
-    return str(ray._private.worker.global_worker.node.get_logs_dir_path())

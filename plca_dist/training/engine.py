@@ -1,6 +1,5 @@
 """From our settings to a DeepSpeed engine: one module, one optimizer, one schedule."""
 
-import logging
 from typing import Any
 
 import deepspeed
@@ -50,12 +49,21 @@ def set_lr(engine: Any, config: Config, step: int) -> float:
     return lr
 
 
-def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration. Raises UserError where the global batch does not divide."""
+def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration for a module of so many parameters.
+
+    Raises UserError where the global batch does not divide.
+    """
     micro, accumulation = config.accumulation(world_size)
-    return {
+    settings = {
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for a client optimizer under ZeRO
         **config.deepspeed,
+    }
+    if config.zero_stage:
+        # DeepSpeed's own default is made for language models: buffers of 2 GB, made anew in every backward pass.
+        settings["zero_optimization"] = {"reduce_bucket_size": parameters, **config.deepspeed["zero_optimization"]}
+    return {
+        **settings,
         "train_batch_size": config.batch.pairs,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
@@ -68,7 +76,6 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
 
 def build_engine(config: Config, network: Network, device: torch.device) -> Any:
     """Wrap `network` with its objective and SGD in a DeepSpeed engine. torch.distributed must be initialized."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if device.type == "cpu":
         # The shared-memory collective would be compiled for half a minute on first use; gloo does as well here.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -86,8 +93,9 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
+    parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=deepspeed_config(config, dist.get_world_size())
+        model=module, optimizer=optimizer, config=deepspeed_config(config, dist.get_world_size(), parameters)
     )
     return engine
 
@@ -106,6 +114,13 @@ def average_buffers(module: nn.Module) -> None:
     flat /= dist.get_world_size()
     for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(mean.view_as(buffer))
+
+
+def finite_weights(engine: Any) -> Tensor:
+    """Whether all weights and buffers that this rank holds are finite: a bool scalar, still on the device."""
+    # At ZeRO 3 a parameter is empty between steps, and `ds_tensor` is this rank's part of it.
+    held = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
+    return torch.stack([torch.isfinite(t).all() for t in (*held, *engine.module.buffers())]).all()
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:

@@ -13,16 +13,22 @@ from plca_dist.training.session import Record
 
 
 class Meter:
-    """Sums stay on the device; only `record` synchronizes with the host and with the other ranks."""
+    """Sums stay on the device; only what returns plain numbers synchronizes with the host.
 
-    def __init__(self, pairs_per_step: int, device: torch.device) -> None:
+    Attributes:
+        done: optimizer steps of the run that are done, those before a resume included.
+    """
+
+    def __init__(self, pairs_per_step: int, device: torch.device, done: int = 0) -> None:
         self._pairs, self._device = pairs_per_step, device
+        self.done = done
         self._born = time.monotonic()
         self._clear()
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._passes = self._steps = 0
+        self._sound = torch.zeros((), dtype=torch.int64, device=self._device)
         self._waited = self._paused = 0.0
         self._since = time.monotonic()
         if self._device.type == "cuda":
@@ -52,8 +58,24 @@ class Meter:
     def step(self) -> None:
         """One optimizer step is done."""
         self._steps += 1
+        self.done += 1
+        # A sum that has met a NaN or an infinity stays so: this counts the steps before it.
+        self._sound = self._sound + torch.isfinite(self._sums["total"])
 
-    def record(self, step: int, lr: float) -> Record:
+    def sound(self) -> Tensor:
+        """Whether every loss of this rank since the last record is finite: a bool scalar, still on the device."""
+        return self._sound == self._steps
+
+    def first_unsound_step(self) -> int | None:
+        """The first step since the last record whose loss on this rank was not finite."""
+        sound = int(self._sound)
+        return self.done - self._steps + sound + 1 if sound < self._steps else None
+
+    def local_means(self) -> dict[str, float]:
+        """This rank's means since the last record."""
+        return {name: float(value) / self._passes for name, value in self._sums.items()}
+
+    def record(self, lr: float) -> Record:
         """Averages since the last record, and start anew. A collective call: every rank, with the same terms."""
         names = sorted(self._sums)
         values = torch.stack([self._sums[name] for name in names]) / self._passes
@@ -61,7 +83,7 @@ class Meter:
         means = dict(zip(names, (values / dist.get_world_size()).tolist(), strict=True))
         now = time.monotonic()
         busy = max(now - self._since - self._paused, 1e-9)
-        record: Record = {metrics.STEP: step}
+        record: Record = {metrics.STEP: self.done}
         record |= {_metric(name): mean for name, mean in means.items()}
         record |= {
             metrics.LEARNING_RATE: lr,

@@ -1,9 +1,8 @@
 """The training loop of one rank: batch -> engine -> record, evaluation, checkpoint. Reads top to bottom."""
 
 import json
-import math
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,20 +13,19 @@ from plca_dist.data.stream import labelled_samples
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.weights import load_pretrained, to_bytes
 from plca_dist.storage import resolve
-from plca_dist.training import checkpoint, metrics
+from plca_dist.training import checkpoint, health, metrics
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.evaluation import evaluate, ratios
 from plca_dist.training.feed import open_stream
+from plca_dist.training.health import TrainingFault
 from plca_dist.training.journal import Journal
 from plca_dist.training.meter import Meter
 from plca_dist.training.session import Session
 
+__all__ = ["EVALUATION", "WEIGHTS", "TrainingFault", "empty_network", "fresh_network", "prepare_torch", "run_worker"]
+
 WEIGHTS = "model.safetensors"
 EVALUATION = "evaluation.json"
-
-
-class TrainingFault(RuntimeError):
-    """Training cannot go on: the message names the step, the rank and the newest good checkpoint."""
 
 
 def run_worker(config: Config, session: Session) -> None:
@@ -44,10 +42,11 @@ def run_worker(config: Config, session: Session) -> None:
     journal = Journal(session.run, session.report, upto=start, keep=rank == 0)
     if resumed:
         journal.say(f"continuing from step {start} ({resumed.name})")
-    meter = Meter(config.batch.pairs, session.device)
+    meter = Meter(config.batch.pairs, session.device, start)
 
     with_target = engine.module.objective.needs_target
-    with closing(open_stream(config, rank, world_size, start, with_target=with_target)) as stream:
+    stream = open_stream(config, rank, world_size, start, with_target=with_target)
+    with closing(stream), health.naming_faults(meter, session.run):
         for step in range(start, steps):
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
@@ -59,23 +58,41 @@ def run_worker(config: Config, session: Session) -> None:
                 meter.add(terms.as_dict())
             average_buffers(engine.module)
             meter.step()
-            done = step + 1
-            if done % config.log.every == 0 or done == steps:
-                record = meter.record(done, lr)
-                if not math.isfinite(record[metrics.TOTAL_LOSS]):
-                    raise _fault(session, record, done)
-                journal.add(record)
-            miou = None
-            if done < steps and config.evaluation.uri and _due(config.evaluation.every, done):
-                with meter.paused():
-                    miou = _evaluate(engine, config, session, journal, done)
-            if done < steps and _due(config.checkpoint.every, done):
-                with meter.paused():
-                    name = checkpoint.save(engine, config, session.run, done, miou=miou)
-                    journal.flush()
+            due = due_after(config, step + 1)
+            if any(due):
+                health.check(engine, meter, session.run)
+            if due.record:
+                journal.add(meter.record(lr))
+            with meter.paused():
+                miou = _evaluate(engine, config, session, journal, step + 1) if due.evaluation else None
+                if due.checkpoint:
+                    journal.flush()  # before the commit: a resume from it must find every record up to it
+                    name = checkpoint.save(engine, config, session.run, step + 1, miou=miou)
                     journal.say(f"checkpoint {name}")
 
-    _finish(engine, config, session, journal, already=start == steps)
+    _leave_weights(engine, config, session)
+
+
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    record: bool
+    evaluation: bool
+    checkpoint: bool
+
+
+def due_after(config: Config, step: int) -> Due:
+    """After `step` steps; the last one has it all."""
+    last = step == config.schedule.steps
+
+    def due(every: int) -> bool:
+        return last or (every > 0 and step % every == 0)
+
+    return Due(
+        record=due(config.log.every),
+        evaluation=config.evaluation.uri is not None and due(config.evaluation.every),
+        checkpoint=due(config.checkpoint.every),
+    )
 
 
 def prepare_torch(config: Config) -> None:
@@ -99,10 +116,6 @@ def fresh_network(config: Config) -> Network:
         data = resolve(folder or "/", config.storage.endpoint).read(file)
         load_pretrained(network, data, label_set(config.labels).classes, origin=weights)
     return network
-
-
-def _due(every: int, done: int) -> bool:
-    return every > 0 and done % every == 0
 
 
 def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, step: int) -> float:
@@ -132,24 +145,11 @@ def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, s
     return record[metrics.MIOU]
 
 
-def _finish(engine: Any, config: Config, session: Session, journal: Journal, *, already: bool) -> None:
-    steps = config.schedule.steps
-    miou = _evaluate(engine, config, session, journal, steps) if config.evaluation.uri else None
-    if not already:
-        checkpoint.save(engine, config, session.run, steps, miou=miou)
-    journal.flush()
+def _leave_weights(engine: Any, config: Config, session: Session) -> None:
+    """The result, whose existence says that the run is finished."""
     weights = full_state(engine)
     if dist.get_rank() == 0:
         network = empty_network(config)
         network.load_state_dict(weights)
         session.run.write(WEIGHTS, to_bytes(network, classes=label_set(config.labels).classes))
     dist.barrier()
-
-
-def _fault(session: Session, record: dict[str, Any], step: int) -> TrainingFault:
-    terms = ", ".join(f"{k.removeprefix(metrics.LOSS_PREFIX)} {v:.4g}" for k, v in record.items() if "loss/" in k)
-    newest = next(iter(checkpoint.committed(session.run)), None)
-    return TrainingFault(
-        f"the loss is not finite by step {step} (rank {dist.get_rank()} saw: {terms}); "
-        f"newest good checkpoint: {newest.name if newest else 'none'}. Lower optimizer.lr or set gradient_clipping."
-    )

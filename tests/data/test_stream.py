@@ -143,5 +143,5 @@ def test_labels_are_those_of_the_recipe_by_name(shards: Store) -> None:
 
 
 def test_unlabelled_shards_are_refused_where_labels_are_needed(shards: Store) -> None:
-    with pytest.raises(UserError, match="no labels.*--no-labels"):
+    with pytest.raises(UserError, match=r"no labels.*--no-labels"):
         next(labelled_samples(shards.child("target").uri, TOYTOWN, 0, 1))

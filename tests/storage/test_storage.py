@@ -87,12 +87,12 @@ class TestBadS3:
 
     def test_wrong_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-        with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY|access is denied"):
+        with pytest.raises(UserError, match=r"AWS_SECRET_ACCESS_KEY|access is denied"):
             probe("s3://bucket/x")
 
     def test_unknown_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID|access is denied"):
+        with pytest.raises(UserError, match=r"AWS_ACCESS_KEY_ID|access is denied"):
             probe("s3://bucket/x")
 
     def test_no_server(self) -> None:

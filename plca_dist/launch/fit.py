@@ -1,0 +1,121 @@
+"""One attempt at a run: Ray Train places a worker a rank, and each trains until the end or an error."""
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+# Read by ray.train when it is imported, hence before the import below.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # the default 2 s delays every start and report
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more; the loop asks for no notices
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+from plca_dist.errors import UserError
+from plca_dist.launch.cluster import WORKER_ENVIRONMENT
+from plca_dist.launch.run import Run
+
+_RAY_STATE = ".ray"
+
+
+class WorkersFailed(Exception):
+    """Workers ended with an error. `causes`: what each raised, or Ray's word for a lost process."""
+
+    def __init__(self, causes: Sequence[BaseException]) -> None:
+        super().__init__(*causes)
+        self.causes = causes
+
+    @property
+    def lost(self) -> bool:
+        """A process or machine went away; what the other workers then raised is only the echo of that."""
+        return any("Actor" in type(c).__name__ or "HealthCheck" in type(c).__name__ for c in self.causes)
+
+
+class ControllerFailed(Exception):
+    """Ray Train itself could not go on, for instance for want of resources."""
+
+
+def fit(run: Run, watcher: Any) -> None:
+    """Train from the newest checkpoint to the end, once: Ray's own retries are off.
+
+    Args:
+        run: claimed by `open_run`.
+        watcher: an actor handle with `put(record)` (see `board`).
+
+    Raises:
+        UserError: bad input that only a worker could meet, such as a damaged shard.
+        WorkersFailed, ControllerFailed: as they say.
+    """
+    wanted = run.config.cluster
+    trainer = _Trainer(
+        _run_rank,
+        # Plain data: Ray's controller reads it too, and starts sooner when it need not import what a run is made of.
+        train_loop_config={"name": run.name, "config": run.config.model_dump(mode="json"), "watcher": watcher},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=wanted.workers,
+            use_gpu=wanted.gpu,
+            resources_per_worker={"CPU": wanted.cpus_per_worker, **({"GPU": 1} if wanted.gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            # A name of its own for every attempt: Ray would resume a finished one instead of running it.
+            name=time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}",
+            storage_path=f"{run.store.root}/{_RAY_STATE}",
+            storage_filesystem=run.store.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=0),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        causes = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
+        for cause in causes:
+            if isinstance(cause, UserError):
+                raise cause from None
+        raise WorkersFailed(causes) from error
+    except ray.train.TrainingFailedError as error:
+        raise ControllerFailed(str(error)) from error
+
+
+def clear(run: Run) -> None:
+    """Remove what Ray kept in the run's directory; nothing of it is needed to continue."""
+    with contextlib.suppress(UserError):  # whoever removes it next time; the run's own outcome matters more
+        run.store.delete_tree(_RAY_STATE)
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """TorchTrainer without what this project has no use for, and a Ctrl-C that is Python's own."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # No Ray Data here, and its manager is a process that starts in the way of the workers. Without a dashboard the
+        # placement-group cleaner only waits and warns.
+        unused: tuple[type, ...] = (DatasetsCallback,)
+        if not ray._private.worker.get_dashboard_url():
+            unused = (*unused, PlacementGroupCleanerCallback)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ray's handler would leave with exit code 0; KeyboardInterrupt reaches whoever called `fit`."""
+
+
+def _run_rank(settings: dict[str, Any]) -> None:
+    """On every worker."""
+    # Here, because the driver, which imports this module too, has no use for DeepSpeed.
+    from plca_dist.config import Config
+    from plca_dist.storage import resolve
+    from plca_dist.training.session import Session
+    from plca_dist.training.worker import run_worker
+
+    config = Config.model_validate(settings["config"])
+    session = Session(
+        run=resolve(config.storage.uri, config.storage.endpoint).child(settings["name"]),
+        device=ray.train.torch.get_device(),
+        report=settings["watcher"].put.remote,
+    )
+    run_worker(config, session)
