@@ -109,9 +109,6 @@ class ToytownReader:
         Image.fromarray(image).save(stream, "PNG", compress_level=1)
         return Sample(self._id(i), stream.getvalue(), label if self.labelled else None, self.height, self.width)
 
-    def _id(self, i: int) -> str:
-        return f"{self.domain}-{self.seed}-{i:06d}"
-
     def stamp(self, i: int) -> str:
         return f"v{TOYTOWN_VERSION}:{self.domain}:{self.seed}:{i}:{self.height}x{self.width}"
 

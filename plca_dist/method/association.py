@@ -31,9 +31,9 @@ class Association(NamedTuple):
 
 
 def association_loss(
-    source_BCHW: Tensor,
-    target_BCHW: Tensor,
-    labels_BHW: Tensor,
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
     *,
     similarity: str = "cosine",
     aggregation: float = 0.5,
@@ -43,9 +43,9 @@ def association_loss(
 ) -> Association:
     """Eq. 4: −1/|Î| Σ_{i∈Î} log{softmax_j'(D̃(F^s_i, F^t_j'))[j*] · softmax_i'(D̃(F^t_j*, F^s_i'))[i*]}.
 
-    D̃ is the contrast-normalized similarity (Eq. 5, 6). With similarity "cosine" source and target are features
-    (Eq. 4), with "kl" class probabilities (Eq. 10). They may differ in H and W. `labels` (B, H, W) are integers on the
-    source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8; `aggregation` is α, 0 is off).
+    D̃ is the contrast-normalized similarity (Eq. 5, 6). `source` and `target` are (B, C, H, W): features with
+    similarity "cosine" (Eq. 4), class probabilities with "kl" (Eq. 10). They may differ in H and W. `labels` (B, H, W)
+    are integers on the source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8; `aggregation` is α, 0 is off).
 
     Unlike the authors' code the mean is taken per pair and then over pairs, so that the loss does not depend on how a
     batch is split over devices. As there, ignored source pixels are dropped as starts only: they remain candidates, and
@@ -53,21 +53,21 @@ def association_loss(
 
     Raises UserError for an unknown similarity or backend and an aggregation outside [0, 1); ValueError for shapes.
     """
-    _check_shapes(source_BCHW, target_BCHW, labels_BHW)
-    target_BCHW = _aggregate(target_BCHW, aggregation, similarity, kl_aggregation_contrast, backend)
-    source, target = embed(source_BCHW, similarity), embed(target_BCHW, similarity)
-    forward = match(source.query, target.key, backend=backend)
-    backward = match(target.query, source.key, backend=backend)
+    _check_shapes(source, target, labels)
+    aggregated = _aggregate(target, aggregation, similarity, kl_aggregation_contrast, backend)
+    of_source, of_target = embed(source, similarity), embed(aggregated, similarity)
+    forward = match(of_source.query, of_target.key, backend=backend)
+    backward = match(of_target.query, of_source.key, backend=backend)
     source_index = backward.index.gather(1, forward.index)
-    consistent = _consistent(labels_BHW, source_index, ignore_index)
+    consistent = _consistent(labels, source_index, ignore_index)
     log_probability = forward.log_probability + backward.log_probability.gather(1, forward.index)
     return Association(_mean_over_consistent(-log_probability, consistent), consistent, forward.index, source_index)
 
 
 def similarity_loss(
-    source_BCHW: Tensor,
-    target_BCHW: Tensor,
-    labels_BHW: Tensor,
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
     *,
     similarity: str = "cosine",
     aggregation: float = 0.5,
@@ -80,15 +80,15 @@ def similarity_loss(
     The same cycles, pulled together directly instead of against all candidates. D is the cosine, or −KL itself with its
     entropy. Arguments, means and errors as in `association_loss`.
     """
-    _check_shapes(source_BCHW, target_BCHW, labels_BHW)
-    target_BCHW = _aggregate(target_BCHW, aggregation, similarity, kl_aggregation_contrast, backend)
-    source, target = embed(source_BCHW, similarity), embed(target_BCHW, similarity)
+    _check_shapes(source, target, labels)
+    aggregated = _aggregate(target, aggregation, similarity, kl_aggregation_contrast, backend)
+    of_source, of_target = embed(source, similarity), embed(aggregated, similarity)
     with torch.no_grad():
-        target_index = match(source.query, target.key, backend=backend).index
-        source_index = match(target.query, source.key, backend=backend).index.gather(1, target_index)
-    consistent = _consistent(labels_BHW, source_index, ignore_index)
-    there, back = _take(target, target_index), _take(source, source_index)
-    closeness = pairwise(source, there, similarity) + pairwise(there, back, similarity)
+        target_index = match(of_source.query, of_target.key, backend=backend).index
+        source_index = match(of_target.query, of_source.key, backend=backend).index.gather(1, target_index)
+    consistent = _consistent(labels, source_index, ignore_index)
+    there, back = _take(of_target, target_index), _take(of_source, source_index)
+    closeness = pairwise(of_source, there, similarity) + pairwise(there, back, similarity)
     return Association(_mean_over_consistent(-closeness, consistent), consistent, target_index, source_index)
 
 
