@@ -30,7 +30,11 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
             f"recipe {recipe!r} is neither a file nor shipped; "
             f"shipped: {', '.join(recipes())}.{nearest(recipe, recipes())}"
         )
-    return parse(path.read_text(), overrides, where=str(recipe))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {recipe!r} is no readable text file ({error}).") from error
+    return parse(text, overrides, where=str(recipe))
 
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:
@@ -85,8 +89,8 @@ def _override(tree: dict[str, Any], text: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line for the first of pydantic's errors."""
-    first = error.errors()[0]
+    """One line for the first of pydantic's errors, but a misspelt key before what is missing for it."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":

@@ -99,7 +99,8 @@ class Store:
         """
         path = Path(self._path(name))
         if self._local:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._explained(name):
+                path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent if self._local else None, delete=False
         ) as file:

@@ -43,23 +43,25 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         [
             weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
             f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
-            f"-s3.config={folder / 's3.json'}", "-s3.iam=false", "-master.volumeSizeLimitMB=256", "-volume.max=8",
+            f"-s3.config={folder / 's3.json'}", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=8",
         ],
         stdout=log,
         stderr=subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(folder)},  # more log files
     )  # fmt: skip
     found = S3(f"http://127.0.0.1:{s3}")
     try:
         _create_bucket(found, server, folder / "log")
         yield found
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.kill()  # nothing of it is kept, and a polite end takes it 20 s
+        server.wait()
         log.close()
+        for port in (master, volume, filer, s3):
+            for left in Path("/tmp").glob("seaweedfs-*.sock"):
+                if left.stem.endswith((f"-{port}", f"-{port + 10000}")):
+                    left.unlink(missing_ok=True)
 
 
 def _create_bucket(server: S3, process: subprocess.Popen, log: Path) -> None:
@@ -117,3 +119,28 @@ def s3_environment(server: S3) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+@pytest.fixture(scope="session")
+def toytown_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of drawn scenes of 32 x 64: `source` and `target` of 24, `val` of 6."""
+    from plca_dist.data.prepare import prepare_toytown
+    from plca_dist.storage import resolve
+
+    folder = tmp_path_factory.mktemp("toytown")
+    prepare_toytown(resolve(str(folder)), size=(32, 64), count=24, progress=lambda what, done, total: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3_server: S3) -> Iterator[S3]:
+    """One local Ray cluster, started as `plca train` starts its own; every process of it can reach the S3 server."""
+    from plca_dist.config import Cluster
+    from plca_dist.launch.cluster import connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_environment(s3_server).items():
+            patch.setenv(name, value)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with connection(Cluster(workers=2), print):
+            yield s3_server

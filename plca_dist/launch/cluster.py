@@ -1,6 +1,9 @@
 """Reaching a Ray cluster, or starting one on this machine, without its chatter."""
 
 import os
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +16,14 @@ import ray
 from plca_dist.config import Cluster
 from plca_dist.errors import UserError
 
-#: For every worker process: DeepSpeed compiles an optimizer nobody uses when it is imported, unless dynamo is off.
-WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+#: For every worker process: DeepSpeed compiles an optimizer nobody uses when it is imported, unless dynamo is off;
+#: OpenMP's threads spin while they wait, which starves whatever else the cores do.
+WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 #: Enough for records and pickled settings: samples never travel through Ray's object store.
 _OBJECT_STORE_BYTES = 128 << 20
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @contextmanager
@@ -30,34 +36,66 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address:
-        try:
-            ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}).") from error
-        _announce(wanted, say)
-    else:
-        gpus = _local_gpus() if wanted.gpu else 0
-        if wanted.gpu and gpus < wanted.workers:
-            raise UserError(
-                f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
-                "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
-            )
-        # A local cluster is one user on one machine; a token file left by another ray would confuse it.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, wanted.workers * wanted.cpus_per_worker),
-            num_gpus=gpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
+    try:
+        if address:
+            _join(address)
+            _announce(wanted, say)
+        else:
+            with _interrupts_held_back():
+                _start(wanted)
+        yield
+    finally:
+        with _interrupts_held_back():
+            ray.shutdown()
+
+
+def _start(wanted: Cluster) -> None:
+    gpus = _local_gpus() if wanted.gpu else 0
+    if wanted.gpu and gpus < wanted.workers:
+        raise UserError(
+            f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
+            "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
         )
+    # A local cluster is one user on one machine; a token file left by another ray would confuse it.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, wanted.workers * wanted.cpus_per_worker),
+        num_gpus=gpus,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **_QUIET,
+    )
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdigit() and "/" not in host:
+            # Ray itself would keep trying an address where nobody listens, for minutes and without a word.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address=address, **_QUIET)
+    except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, another version of ray
+        raise UserError(
+            f"RAY_ADDRESS={address}: cannot join a Ray cluster there ({str(error).strip().splitlines()[0]}); "
+            "correct it, or unset it to start a cluster on this machine."
+        ) from error
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: interrupted while it starts or stops, Ray leaves processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
         yield
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def logs() -> str:

@@ -1,13 +1,16 @@
 """Is everything here that a run needs? One finding after the other, each with what to do about it."""
 
 import os
+import shutil
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
+import plca_dist.training  # noqa: F401  sets what DeepSpeed need not say when it is imported below
 from plca_dist.errors import UserError
 from plca_dist.storage import probe
 
@@ -41,6 +44,8 @@ def _find(what: str, check: Callable[[], str]) -> Finding:
         return Finding(what, True, check())
     except UserError as error:
         return Finding(what, False, str(error))
+    except ImportError as error:
+        return Finding(what, False, f"{error}; install this package again, with what it needs: pip install plca-dist")
     except Exception as error:  # a doctor reports what it meets, whatever it is
         return Finding(what, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
@@ -54,13 +59,12 @@ def _python() -> str:
 def _torch() -> str:
     import torch
     import torchvision
-    from torchvision.io import decode_image
 
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _TORCH:
-        raise UserError(f"torch {torch.__version__} is too old; pip install 'torch>={'.'.join(map(str, _TORCH))}'.")
+        raise UserError(f"{torch.__version__} is too old; pip install 'torch>={'.'.join(map(str, _TORCH))}'.")
     # A torchvision built for another torch imports, and fails at its first compiled operator.
     torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
-    return f"{torch.__version__} with torchvision {torchvision.__version__}, {decode_image.__name__} works"
+    return f"{torch.__version__} with torchvision {torchvision.__version__}"
 
 
 def _cuda() -> str:
@@ -98,6 +102,7 @@ def _ray() -> str:
 
 def _store(uri: str, endpoint: str | None) -> str:
     store = probe(uri, endpoint)
+    made = None if "://" in store.uri else _first_missing(Path(store.root))
     name = f"plca-doctor-{uuid.uuid4().hex}"
     data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)
     began = time.monotonic()
@@ -107,4 +112,12 @@ def _store(uri: str, endpoint: str | None) -> str:
             raise UserError(f"{store.uri}: what was read differs from what was written; do not use this store.")
     finally:
         store.delete(name)
+        if made:
+            shutil.rmtree(made, ignore_errors=True)
     return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted in {time.monotonic() - began:.1f} s"
+
+
+def _first_missing(path: Path) -> Path | None:
+    """The outermost directory that writing into `path` would make."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    return missing[-1] if missing else None

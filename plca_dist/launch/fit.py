@@ -10,15 +10,13 @@ from typing import Any
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # the default 2 s delays every start and report
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more; the loop asks for no notices
 
-import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.callbacks import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from plca_dist.errors import UserError
 from plca_dist.launch.cluster import WORKER_ENVIRONMENT
 from plca_dist.launch.run import Run
+from plca_dist.launch.trainer import Trainer
 
 _RAY_STATE = ".ray"
 
@@ -52,7 +50,7 @@ def fit(run: Run, watcher: Any) -> None:
         WorkersFailed, ControllerFailed: as they say.
     """
     wanted = run.config.cluster
-    trainer = _Trainer(
+    trainer = Trainer(
         _run_rank,
         # Plain data: Ray's controller reads it too, and starts sooner when it need not import what a run is made of.
         train_loop_config={"name": run.name, "config": run.config.model_dump(mode="json"), "watcher": watcher},
@@ -87,21 +85,6 @@ def clear(run: Run) -> None:
     """Remove what Ray kept in the run's directory; nothing of it is needed to continue."""
     with contextlib.suppress(UserError):  # whoever removes it next time; the run's own outcome matters more
         run.store.delete_tree(_RAY_STATE)
-
-
-class _Trainer(ray.train.torch.TorchTrainer):
-    """TorchTrainer without what this project has no use for, and a Ctrl-C that is Python's own."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        # No Ray Data here, and its manager is a process that starts in the way of the workers. Without a dashboard the
-        # placement-group cleaner only waits and warns.
-        unused: tuple[type, ...] = (DatasetsCallback,)
-        if not ray._private.worker.get_dashboard_url():
-            unused = (*unused, PlacementGroupCleanerCallback)
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Ray's handler would leave with exit code 0; KeyboardInterrupt reaches whoever called `fit`."""
 
 
 def _run_rank(settings: dict[str, Any]) -> None:

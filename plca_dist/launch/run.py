@@ -13,7 +13,7 @@ from plca_dist.recipe import parse
 from plca_dist.storage import Store, probe
 from plca_dist.training.engine import build_objective
 from plca_dist.training.feed import check_data
-from plca_dist.training.worker import EVALUATION, WEIGHTS
+from plca_dist.training.worker import EVALUATION, WEIGHTS, fresh_network
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
@@ -39,21 +39,19 @@ def open_run(config: Config, name: str) -> Run:
     """Check everything that can be checked before anything starts, and claim the run's directory.
 
     Raises:
-        UserError: a store out of reach, missing or unsuitable shards, a batch that does not divide, or a run of this
-            name whose recipe would give another result (the differing keys are named).
+        UserError: a store out of reach, missing or unsuitable shards or weights, a batch that does not divide, or a
+            run of this name whose recipe would give another result (the differing keys are named).
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UserError(f"run name {name!r} may hold letters, digits, '.', '_' and '-' only (at most 100).")
+        raise UserError(
+            f"run name {name!r} may hold letters, digits, '.', '_' and '-' only, at most 100, and starts with a letter "
+            "or digit; give another with --name."
+        )
     config = absolute(config)
     config.accumulation(config.cluster.workers)
     store = probe(config.storage.uri, config.storage.endpoint).child(name)
     if config.model.weights:
-        folder, _, file = config.model.weights.rpartition("/")
-        if not probe(folder or "/", config.storage.endpoint).exists(file):
-            raise UserError(
-                f"model.weights: {config.model.weights} does not exist; put the file there (nothing is downloaded), "
-                "or --set model.weights=null to start from random weights."
-            )
+        _check_weights(config, config.model.weights)
     prints = check_data(config, with_target=build_objective(config).needs_target)
     if store.exists(RECIPE):
         _compare(store, config, prints)
@@ -61,6 +59,17 @@ def open_run(config: Config, name: str) -> Run:
         store.write(DATA, json.dumps(prints, indent=1).encode())
     store.write(RECIPE, config.to_yaml().encode())
     return Run(name, store, config)
+
+
+def _check_weights(config: Config, weights: str) -> None:
+    """The workers load them too; here a file that does not fit is refused before anything is written."""
+    folder, _, file = weights.rpartition("/")
+    if not probe(folder or "/", config.storage.endpoint).exists(file):
+        raise UserError(
+            f"model.weights: {weights} does not exist; put the file there (nothing is downloaded), "
+            "or --set model.weights=null to start from random weights."
+        )
+    fresh_network(config)
 
 
 def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:

@@ -65,7 +65,8 @@ def _persist(run: Run, watcher: Any, show: Callable[[Record], None]) -> None:
             said = _first_line(error.causes[0])
             if failures > run.config.cluster.max_failures:
                 raise RunFailed(
-                    f"{said}; gave up after {failures} failures. Newest checkpoint: step {now}; logs: {logs()}"
+                    f"{said}; gave up after {failures} failure{'s' if failures > 1 else ''}. "
+                    f"Newest checkpoint: step {now}; logs: {logs()}"
                 ) from error
             show({"message": f"worker failed ({said}); restarting from step {now}"})
 

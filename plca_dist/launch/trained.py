@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from plca_dist.config import Config
 from plca_dist.data.labels import LABEL_SETS, LabelSet
@@ -22,12 +23,14 @@ class Trained:
     Attributes:
         store: the run's directory, or that of the weight file.
         config: the run's recipe; None for a weight file on its own.
+        checkpoint: its name, where the weights are a checkpoint's.
     """
 
     network: Network
     labels: LabelSet
     store: Store
     config: Config | None
+    checkpoint: str | None = None
 
 
 def load_trained(place: str, endpoint: str | None = None) -> Trained:
@@ -36,10 +39,12 @@ def load_trained(place: str, endpoint: str | None = None) -> Trained:
     Raises:
         UserError: nothing there, a run without a result yet, a checkpoint that was not committed.
     """
-    place = place.rstrip("/")
+    place = place.rstrip("/") if "://" in place else str(Path(place).expanduser().absolute())
     if place.endswith(".safetensors"):
         folder, _, file = place.rpartition("/")
-        store = probe(folder or ".", endpoint)
+        store = probe(folder, endpoint)
+        if not store.exists(file):
+            raise UserError(f"{place} does not exist; give a run's directory, or the weight file it left.")
         return _from_file(store, file, None)
     within = re.fullmatch(rf"(.+)/{FOLDER}/([^/]+)", place)
     store = probe(within[1] if within else place, endpoint)
@@ -49,7 +54,7 @@ def load_trained(place: str, endpoint: str | None = None) -> Trained:
     if within:
         network = empty_network(config)
         network.load_state_dict(weights_of(store, within[2]))
-        return Trained(network, LABEL_SETS[config.labels], store, config)
+        return Trained(network, LABEL_SETS[config.labels], store, config, within[2])
     if not store.exists(WEIGHTS):
         raise UserError(
             f"{store.uri} has no {WEIGHTS} yet: the run has not finished; "

@@ -45,7 +45,8 @@ def association_loss(
 
     D̃ is the contrast-normalized similarity (Eq. 5, 6). `source` and `target` are (B, C, H, W): features with
     similarity "cosine" (Eq. 4), class probabilities with "kl" (Eq. 10). They may differ in H and W. `labels` (B, H, W)
-    are integers on the source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8; `aggregation` is α, 0 is off).
+    are integers on the source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8; `aggregation` is α,
+    0 is off).
 
     Unlike the authors' code the mean is taken per pair and then over pairs, so that the loss does not depend on how a
     batch is split over devices. As there, ignored source pixels are dropped as starts only: they remain candidates, and

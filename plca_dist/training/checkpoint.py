@@ -148,8 +148,6 @@ def weights_of(run: Store, name: str) -> dict[str, Tensor]:
         if found[name].zero_stage == 3:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
                 state = get_fp32_state_dict_from_zero_checkpoint(scratch, tag=name)
-            # It makes floats of the buffers that count, too.
-            state = {k: v.long() if k.endswith("num_batches_tracked") else v for k, v in state.items()}
         else:
             state = torch.load(folder / _MODEL_STATES, map_location="cpu", weights_only=True)["module"]
     return {key.removeprefix("network."): value for key, value in state.items()}

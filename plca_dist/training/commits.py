@@ -62,19 +62,28 @@ def committed(run: Store) -> list[Checkpoint]:
 
     Sizes are compared here, hashes when files are fetched.
     """
-    sizes: dict[str, dict[str, int]] = {}
-    for entry in run.list(FOLDER):
-        _, name, *file = entry.name.split("/", 2)
-        if file and _NAME.match(name):
-            sizes.setdefault(name, {})[file[0]] = entry.size
     found = []
-    for name, present in sizes.items():
+    for name, present in _sizes(run).items():
         checkpoint, problem = _examine(run, name, present)
         if checkpoint is None:
             log.warning("passing over checkpoint %s: %s", name, problem)
         else:
             found.append(checkpoint)
-    return sorted(found, key=lambda c: (c.step, c.name), reverse=True)
+    return sorted(found, key=_age, reverse=True)
+
+
+def _sizes(run: Store) -> dict[str, dict[str, int]]:
+    """Bytes of every file of everything that is called like a checkpoint."""
+    sizes: dict[str, dict[str, int]] = {}
+    for entry in run.list(FOLDER):
+        _, name, *file = entry.name.split("/", 2)
+        if file and _NAME.match(name):
+            sizes.setdefault(name, {})[file[0]] = entry.size
+    return sizes
+
+
+def _age(checkpoint: Checkpoint) -> tuple[int, str]:
+    return checkpoint.step, checkpoint.name
 
 
 def _examine(run: Store, name: str, present: dict[str, int]) -> tuple[Checkpoint | None, str]:
@@ -111,13 +120,21 @@ def _parse(name: str, data: bytes) -> Checkpoint:
 
 
 def prune(run: Store, keep: int) -> None:
-    """Keep the newest `keep` and the best by mIoU (of equals the newest), and delete the others.
+    """Keep the newest `keep` and the best by mIoU (of equals the newest); delete the others.
 
-    The commit goes first, so that a deletion cut short leaves nothing that looks whole.
+    The commit goes first, so that a deletion cut short leaves nothing that looks whole. What was never committed goes
+    too: nobody else writes here. What is damaged stays, for a person to look at.
     """
-    newest_first = committed(run)
-    best = max(newest_first, key=_miou, default=None)
-    for checkpoint in newest_first[keep:]:
+    found = []
+    for name, present in _sizes(run).items():
+        checkpoint, _ = _examine(run, name, present)
+        if checkpoint is not None:
+            found.append(checkpoint)
+        elif COMMIT not in present:
+            run.delete_tree(f"{FOLDER}/{name}")
+    found.sort(key=_age, reverse=True)
+    best = max(found, key=_miou, default=None)
+    for checkpoint in found[keep:]:
         if checkpoint is not best or _miou(checkpoint) == -math.inf:
             revoke(run, checkpoint.name)
             run.delete_tree(checkpoint.place)

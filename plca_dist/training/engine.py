@@ -57,6 +57,7 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
     micro, accumulation = config.accumulation(world_size)
     settings = {
         "zero_allow_untested_optimizer": True,  # DeepSpeed's word for a client optimizer under ZeRO
+        "zero_force_ds_cpu_optimizer": False,  # and for one under offload
         **config.deepspeed,
     }
     if config.zero_stage:
@@ -77,8 +78,9 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
 def build_engine(config: Config, network: Network, device: torch.device) -> Any:
     """Wrap `network` with its objective and SGD in a DeepSpeed engine. torch.distributed must be initialized."""
     if device.type == "cpu":
-        # The shared-memory collective would be compiled for half a minute on first use; gloo does as well here.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # No compiled operators: the shared-memory collective would take half a minute on first use, and gloo does as
+        # well here. Said outright, because asking DeepSpeed which would work runs a compiler for each.
+        deepspeed.ops.__compatible_ops__ = {}
     elif dist.get_world_size() > 1:
         network = synchronize_batch_norm(network)
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
@@ -120,7 +122,8 @@ def finite_weights(engine: Any) -> Tensor:
     """Whether all weights and buffers that this rank holds are finite: a bool scalar, still on the device."""
     # At ZeRO 3 a parameter is empty between steps, and `ds_tensor` is this rank's part of it.
     held = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
-    return torch.stack([torch.isfinite(t).all() for t in (*held, *engine.module.buffers())]).all()
+    finite = [torch.isfinite(t).all().to(engine.device) for t in (*held, *engine.module.buffers())]
+    return torch.stack(finite).all()
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ def check(engine: Any, meter: Meter, run: Store) -> None:
     seen: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(seen, (meter.first_unsound_step(), dist.get_rank(), meter.local_means()))
     step, rank, terms = min(seen, key=lambda s: (s[0] or math.inf, s[1]))
-    what = f"the loss is not finite at step {step}" if step else f"weights or gradients are not finite by {meter.done}"
+    by = f"weights or gradients are not finite by step {meter.done}"
+    what = f"the loss is not finite at step {step}" if step else by
     said = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if not name.startswith("consistent"))
     raise TrainingFault(
         f"{what} (rank {rank}, mean since the last record: {said}); {_newest(run)}. "

@@ -1,0 +1,49 @@
+"""`plca …`: parse, call one function, print. No logic lives here."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from plca_dist.cli.parser import build_parser
+from plca_dist.errors import UserError
+from plca_dist.launch.failure import RunFailed
+
+# Read by OpenMP when torch is imported, which is later. Its threads spin while they wait; on a machine that does other
+# work too, that made an evaluation with two threads ten times slower than with one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    code = _answer(arguments)
+    if arguments is None and "ray" in sys.modules:
+        # Ray's threads may outlive its shutdown, and the interpreter's teardown under them has crashed after a Ctrl-C.
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    parsed = build_parser().parse_args(arguments)
+    from plca_dist.cli import commands
+
+    try:
+        return getattr(commands, parsed.command)(parsed) or 0
+    except UserError as error:
+        return _say(error, 2)
+    except RunFailed as error:
+        return _say(error, 1)
+    except KeyboardInterrupt as error:
+        return _say(f"interrupted; {error}" if error.args else "interrupted", 130)
+    except OSError as error:
+        if error.filename is None:  # not about a file that somebody named, but about us
+            raise
+        return _say(f"{error.filename}: {error.strerror}.", 2)
+
+
+def _say(message: object, code: int) -> int:
+    print(f"plca: {message}", file=sys.stderr)
+    return code

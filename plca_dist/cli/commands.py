@@ -1,0 +1,139 @@
+"""One function a command: hand over what was typed, print what comes back. Each imports what it needs inside."""
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plca_dist.errors import UserError
+
+
+def demo(parsed: Namespace) -> None:
+    from plca_dist.launch.demo import demo
+
+    demo(Path(parsed.out), seed=parsed.seed, steps=parsed.steps)
+
+
+def train(parsed: Namespace) -> None:
+    from plca_dist.recipe import load
+
+    storage = [f"storage.uri={parsed.storage}"] if parsed.storage else []
+    config = load(parsed.recipe, [*parsed.set, *storage])  # a typing error is answered before Ray is imported
+    from plca_dist.launch.train import train
+    from plca_dist.report.console import Console
+    from plca_dist.report.tables import outcome_table
+
+    with Console(config.schedule.steps) as console:
+        run = train(config, parsed.name or Path(parsed.recipe).stem, console.show)
+    if outcome := run.evaluation():
+        print(outcome_table(outcome), end="")
+    print(f"run: {run.store.uri}")
+
+
+def evaluate(parsed: Namespace) -> None:
+    from plca_dist.launch.evaluate import evaluate_run
+    from plca_dist.report.console import Counters
+    from plca_dist.report.tables import outcome_table
+
+    job, workers = _job(parsed)
+    with Counters() as counters:
+        outcome, written = evaluate_run(job, parsed.data, workers, counters.show, json_uri=parsed.json)
+    print(outcome_table(outcome), end="")
+    print(f"json: {written}")
+
+
+def predict(parsed: Namespace) -> None:
+    from plca_dist.launch.predict import predict_images
+    from plca_dist.report.console import Counters
+
+    job, workers = _job(parsed)
+    with Counters() as counters:
+        images, folders = predict_images(job, parsed.images, parsed.out, workers, counters.show)
+    print("\n".join([f"{images} images:", *(f"  {folder}" for folder in folders)]))
+
+
+def _job(parsed: Namespace) -> Any:
+    from plca_dist.launch.job import job_from
+
+    return job_from(parsed.weights, parsed.aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
+
+
+def shards(parsed: Namespace) -> None:
+    from plca_dist.data.prepare import TOYTOWN_COUNT, prepare, prepare_toytown
+    from plca_dist.data.readers import DATASETS
+    from plca_dist.report.console import Counters
+    from plca_dist.storage import probe
+
+    if parsed.dataset == "toytown":
+        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken"))
+    elif parsed.dataset in DATASETS:
+        _refuse(parsed, ("size", "count"))
+        if parsed.root is None:
+            raise UserError(f"{parsed.dataset}: give its folder with --root: {DATASETS[parsed.dataset].layout}")
+        if parsed.labels and parsed.no_labels:
+            raise UserError("--labels and --no-labels contradict each other; give one of them.")
+    out = probe(parsed.out, parsed.endpoint)
+    workers = parsed.workers or os.cpu_count() or 1
+    with Counters() as counters:
+        if parsed.dataset == "toytown":
+            manifests = prepare_toytown(
+                out,
+                seed=parsed.seed,
+                size=tuple(parsed.size) if parsed.size else (96, 192),
+                count=parsed.count or TOYTOWN_COUNT,
+                overwrite=parsed.overwrite,
+                workers=workers,
+                progress=counters.show,
+            )
+        else:
+            manifest = prepare(
+                parsed.dataset,
+                out,
+                root=Path(parsed.root).expanduser() if parsed.root else None,
+                split=parsed.split,
+                labels=parsed.labels,
+                with_labels=not parsed.no_labels,
+                seed=parsed.seed,
+                skip_broken=parsed.skip_broken,
+                overwrite=parsed.overwrite,
+                workers=workers,
+                progress=counters.show,
+            )
+            manifests = {"": manifest}
+    for name, manifest in manifests.items():
+        print(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
+
+
+def _refuse(parsed: Namespace, options: Sequence[str]) -> None:
+    for option in options:
+        if getattr(parsed, option):
+            raise UserError(f"{parsed.dataset} takes no --{option.replace('_', '-')}.")
+
+
+def recipes(parsed: Namespace) -> None:
+    from plca_dist.recipe import documented_keys, load, recipes
+
+    if parsed.keys:
+        for key, description, default in documented_keys():
+            print(f"{key:32s} {description}{'' if default in (None, '', {}) else f' Default: {_text(default)}'}")
+        return
+    for name, path in recipes().items():
+        about = load(str(path)).about
+        print(f"{name}: {about.summary}\n  command  {about.command}\n  cost     {about.cost}\n  score    {about.score}")
+
+
+def _text(value: object) -> str:
+    return (
+        str(list(value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+def doctor(parsed: Namespace) -> int:
+    from plca_dist.launch.doctor import examine
+
+    failed = False
+    for finding in examine(parsed.storage, parsed.endpoint):
+        failed |= not finding.good
+        print(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what}: {finding.detail}", flush=True)
+    return int(failed)

@@ -1,0 +1,90 @@
+"""Help that reads well and examples that work, and what cannot be parsed."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plca_dist.cli import main
+from plca_dist.cli.parser import build_parser
+from plca_dist.recipe import keys, load, recipes
+
+COMMANDS = ("demo", "train", "evaluate", "predict", "shards", "recipes", "doctor")
+README = Path(__file__).parents[2] / "README.md"
+
+
+def parsed_examples(text: str) -> list[str]:
+    examples = [line.strip() for line in text.splitlines() if line.strip().startswith("plca ")]
+    for example in examples:
+        for part in example.partition("#")[0].split("&&"):
+            build_parser().parse_args(shlex.split(part)[1:])
+    return examples
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_commands_help_has_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    examples = parsed_examples(text.partition("examples:\n")[2])
+    assert examples
+    assert all(example.startswith(f"plca {command}") for example in examples)
+    assert "None" not in text
+
+
+def test_help_lists_every_command_and_answers_without_torch_or_ray() -> None:
+    code = (
+        "import sys\nfrom plca_dist.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit as left: assert left.code == 0\n"
+        "assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for command in COMMANDS:
+        assert f"    {command} " in done.stdout
+
+
+def test_shards_help_lists_every_data_set_with_its_layout(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["shards", "--help"])
+    text = capsys.readouterr().out
+    for name in ("gta5", "synthia", "cityscapes", "camvid", "folder", "toytown"):
+        assert f"\n  {name} " in text
+    assert "leftImg8bit/SPLIT/CITY" in text
+
+
+def test_examples_in_the_readme_and_in_recipes_parse() -> None:
+    assert len(parsed_examples(README.read_text())) > 3
+    for name in recipes():
+        assert parsed_examples(load(name).about.command)
+
+
+def test_recipes_lists_all_with_cost_and_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    text = capsys.readouterr().out
+    for name in recipes():
+        about = load(name).about
+        assert f"\n{name}: {about.summary}\n" in f"\n{text}"
+        assert about.cost in text
+        assert about.score in text
+    assert main(["recipes", "--keys"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == keys()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["trian"], ["train"], ["train", "toytown", "--nmae", "x"], ["demo", "--steps", "0"], ["demo", "--seed", "x"],
+     ["evaluate", "run"], ["evaluate", "run", "--data", "x", "--aggregation", "1"], ["shards", "toytown"],
+     ["predict", "run", "--images", "x", "--out", "y", "--size", "4", "8"]],
+)  # fmt: skip
+def test_what_cannot_be_parsed_ends_with_2_and_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: plca")
+    assert "error: " in err

@@ -1,0 +1,121 @@
+"""`plca predict`: what lies in the folders is what the network says, in the forms that others read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from plca_dist.cli import main
+from plca_dist.data.labels import LABEL_SETS
+from plca_dist.models.weights import load_weights
+from plca_dist.training.evaluation import probabilities
+
+#: The official evaluator's ids and colours of toytown's classes, from the Cityscapes scripts, in train-id order.
+TOYTOWN_IDS = (7, 8, 11, 17, 20, 21, 23, 24, 26)
+TOYTOWN_COLOURS = (
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (153, 153, 153), (220, 220, 0), (107, 142, 35), (70, 130, 180),
+    (220, 20, 60), (0, 0, 142),
+)  # fmt: skip
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Images of three sizes and kinds in `photos/`: by stem, what they look like in RGB."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    pixels = {
+        "street": rng.integers(0, 256, (40, 72, 3), dtype=np.uint8),
+        "odd": rng.integers(0, 256, (33, 65, 3), dtype=np.uint8),
+        "grey": np.repeat(rng.integers(0, 256, (16, 24, 1), dtype=np.uint8), 3, axis=2),
+    }
+    Image.fromarray(pixels["street"]).save(folder / "street.png")
+    Image.fromarray(pixels["odd"]).convert("RGBA").save(folder / "odd.PNG")
+    Image.fromarray(pixels["grey"][..., 0]).save(folder / "deeper" / "grey.png")
+    (folder / "notes.txt").write_text("not an image")
+    return pixels
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == ("L" if path.parent.name.endswith("ids") else "RGB")
+        return np.asarray(image)
+
+
+def test_label_ids_colours_and_overlays(
+    run: Path, photos: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["predict", str(run), "--images", str(tmp_path / "photos"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"3 images:\n  {out}/label_ids\n  {out}/colour\n  {out}/overlay\n"
+    kinds = ("label_ids", "colour", "overlay")
+    assert {str(p.relative_to(out)) for p in out.rglob("*.*")} == {f"{k}/{s}.png" for k in kinds for s in photos}
+    network = load_weights((run / "model.safetensors").read_bytes())
+    seen: set[int] = set()
+    for stem, pixels in photos.items():
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        expected = probabilities(network, image, size=None, ratio=0.5).argmax(0).numpy()
+        ids, colour, overlay = (read(out / kind / f"{stem}.png") for kind in kinds)
+        np.testing.assert_array_equal(ids, np.array(TOYTOWN_IDS)[expected])
+        np.testing.assert_array_equal(colour, np.array(TOYTOWN_COLOURS)[expected])
+        np.testing.assert_allclose(overlay, (pixels.astype(float) + colour) / 2, atol=0.5)
+        seen |= set(expected.ravel().tolist())
+    assert len(seen) > 2, "a prediction of one class shows nothing"
+
+
+def test_settings_reach_the_network(run: Path, photos: dict[str, np.ndarray], tmp_path: Path) -> None:
+    base = ["predict", str(run), "--images", str(tmp_path / "photos")]
+    for name, more in {"a": [], "b": ["--aggregation", "0"], "c": ["--size", "64", "128"]}.items():
+        assert main([*base, "--out", str(tmp_path / name), *more]) == 0
+    plain = read(tmp_path / "a" / "label_ids" / "street.png")
+    network = load_weights((run / "model.safetensors").read_bytes())
+    image = torch.from_numpy(photos["street"].copy()).permute(2, 0, 1)
+    for name, size, ratio in (("b", None, 0.0), ("c", (64, 128), 0.5)):
+        expected = probabilities(network, image, size=size, ratio=ratio).argmax(0).numpy()
+        found = read(tmp_path / name / "label_ids" / "street.png")
+        np.testing.assert_array_equal(found, np.array(TOYTOWN_IDS)[expected])
+        assert (found != plain).any()
+
+
+def test_classes_that_cityscapes_lacks_give_train_ids(
+    photos: dict[str, np.ndarray], tmp_path: Path, weights: Callable[..., bytes]
+) -> None:
+    (tmp_path / "w.safetensors").write_bytes(weights(LABEL_SETS["camvid"].classes))
+    base = ["predict", str(tmp_path / "w.safetensors"), "--images", str(tmp_path / "photos")]
+    assert main([*base, "--out", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "label_ids").exists()
+    found = read(tmp_path / "out" / "train_ids" / "street.png")
+    assert found.shape == photos["street"].shape[:2]
+    assert found.max() < 11
+
+
+@pytest.mark.usefixtures("photos")
+def test_doing_it_again_does_not_take_predictions_for_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in (tmp_path / "photos", tmp_path / "photos" / "out"):
+        command = ["predict", str(run), "--images", str(tmp_path / "photos"), "--out", str(out)]
+        for _ in range(2):
+            assert main(command) == 0
+            assert capsys.readouterr().out.startswith("3 images:")
+        for folder in ("label_ids", "colour", "overlay"):
+            for made in (out / folder).iterdir():
+                made.unlink()
+
+
+def test_from_a_bucket_into_a_bucket(s3: object, run: Path, photos: dict[str, np.ndarray], tmp_path: Path) -> None:
+    from plca_dist.storage import resolve
+
+    store = resolve("s3://bucket/predict")
+    for path in (tmp_path / "photos").rglob("*.*"):
+        store.write(f"photos/{path.name}", path.read_bytes())
+    base = ["predict", str(run), "--images"]
+    assert main([*base, "s3://bucket/predict/photos", "--out", "s3://bucket/predict/out"]) == 0
+    assert main([*base, str(tmp_path / "photos"), "--out", str(tmp_path / "out")]) == 0
+    there = {e.name.removeprefix("out/"): store.read(e.name) for e in store.list("out")}
+    here = {str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in (tmp_path / "out").rglob("*.png")}
+    assert there == here
+    assert len(here) == 3 * len(photos)

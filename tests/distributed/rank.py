@@ -1,0 +1,163 @@
+"""One rank of the world that `test_ranks.py` starts: `python rank.py PLACE SCENE`, with RANK and WORLD_SIZE set.
+
+A scene is a few runs in one process group, because starting processes costs more than the runs. What each run shows
+from the inside is left in PLACE/seen/<run>.rank<rank>.pt; what it leaves in the store is in PLACE/<run>.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from plca_dist import recipe
+from plca_dist.errors import UserError
+from plca_dist.storage import Store, resolve
+from plca_dist.training import checkpoint, worker
+from plca_dist.training.engine import TrainingModule, full_state
+from plca_dist.training.session import Session
+from plca_dist.training.worker import TrainingFault, run_worker
+
+PLACE, RANK, WORLD = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+#: Two passes a step on two ranks, gradients clipped in every step, checkpoints at 2, 4 and 6.
+RECIPE = """
+deterministic: true
+labels: toytown
+model: {backbone: tiny, rates: [1, 2, 4]}
+source: {uri: source, crop: [32, 64]}
+target: {uri: target, crop: [32, 64]}
+optimizer: {lr: 0.05, momentum: 0.9, weight_decay: 0.0005, gradient_clipping: 0.05}
+schedule: {steps: 6}
+batch: {pairs: 4, micro: 1}
+checkpoint: {every: 2, keep: 9}
+log: {every: 1}
+"""
+LAST_STEP = 5
+
+
+class Stopped(Exception):
+    """Ends a run in the middle of a step."""
+
+
+def run(
+    name: str,
+    *settings: str,
+    before_step_ends: Callable[[int], None] | None = None,
+    even: bool = False,
+    seen_as: str | None = None,
+) -> None:
+    """Train, or continue, the run `name`.
+
+    Args:
+        before_step_ends: called with the step (from 1) after its update and before anything is recorded of it.
+        even: batch norm with its running statistics, so that a pair's loss does not depend on its batch.
+        seen_as: what the file of what was seen is called, if not like the run.
+    """
+    seen: dict[str, Any] = {"records": [], "states": {}, "error": None}
+    average, save, build = worker.average_buffers, checkpoint.save, worker.build_engine
+    done = [0]
+
+    def watched_average(module: Any) -> None:
+        average(module)
+        done[0] += 1
+        if before_step_ends:
+            before_step_ends(done[0])
+
+    def watched_save(engine: Any, config: Any, store: Store, step: int, *, miou: float | None) -> str:
+        seen["states"][step] = full_state(engine)
+        return save(engine, config, store, step, miou=miou)
+
+    def watched_build(*arguments: Any) -> Any:
+        engine = build(*arguments)
+        engine.train(not even)
+        return engine
+
+    worker.average_buffers, checkpoint.save, worker.build_engine = watched_average, watched_save, watched_build
+    try:
+        config = recipe.parse(RECIPE, [f"data={PLACE}/data", *settings])
+        run_worker(config, Session(resolve(str(PLACE / name)), torch.device("cpu"), seen["records"].append))
+    except (Stopped, TrainingFault, UserError) as error:
+        seen["error"] = f"{type(error).__name__}: {error}"
+    finally:
+        worker.average_buffers, checkpoint.save, worker.build_engine = average, save, build
+    torch.save(seen, PLACE / "seen" / f"{seen_as or name}.rank{RANK}.pt")
+
+
+def zero(stage: int) -> str:
+    return f"deepspeed.zero_optimization.stage={stage}"
+
+
+def stop(done: int) -> None:
+    if done == LAST_STEP:
+        raise Stopped
+
+
+def die(done: int) -> None:
+    if done == LAST_STEP and RANK == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def first() -> None:
+    """Two ranks: whole runs at every ZeRO stage, interrupted ones, one that sees a NaN, one whose rank 1 is killed."""
+    for stage in (0, 1, 2, 3):
+        run(f"whole-{stage}", zero(stage), "evaluation.uri=val")
+    for stage in (0, 3):
+        run(f"cut-{stage}", zero(stage), before_step_ends=stop)
+    run("even-2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=2", even=True)
+    _one_rank_sees_a_nan()
+    run("cut-2", zero(2), before_step_ends=die)
+
+
+def _one_rank_sees_a_nan() -> None:
+    forward, passes = TrainingModule.forward, iter(range(1, 1000))
+
+    def spoiled(self: TrainingModule, batch: Any) -> Any:
+        terms = forward(self, batch)
+        spoil = next(passes) == 6 and RANK == 1  # the second pass of step 3
+        return terms._replace(total=terms.total * torch.nan, lovasz=terms.lovasz * torch.nan) if spoil else terms
+
+    TrainingModule.forward = spoiled  # type: ignore[method-assign]
+    run("nan", "log.every=100")
+    TrainingModule.forward = forward  # type: ignore[method-assign]
+
+
+def again() -> None:
+    """Two fresh ranks continue what was interrupted; then bfloat16, whose autocast DeepSpeed keeps for the process."""
+    _one_rank_cannot_read()
+    for stage in (0, 2, 3):
+        run(f"cut-{stage}", zero(stage))
+    for stage in (0, 2):
+        run(f"bfloat16-{stage}", zero(stage), "precision=bfloat16")
+
+
+def _one_rank_cannot_read() -> None:
+    download = Store.download
+
+    def refuse(self: Store, name: str, target: Path) -> None:
+        if RANK == 1:
+            raise UserError(f"{self.uri}/{name}: access is denied.")
+        download(self, name, target)
+
+    Store.download = refuse  # type: ignore[method-assign]
+    run("cut-0", zero(0), seen_as="unreadable")
+    Store.download = download  # type: ignore[method-assign]
+
+
+def alone() -> None:
+    """One rank: what two have written, and the same batches."""
+    for stage in (0, 1, 2, 3):
+        run(f"moved-{stage}", zero(stage))
+    run("even-1", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=1", even=True)
+
+
+if __name__ == "__main__":
+    scene = sys.argv[2]
+    rendezvous = f"file://{PLACE}/rendezvous-{scene}"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=RANK, world_size=WORLD)
+    {"first": first, "again": again, "alone": alone}[scene]()
+    dist.destroy_process_group()

@@ -1,0 +1,232 @@
+"""Two real processes: every ZeRO stage, resuming in fresh ones, other world sizes, faults on one rank alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from plca_dist.data.labels import LABEL_SETS
+from plca_dist.data.prepare import prepare_toytown
+from plca_dist.data.stream import labelled_samples
+from plca_dist.models.weights import load_weights
+from plca_dist.storage import resolve
+from plca_dist.training.checkpoint import committed, weights_of
+from plca_dist.training.evaluation import evaluate
+
+SCENES = 28
+IMAGES = SCENES // 4  # to evaluate on: 7, which two ranks cannot share evenly
+LAST = "step-00000006-of-2"
+STAGES = (0, 1, 2, 3)
+TIMES = ("pairs_per_second", "data_wait", "elapsed_s")
+
+
+def start(place: Path, scene: str, world_size: int) -> list[int]:
+    """Play a scene of `rank.py` in as many processes; returns their exit codes."""
+    shared = {**os.environ, "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
+    command = [sys.executable, str(Path(__file__).with_name("rank.py")), str(place), scene]
+    processes, logs = [], []
+    for rank in range(world_size):
+        log = (place / f"{scene}.rank{rank}.log").open("w+")
+        variables = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT))
+        logs.append(log)
+    try:
+        return [process.wait(200) for process in processes]
+    finally:
+        for process, log in zip(processes, logs, strict=True):
+            process.kill()
+            process.wait()
+            log.seek(0)
+            print(f"{Path(log.name).name}:\n{log.read()[-4000:]}")
+            log.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """All scenes, played once."""
+    place = tmp_path_factory.mktemp("world")
+    (place / "seen").mkdir()
+    prepare_toytown(resolve(str(place / "data")), size=(32, 64), count=SCENES, progress=lambda *_: None)
+    codes = {"first": start(place, "first", 2)}
+    assert codes["first"][1] == -signal.SIGKILL, "rank 1 is killed in the scene's last run, and not before"
+    for stage in STAGES:
+        shutil.copytree(place / (f"cut-{stage}" if stage != 1 else "whole-1"), place / f"moved-{stage}")
+    (place / "moved-1" / "model.safetensors").unlink()
+    for moved in ("moved-0", "moved-2", "moved-3"):  # the newest that counts, whatever else is there
+        assert committed(resolve(str(place / moved)))[0].step == 4
+    codes["again"] = start(place, "again", 2)
+    codes["alone"] = start(place, "alone", 1)
+
+    def seen(run: str, rank: int = 0) -> dict[str, Any]:
+        return torch.load(place / "seen" / f"{run}.rank{rank}.pt", weights_only=True)
+
+    def state(run: str, rank: int = 0, step: int = 6) -> dict[str, Tensor]:
+        return seen(run, rank)["states"][step]
+
+    return SimpleNamespace(place=place, codes=codes, seen=seen, state=state)
+
+
+def test_processes_end_as_they_should(world: SimpleNamespace) -> None:
+    assert world.codes["again"] == [0, 0]
+    assert world.codes["alone"] == [0]
+    assert world.codes["first"][0] not in (0, None), "a rank that lost its peer must not look as if it had succeeded"
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("run", [*(f"whole-{s}" for s in STAGES), "cut-0", "cut-3", "bfloat16-0", "bfloat16-2"])
+def test_all_ranks_hold_the_same_weights_and_statistics(world: SimpleNamespace, run: str) -> None:
+    for step in world.seen(run)["states"]:
+        assert_equal(world.state(run, 0, step), world.state(run, 1, step))
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_every_zero_stage_trains_the_same(world: SimpleNamespace, stage: int) -> None:
+    """Sums in another order differ in the last bit; a term, a pass or the clipping left out would differ in the first.
+
+    The bound is a thousandth of how far the weights have moved.
+    """
+    before, after, other = (world.state(f"whole-{s}", 0, step) for s, step in ((0, 2), (0, 6), (stage, 6)))
+    assert other.keys() == after.keys()
+    for name, value in after.items():
+        moved = float((value - before[name]).abs().max())
+        assert float((other[name] - value).abs().max()) <= 1e-3 * moved + 1e-6, name
+
+
+def test_the_gradients_were_clipped(world: SimpleNamespace) -> None:
+    """Momentum 0.9 and six steps: no weight can have moved further than the sum of six clipped steps."""
+    rate, clip = 0.05, 0.05  # of the recipe in rank.py
+    for stage in STAGES:
+        states = world.seen(f"whole-{stage}")["states"]
+        names = [n for n in states[2] if n.endswith("weight") and "bn" not in n]
+        moved = torch.cat([(states[6][n] - states[2][n]).flatten() for n in names])
+        decay = 5e-4 * torch.cat([states[2][n].flatten() for n in names]).norm()
+        assert 0 < float(moved.norm()) < 4 * rate * (clip + float(decay)) / (1 - 0.9)
+
+
+def records(world: SimpleNamespace, run: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (world.place / run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in TIMES and "miou" not in r} for r in found if "miou" not in r]
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_interrupted_and_continued_in_fresh_processes_it_ends_bit_identical(world: SimpleNamespace, stage: int) -> None:
+    """Stage 2 lost rank 1 to a SIGKILL, the others an exception on both ranks, all in step 5."""
+    cut, whole = f"cut-{stage}", f"whole-{stage}"
+    assert world.seen(cut)["error"] is None
+    assert list(world.seen(cut)["states"]) == [6], "continued from step 4"
+    assert {"message": "continuing from step 4 (step-00000004-of-2)"} in world.seen(cut)["records"]
+    for rank in (0, 1):
+        assert_equal(world.state(cut, rank), world.state(whole, rank))
+    assert records(world, cut) == records(world, whole)
+    assert [r["step"] for r in records(world, cut)] == [1, 2, 3, 4, 5, 6]
+    result = "model.safetensors"
+    assert (world.place / cut / result).read_bytes() == (world.place / whole / result).read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_without_an_engine_are_the_live_ones(world: SimpleNamespace, stage: int) -> None:
+    store = resolve(str(world.place / f"whole-{stage}"))
+    for step in (2, 6):
+        weights = weights_of(store, f"step-{step:08d}-of-2")
+        live = world.state(f"whole-{stage}", step=step)
+        assert_equal(weights, live)
+        assert all(weights[name].dtype == live[name].dtype for name in live)
+    result = load_weights(store.read("model.safetensors")).state_dict()
+    assert_equal(dict(result), world.state(f"whole-{stage}"))
+
+
+def test_without_zero_one_rank_continues_what_two_began(world: SimpleNamespace) -> None:
+    """Four passes of a pair each on one rank, where there were two on each of two: the same but for rounding."""
+    assert world.seen("moved-0")["error"] is None
+    assert {"message": "continuing from step 4 (step-00000004-of-2)"} in world.seen("moved-0")["records"]
+    found = [c.name for c in committed(resolve(str(world.place / "moved-0")))]
+    assert found == ["step-00000006-of-1", "step-00000004-of-2", "step-00000002-of-2"]
+    assert [r["step"] for r in records(world, "moved-0")] == [1, 2, 3, 4, 5, 6]
+    before, ours, theirs = world.state("whole-0", step=4), world.state("moved-0"), world.state("whole-0")
+    moved, apart = distance(before, theirs), distance(ours, theirs)
+    assert apart < 1e-4 * moved, (apart, moved)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    trained = [name for name in one if name.endswith("weight")]
+    return float(torch.cat([(one[name] - other[name]).flatten() for name in trained]).norm())
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_under_zero_another_world_size_is_refused_in_one_line(world: SimpleNamespace, stage: int) -> None:
+    error = world.seen(f"moved-{stage}")["error"]
+    assert error.startswith("UserError: checkpoint step-0000000")
+    assert f"written by 2 workers under ZeRO stage {stage}" in error
+    assert "Set cluster.workers=2" in error
+    assert "\n" not in error
+    assert not (world.place / f"moved-{stage}" / "model.safetensors").exists()
+
+
+def test_one_rank_with_four_pairs_learns_what_two_ranks_with_two_do(world: SimpleNamespace) -> None:
+    """Losses are means over pairs, whether four come in four passes on one rank or two at once on each of two.
+
+    Batch norm apart: it is frozen here.
+    """
+    apart = distance(world.state("even-1"), world.state("even-2"))
+    moved = distance(world.state("even-1", step=2), world.state("even-1"))
+    assert apart < 1e-3 * moved, (apart, moved)
+    for ours, theirs in zip(records(world, "even-1"), records(world, "even-2"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
+
+
+def test_an_error_of_one_rank_is_raised_on_both(world: SimpleNamespace) -> None:
+    """Rank 1's download and rank 1's NaN: rank 0 says the same and waits for nobody."""
+    for rank in (0, 1):
+        error = world.seen("unreadable", rank)["error"]
+        assert error.startswith("UserError: ")
+        assert error.endswith("access is denied.")
+    errors = [world.seen("nan", rank)["error"] for rank in (0, 1)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("TrainingFault: the loss is not finite at step 3 (rank 1")
+    assert "lovasz nan" in errors[0]
+    assert "newest good checkpoint: step-00000002-of-2" in errors[0]
+    assert [c.step for c in committed(resolve(str(world.place / "nan")))] == [2]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_bfloat16_keeps_weights_and_statistics_in_float32(world: SimpleNamespace, stage: int) -> None:
+    state, exact = world.state(f"bfloat16-{stage}"), world.state(f"whole-{stage}")
+    for name, value in state.items():
+        assert value.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32), name
+        assert torch.isfinite(value.float()).all(), name
+    start = world.state(f"bfloat16-{stage}", step=2)
+    moved, apart = distance(start, state), distance(state, exact)
+    assert 0 < apart < moved, "other numbers than in float32, but the same way"
+    assert len({r["loss/total"] for r in records(world, f"bfloat16-{stage}")}) == 6
+
+
+def test_two_ranks_count_an_odd_number_of_images_once_each(world: SimpleNamespace) -> None:
+    labels, uri = LABEL_SETS["toytown"], str(world.place / "data" / "val")
+    outcome = json.loads((world.place / "whole-0" / "evaluation.json").read_text())
+    assert outcome["images"] == IMAGES
+    network = load_weights((world.place / "whole-0" / "model.safetensors").read_bytes())
+    images = labelled_samples(uri, labels, 0, 1)
+    alone = evaluate(network, images, num_classes=len(labels), size=None, ratios=(0.0, 0.5))
+    assert [s["confusion"] for s in outcome["scores"]] == [m.tolist() for m in alone.matrices.values()]
+    assert committed(resolve(str(world.place / "whole-0")))[0].miou == outcome["scores"][0]["miou"]
+
+
+def test_ranks_say_nothing_but_what_went_wrong(world: SimpleNamespace) -> None:
+    """DeepSpeed's remarks on what we chose are turned down; the warning of the checkpoint cut short is ours."""
+    for scene, world_size in (("again", 2), ("alone", 1)):
+        for rank in range(world_size):
+            assert (world.place / f"{scene}.rank{rank}.log").read_text() == "", (scene, rank)

@@ -1,0 +1,155 @@
+"""What a run does about failures, without a cluster: `fit` is replaced by a script of what happens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plca_dist.errors import UserError
+from plca_dist.launch import train as under_test
+from plca_dist.launch.failure import RunFailed
+from plca_dist.launch.fit import ControllerFailed, WorkersFailed
+from plca_dist.launch.run import Run
+from plca_dist.launch.train import train
+from plca_dist.recipe import load
+from plca_dist.storage import Store
+from plca_dist.training.commits import Checkpoint, commit, name_of
+from plca_dist.training.health import TrainingFault
+
+
+class ActorDiedError(Exception):
+    """Called as Ray's is."""
+
+
+def lost() -> WorkersFailed:
+    return WorkersFailed([RuntimeError("Connection closed by peer"), ActorDiedError("the actor died\nlong story")])
+
+
+def broken() -> WorkersFailed:
+    return WorkersFailed([ValueError("a bug\nin many lines")])
+
+
+def reach(store: Store, step: int) -> None:
+    name = name_of(step, 2)
+    store.write(f"checkpoints/{name}/file", b"x")
+    commit(store, Checkpoint(name, step, 2, 0, "print", None, {"file": (1, "hash")}))
+
+
+@pytest.fixture
+def story(
+    tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[list[str], BaseException | None]]:
+    """`story(events, max_failures)`: a run in which `fit` meets the events in turn; what was said, and how it ended.
+
+    An event is a step that a checkpoint reaches, or an exception that ends the attempt; without one it succeeds.
+    """
+
+    @contextmanager
+    def no_cluster(*_: Any) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(under_test, "connection", no_cluster)
+    monkeypatch.setattr(under_test, "board", no_cluster)
+    monkeypatch.setattr(under_test, "logs", lambda: "/the/logs")
+
+    def tell(events: Sequence[int | BaseException], max_failures: int = 0) -> tuple[list[str], BaseException | None]:
+        coming = iter(events)
+
+        def fit(run: Run, watcher: Any) -> None:
+            run.store.write(".ray/state", b"")
+            for event in coming:
+                if isinstance(event, BaseException):
+                    raise event
+                reach(run.store, event)
+            run.store.write("model.safetensors", b"")
+
+        monkeypatch.setattr(under_test, "fit", fit)
+        said: list[str] = []
+        sets = [f"{name}.uri={toytown_shards}/{name}" for name in ("source", "target")]
+        config = load(
+            "toytown",
+            [
+                *sets,
+                "evaluation.uri=null",
+                "schedule.steps=300",
+                f"storage.uri={tmp_path}",
+                f"cluster.max_failures={max_failures}",
+            ],
+        )
+        try:
+            train(config, "run", lambda record: said.append(record["message"]))
+        except (UserError, RunFailed, KeyboardInterrupt) as error:
+            return said, error
+        finally:
+            assert not (tmp_path / "run" / ".ray").exists(), "Ray's state is left in the run"
+            assert next(coming, None) is None, "it stopped before the story's end"
+        return said, None
+
+    return tell
+
+
+Story = Callable[..., tuple[list[str], BaseException | None]]
+
+
+def test_a_lost_worker_is_not_counted_as_long_as_the_run_gets_on(story: Story) -> None:
+    said, error = story([10, lost(), 20, lost(), 30, lost(), 40], max_failures=0)
+    assert error is None
+    assert [line.rpartition("; ")[2] for line in said] == [f"restarting from step {s}" for s in (10, 20, 30)]
+    assert all("\n" not in line for line in said)
+
+
+def test_a_worker_lost_again_and_again_at_one_place_is_counted(story: Story) -> None:
+    said, error = story([10, lost(), lost(), lost()], max_failures=1)
+    assert isinstance(error, RunFailed)
+    assert len(said) == 2
+    assert "gave up after 2 failures. Newest checkpoint: step 10; logs: /the/logs" in str(error)
+
+
+def test_an_error_is_retried_while_the_budget_lasts(story: Story) -> None:
+    said, error = story([broken(), 10, broken(), 20], max_failures=2)
+    assert error is None
+    assert said == [
+        "worker failed (ValueError: a bug); restarting from step 0",
+        "worker failed (ValueError: a bug); restarting from step 10",
+    ]
+
+
+def test_without_a_budget_the_first_error_ends_the_run(story: Story) -> None:
+    said, error = story([10, broken()], max_failures=0)
+    assert said == []
+    assert str(error) == "ValueError: a bug; gave up after 1 failure. Newest checkpoint: step 10; logs: /the/logs"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "text"),
+    [
+        (UserError("a shard is damaged"), UserError, "a shard is damaged"),
+        (WorkersFailed([TrainingFault("the loss is not finite at step 7")]), RunFailed, "not finite at step 7"),
+        (ControllerFailed("no resources\nmore"), RunFailed, "no resources; logs: /the/logs"),
+    ],
+)
+def test_what_no_retry_mends_ends_the_run_at_once(
+    story: Story, event: BaseException, kind: type[BaseException], text: str
+) -> None:
+    said, error = story([10, event], max_failures=3)
+    assert said == []
+    assert isinstance(error, kind)
+    assert text in str(error)
+    assert "\n" not in str(error)
+
+
+def test_ctrl_c_says_where_the_run_stands(story: Story, tmp_path: Path) -> None:
+    _, error = story([KeyboardInterrupt()])
+    assert isinstance(error, KeyboardInterrupt)
+    assert str(error) == f"run {tmp_path}/run has no checkpoint yet; the same command continues it"
+    _, error = story([20, KeyboardInterrupt()])
+    assert "has checkpoint at step 20 of 300; the same command continues it" in str(error)
+
+
+def test_a_finished_run_is_left_alone(story: Story) -> None:
+    assert story([300]) == ([], None)
+    said, error = story([])
+    assert error is None
+    assert "is finished; nothing to do" in said[0]

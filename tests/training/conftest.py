@@ -1,0 +1,142 @@
+"""A world of one rank on gloo, tiny drawn scenes, and a way to train a run on them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from plca_dist import recipe
+from plca_dist.config import Config
+from plca_dist.data.prepare import prepare_toytown
+from plca_dist.storage import Store, resolve
+from plca_dist.training.engine import build_engine
+from plca_dist.training.session import Record, Session
+from plca_dist.training.worker import fresh_network, prepare_torch, run_worker
+
+SCENES = 24
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """torch.distributed with one rank, as a launcher leaves it."""
+    place = tmp_path_factory.mktemp("group") / "rendezvous"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+            patch.setenv(name, value)
+        dist.init_process_group("gloo", init_method=f"file://{place}", rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    """What a worker sets in its own process must not reach other tests."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`source` and `target` of 24 scenes each, `val` of 6 (target scenes with labels), all 32 x 64."""
+    place = tmp_path_factory.mktemp("shards")
+    prepare_toytown(resolve(str(place)), size=(32, 64), count=SCENES, progress=lambda *_: None)
+    return place
+
+
+#: Six steps on the tiny scenes with a record after each; nothing here follows a shipped recipe.
+RECIPE = """
+deterministic: true
+labels: toytown
+model: {backbone: tiny, rates: [1, 2, 4]}
+source: {uri: source, crop: [32, 64]}
+target: {uri: target, crop: [32, 64]}
+optimizer: {lr: 0.05}
+schedule: {steps: 6}
+batch: {pairs: 4}
+checkpoint: {every: 2}
+log: {every: 1}
+"""
+
+
+@pytest.fixture(scope="session")
+def make_config(shards: Path) -> Callable[..., Config]:
+    """The recipe above, with settings as `--set` takes them."""
+
+    def make(*settings: str) -> Config:
+        return recipe.parse(RECIPE, [f"data={shards}", *settings])
+
+    return make
+
+
+@dataclass
+class Trained:
+    """A run's directory and what the person watching was shown."""
+
+    store: Store
+    shown: list[Record] = field(default_factory=list)
+
+    @property
+    def messages(self) -> list[str]:
+        return [r["message"] for r in self.shown if "message" in r]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.store.root)
+
+    def checkpoints(self) -> list[str]:
+        return sorted(p.name for p in (self.path / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="session")
+def train(group: None) -> Callable[[Config, Path | str], Trained]:
+    """Train the recipe in a directory (a path or a URI), or continue there."""
+
+    def run(config: Config, place: Path | str) -> Trained:
+        trained = Trained(resolve(str(place)))
+        run_worker(config, Session(trained.store, CPU, trained.shown.append))
+        return trained
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_engine(group: None) -> Callable[[Config], Any]:
+    """An engine on the recipe's fresh network."""
+
+    def make(config: Config) -> Any:
+        prepare_torch(config)
+        return build_engine(config, fresh_network(config), CPU)
+
+    return make
+
+
+@pytest.fixture
+def interrupt() -> Iterator[SimpleNamespace]:
+    """`interrupt.at(module, name, call)` makes the call-th call of a function raise Interrupted; `.end()` stops it."""
+    patch = pytest.MonkeyPatch()
+
+    def at(module: Any, name: str, call: int) -> None:
+        original, calls = getattr(module, name), iter(range(1, 10**9))
+
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == call:
+                raise Interrupted
+            return original(*args, **kwargs)
+
+        patch.setattr(module, name, interrupted)
+
+    yield SimpleNamespace(at=at, end=patch.undo, error=Interrupted)
+    patch.undo()
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""

@@ -1,0 +1,200 @@
+"""A run cut short anywhere and started again ends as one that never was: the same bits, the same records."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from plca_dist.config import Config
+from plca_dist.models.weights import load_weights
+from plca_dist.storage import resolve
+from plca_dist.training import checkpoint, commits, worker
+from plca_dist.training.checkpoint import committed, weights_of
+
+LAST = "step-00000006-of-1"
+#: What a record says of the clock, which no two runs share.
+TIMES = ("pairs_per_second", "data_wait", "elapsed_s")
+
+
+@pytest.fixture(scope="module")
+def config(make_config: Callable[..., Config]) -> Config:
+    """Six steps of two passes each, a record at each, an evaluation at 3 and 6, checkpoints at 2, 4 and 6."""
+    return make_config("batch.micro=2", "evaluation.uri=val", "evaluation.every=3", "checkpoint.keep=3")
+
+
+@pytest.fixture(scope="module")
+def whole(config: Config, train: Callable, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The run that nothing interrupted."""
+    run = train(config, tmp_path_factory.mktemp("whole"))
+    return SimpleNamespace(path=run.path, state=saved(run.path), records=records(run.path))
+
+
+def saved(run: Path, name: str = LAST) -> dict[str, Tensor]:
+    """Weights, buffers and momentum in a checkpoint's file."""
+    file = torch.load(run / "checkpoints" / name / "mp_rank_00_model_states.pt", weights_only=True)
+    momentum = {f"momentum of {k}": s["momentum_buffer"] for k, s in file["optimizer"]["state"].items()}
+    assert len(momentum) > 20
+    return {**file["module"], **momentum}
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in found]
+
+
+def assert_same(run: Path, whole: SimpleNamespace) -> None:
+    state = saved(run)
+    assert state.keys() == whole.state.keys()
+    for name, value in state.items():
+        assert torch.equal(value, whole.state[name]), name
+    assert records(run) == whole.records
+    for file in ("evaluation.json", "model.safetensors"):
+        assert (run / file).read_bytes() == (whole.path / file).read_bytes(), file
+
+
+def test_the_whole_run_left_what_it_should(whole: SimpleNamespace, config: Config) -> None:
+    assert [(r["step"], "miou" in r) for r in whole.records] == [
+        (1, False), (2, False), (3, False), (3, True), (4, False), (5, False), (6, False), (6, True),
+    ]  # fmt: skip
+    assert {p.name for p in whole.path.iterdir()} == {
+        "checkpoints", "metrics.jsonl", "evaluation.json", "model.safetensors",
+    }  # fmt: skip
+    evaluation = json.loads((whole.path / "evaluation.json").read_text())
+    assert (evaluation["step"], evaluation["images"]) == (6, 6)
+    assert evaluation["scores"][0]["miou"] == whole.records[-1]["miou"]
+    assert evaluation["scores"][1]["miou"] == whole.records[-1]["miou_aggregated"]
+    rates = [r["learning_rate"] for r in whole.records if "learning_rate" in r]
+    assert rates == pytest.approx([0.05 * (1 - step / 6) ** 0.9 for step in range(6)])
+    first, second, third = (saved(whole.path, f"step-{step:08d}-of-1") for step in (2, 4, 6))
+    for name in first:
+        assert not torch.equal(first[name], second[name]), name
+        assert not torch.equal(second[name], third[name]), name
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 6])
+def test_cut_short_in_a_step(
+    config: Config, train: Callable, whole: SimpleNamespace, interrupt: SimpleNamespace, tmp_path: Path, call: int
+) -> None:
+    interrupt.at(worker, "average_buffers", call)
+    with pytest.raises(interrupt.error):
+        train(config, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    interrupt.end()
+    again = train(config, tmp_path)
+    done = (call - 1) // 2 * 2
+    assert again.messages[:1] == ([f"continuing from step {done} (step-{done:08d}-of-1)"] if done else
+                                  ["checkpoint step-00000002-of-1"])  # fmt: skip
+    assert_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "resumes_at"),
+    [
+        (checkpoint, "commit", 2, 2),  # every file of step 4 is there, but not the commit
+        (checkpoint, "prune", 2, 4),  # step 4 is committed
+        (checkpoint, "_upload", 2, 2),
+        (worker, "_evaluate", 1, 2),
+        (worker, "_evaluate", 2, 4),  # the last
+        (checkpoint, "commit", 3, 4),
+        (checkpoint, "prune", 3, 6),
+        (worker, "_leave_weights", 1, 6),  # only the result is missing
+    ],
+)
+def test_cut_short_between_steps(
+    config: Config,
+    train: Callable,
+    whole: SimpleNamespace,
+    interrupt: SimpleNamespace,
+    tmp_path: Path,
+    module: Any,
+    name: str,
+    call: int,
+    resumes_at: int,
+) -> None:
+    interrupt.at(module, name, call)
+    with pytest.raises(interrupt.error):
+        train(config, tmp_path)
+    interrupt.end()
+    again = train(config, tmp_path)
+    assert again.messages[0] == f"continuing from step {resumes_at} (step-{resumes_at:08d}-of-1)"
+    assert_same(tmp_path, whole)
+
+
+def test_in_a_bucket_too(
+    config: Config, train: Callable, whole: SimpleNamespace, interrupt: SimpleNamespace, s3: Any, tmp_path: Path
+) -> None:
+    """A real S3 server holds the run; cut short with all files of step 6 up and an older checkpoint to drop."""
+    uri = f"s3://{s3.bucket}/{tmp_path.name}"
+    config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"keep": 1})})
+    interrupt.at(checkpoint, "commit", 3)
+    with pytest.raises(interrupt.error):
+        train(config, uri)
+    interrupt.end()
+    again = train(config, uri)
+    assert again.messages[0] == "continuing from step 4 (step-00000004-of-1)"
+    for entry in again.store.list():
+        again.store.download(entry.name, tmp_path / entry.name)
+    assert_same(tmp_path, whole)
+    best = max((r["miou"], r["step"]) for r in whole.records if "miou" in r)[1]
+    assert [c.step for c in committed(again.store)] == ([6] if best == 6 else [6, 4])
+
+
+def test_cut_short_again_and_again(
+    config: Config, train: Callable, whole: SimpleNamespace, interrupt: SimpleNamespace, tmp_path: Path
+) -> None:
+    for module, name, call in ((worker, "average_buffers", 3), (worker, "_evaluate", 1), (commits.log, "warning", 1)):
+        interrupt.at(module, name, call)
+        with pytest.raises(interrupt.error):
+            train(config, tmp_path)
+        interrupt.end()
+        (tmp_path / "checkpoints" / "step-00000004-of-1").mkdir(exist_ok=True)  # a start that got no further
+        (tmp_path / "checkpoints" / "step-00000004-of-1" / "rank-00000.pt").write_bytes(b"half")
+    train(config, tmp_path)
+    assert_same(tmp_path, whole)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
+    config: Config, train: Callable, whole: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole.path, run)
+    (run / "model.safetensors").unlink()
+    for name in (LAST, "step-00000004-of-1"):
+        flip_a_bit(run / "checkpoints" / name / "mp_rank_00_model_states.pt")
+    again = train(config, run)
+    assert again.messages[0] == "continuing from step 2 (step-00000002-of-1)"
+    assert [r.message.split(":")[0] for r in caplog.records] == [
+        f"passing over checkpoint {LAST}",
+        "passing over checkpoint step-00000004-of-1",
+    ]
+    assert_same(run, whole)
+    assert {c.name for c in committed(again.store)} >= {LAST, "step-00000004-of-1"}
+
+
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    file.write_bytes(bytes(data))
+
+
+def test_the_result_is_the_last_checkpoints_weights(config: Config, whole: SimpleNamespace) -> None:
+    result = load_weights((whole.path / "model.safetensors").read_bytes()).state_dict()
+    weights = weights_of(resolve(str(whole.path)), LAST)
+    assert result.keys() == weights.keys()
+    for name, value in weights.items():
+        assert torch.equal(result[name], value), name
+
+
+def test_a_finished_run_continued_trains_no_further(
+    config: Config, train: Callable, whole: SimpleNamespace, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole.path, run)
+    train(config, run)
+    assert_same(run, whole)
