@@ -1,8 +1,7 @@
-"""Which checkpoints count, which are kept, what is refused."""
+"""What is saved comes back; what is damaged is passed over, and what is another's refused."""
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint import Checkpoint, committed, restore, save, weights_of
-from plca_dist.training.commits import COMMIT, FOLDER, commit, name_of
+from plca_dist.training.checkpoint import committed, restore, save, weights_of
+from plca_dist.training.commits import COMMIT, FOLDER
 from plca_dist.training.engine import full_state
 
 OLD, NEW = "step-00000002-of-1", "step-00000004-of-1"
@@ -222,60 +221,6 @@ def test_no_such_checkpoint_names_those_there_are(run: Store) -> None:
         weights_of(run, "step-00000003-of-1")
 
 
-@pytest.mark.parametrize(
-    ("keep", "scores", "left"),
-    [
-        (2, [None, None, None, None, None], [4, 5]),
-        (1, [None, None, None, None, None], [5]),
-        (2, [10.0, 50.0, 20.0, 30.0, 20.0], [2, 4, 5]),
-        (2, [10.0, 20.0, 20.0, 30.0, 50.0], [4, 5]),
-        (1, [40.0, 40.0, 40.0, 10.0, None], [3, 5]),  # of equals the newest
-        (1, [math.nan, 0.0, math.nan, None, None], [2, 5]),  # nothing to score is no score; 0 is one
-        (9, [None, 1.0, None, None, None], [1, 2, 3, 4, 5]),
-    ],
-)
-def test_the_newest_and_the_best_are_kept(
-    saved: SimpleNamespace,
-    make_config: Callable[..., Config],
-    tmp_path: Path,
-    keep: int,
-    scores: list[float | None],
-    left: list[int],
-) -> None:
-    run, config = resolve(str(tmp_path)), make_config(f"checkpoint.keep={keep}")
-    for step, miou in enumerate(scores, 1):
-        save(saved.engine, config, run, step, miou=miou)
-    assert [c.step for c in committed(run)] == left[::-1]
-    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == [name_of(step, 1) for step in left]
-
-
-def test_a_deletion_cut_short_leaves_nothing_that_looks_whole(
-    saved: SimpleNamespace, make_config: Callable[..., Config], run: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_config("checkpoint.keep=1")
-
-    class Cut(Exception):
-        pass
-
-    def cut(self: Store, name: str) -> None:
-        raise Cut(name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "delete_tree", cut)
-        with pytest.raises(Cut, match=NEW):
-            save(saved.engine, config, run, 6, miou=None)
-    assert part(run, NEW, MODEL).exists()
-    assert NEW not in [c.name for c in committed(run)]
-    save(saved.engine, config, run, 8, miou=None)
-    assert [p.name for p in (Path(run.root) / FOLDER).iterdir()] == [name_of(8, 1)], "leftovers go at the next save"
-
-
-def test_what_is_damaged_is_left_for_a_person_to_look_at(saved: SimpleNamespace, config: Config, run: Store) -> None:
-    truncate(run)
-    save(saved.engine, config, run, 6, miou=None)
-    assert part(run, NEW, COMMIT).exists()
-
-
 def test_while_it_is_written_again_a_checkpoint_does_not_count(
     saved: SimpleNamespace, config: Config, run: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,12 +238,3 @@ def test_while_it_is_written_again_a_checkpoint_does_not_count(
         save(saved.engine, config, run, 4, miou=None)
     assert seen == [[OLD], [OLD]]
     assert [c.name for c in committed(run)] == [NEW, OLD]
-
-
-def test_newest_first_whatever_wrote_them(tmp_path: Path) -> None:
-    run = resolve(str(tmp_path))
-    for step, world_size in ((5, 2), (12, 1), (5, 16), (100_000_000, 1)):
-        name = name_of(step, world_size)
-        run.write(f"{FOLDER}/{name}/file", b"x")
-        commit(run, Checkpoint(name, step, world_size, 0, "print", None, {"file": (1, "hash")}))
-    assert [c.step for c in committed(run)] == [100_000_000, 12, 5, 5]

@@ -1,9 +1,6 @@
 """Schedule, DeepSpeed's settings, and that a batch's gradient is the mean of its parts' gradients."""
 
 import copy
-import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,26 +224,3 @@ def test_a_weight_or_a_statistic_that_is_no_number_is_seen(make_config: MakeConf
             assert not bool(finite_weights(engine))
             tensor.view(-1)[-1] = kept
     assert bool(finite_weights(engine))
-
-
-def test_importing_deepspeed_through_us_says_nothing() -> None:
-    """In a process of its own: DeepSpeed remarks on the CPU once, while it is imported."""
-    code = "import plca_dist.training.engine, logging; logging.getLogger('DeepSpeed').warning('a real warning')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    assert len(lines) == 1, lines
-    assert lines[0].endswith("a real warning")
-
-
-def test_only_what_we_mean_is_left_out_of_deepspeeds_warnings() -> None:
-    heard: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
-    log = logging.getLogger("DeepSpeed")
-    log.addHandler(handler)
-    try:
-        log.warning("**** You are using ZeRO with an untested optimizer, proceed with caution *****")
-        log.warning("gradients are %s", "lost")
-    finally:
-        log.removeHandler(handler)
-    assert heard == ["gradients are lost"]
