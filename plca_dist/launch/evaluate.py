@@ -64,5 +64,10 @@ def _score_part(job: Job, data: str, part: int, parts: int, device: str) -> Coun
     trained = loaded(job, device)
     samples = labelled_samples(data, trained.labels, part, parts, job.endpoint)
     return evaluate(
-        trained.network, samples, num_classes=len(trained.labels), size=job.size, ratios=ratios(job.aggregation)
+        trained.network,
+        samples,
+        num_classes=len(trained.labels),
+        size=job.size,
+        ratios=ratios(job.aggregation),
+        **trained.inference,
     )

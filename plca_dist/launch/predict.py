@@ -71,7 +71,9 @@ def _predict_part(job: Job, images: str, out: str, names: list[str], part: int, 
             image_3HW = verified_image(source.read(name))
         except ValueError as error:
             raise UserError(f"{source.uri}/{name} cannot be read: {error}; repair it or take it away.") from error
-        probability_KHW = probabilities(trained.network, image_3HW, size=job.size, ratio=job.aggregation)
+        probability_KHW = probabilities(
+            trained.network, image_3HW, size=job.size, ratio=job.aggregation, **trained.inference
+        )
         prediction_HW = probability_KHW.argmax(0).cpu().numpy().astype(np.uint8)
         ids_HW = cityscapes_label_ids(trained.labels.classes)[prediction_HW] if folder == _LABEL_IDS else prediction_HW
         picture_HW3 = image_3HW.permute(1, 2, 0).numpy()

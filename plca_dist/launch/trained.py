@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from plca_dist.config import Config
+from plca_dist.config import Config, Objective
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import UserError
 from plca_dist.launch.run import RECIPE
@@ -31,6 +32,12 @@ class Trained:
     store: Store
     config: Config | None
     checkpoint: str | None = None
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """How the network was trained to aggregate, as `evaluate` and `probabilities` take it."""
+        settings = self.config.objective if self.config else Objective()
+        return settings.model_dump(include={"kl_aggregation_contrast", "backend"})
 
 
 def load_trained(place: str, endpoint: str | None = None) -> Trained:

@@ -21,7 +21,13 @@ from plca_dist.training.metrics import confusion, score
 
 @torch.no_grad()
 def probabilities(
-    network: Network, image_3HW: Tensor, *, size: tuple[int, int] | None, ratio: float, backend: str = "auto"
+    network: Network,
+    image_3HW: Tensor,
+    *,
+    size: tuple[int, int] | None,
+    ratio: float,
+    kl_aggregation_contrast: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
     """Class probabilities of one image, at the image's own resolution.
 
@@ -31,6 +37,7 @@ def probabilities(
     Args:
         image_3HW: uint8 RGB.
         ratio: aggregation ratio λ in [0, 1); 0 is the plain network.
+        kl_aggregation_contrast: as the network was trained with (see `method.aggregation`).
 
     Returns:
         (K, H, W) float32.
@@ -39,7 +46,9 @@ def probabilities(
     device = next(network.parameters()).device
     resized = image_3HW if size is None else resize_for_test(image_3HW, size)
     features_1Chw = network(resized[None].to(device)).features
-    grid_1Khw = aggregated_prediction(features_1Chw, network.classify, ratio, backend=backend)
+    grid_1Khw = aggregated_prediction(
+        features_1Chw, network.classify, ratio, kl_aggregation_contrast=kl_aggregation_contrast, backend=backend
+    )
     return F.interpolate(grid_1Khw, size=image_3HW.shape[-2:], mode="bilinear", align_corners=False)[0]
 
 
@@ -77,13 +86,21 @@ def evaluate(
     num_classes: int,
     size: tuple[int, int] | None,
     ratios: Sequence[float],
+    kl_aggregation_contrast: bool = False,
     backend: str = "auto",
 ) -> Counts:
     """Score the network on (image (3, H, W) uint8, label (H, W) uint8) samples, once for every aggregation ratio."""
     counts = Counts({ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64) for ratio in ratios})
     for image_3HW, label_HW in samples:
         for ratio, matrix in counts.matrices.items():
-            probability_KHW = probabilities(network, image_3HW, size=size, ratio=ratio, backend=backend)
+            probability_KHW = probabilities(
+                network,
+                image_3HW,
+                size=size,
+                ratio=ratio,
+                kl_aggregation_contrast=kl_aggregation_contrast,
+                backend=backend,
+            )
             matrix += confusion(probability_KHW.argmax(0).cpu(), label_HW, num_classes)
         counts.images += 1
     return counts

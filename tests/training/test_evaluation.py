@@ -106,12 +106,15 @@ def test_probabilities_are_upsampled_and_not_logits() -> None:
     torch.testing.assert_close(probability_KHW[0, 0], torch.tensor([1.0, 0.85, 0.55, 0.4]))
 
 
-def test_with_aggregation_it_is_the_methods_prediction(network: Network, shards: Path) -> None:
+@pytest.mark.parametrize("contrast", [False, True])
+def test_with_aggregation_it_is_the_methods_prediction(network: Network, shards: Path, contrast: bool) -> None:
     image_3HW, _ = next(labelled_samples(str(shards / "val"), LABELS, 0, 1))
-    found = probabilities(network, image_3HW, size=None, ratio=0.5)
+    found = probabilities(network, image_3HW, size=None, ratio=0.5, kl_aggregation_contrast=contrast)
     with torch.no_grad():
         features = network.eval()(image_3HW[None]).features
-        grid = aggregated_prediction(features, network.classify, 0.5)
+        grid = aggregated_prediction(features, network.classify, 0.5, kl_aggregation_contrast=contrast)
+        other = aggregated_prediction(features, network.classify, 0.5, kl_aggregation_contrast=not contrast)
+    assert (grid - other).abs().max() > 1e-4
     torch.testing.assert_close(found, F.interpolate(grid, image_3HW.shape[1:], mode="bilinear")[0])
     assert (found - probabilities(network, image_3HW, size=None, ratio=0.0)).abs().max() > 0.01
 
