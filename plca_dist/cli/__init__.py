@@ -1,5 +1,6 @@
 """`plca …`: parse, call one function, print. No logic lives here."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def _answer(arguments: Sequence[str] | None) -> int:
     parsed = build_parser().parse_args(arguments)
     from plca_dist.cli import commands
 
+    logging.basicConfig(level=logging.WARNING, format="plca: warning: %(message)s")
     try:
         return getattr(commands, parsed.command)(parsed) or 0
     except UserError as error:

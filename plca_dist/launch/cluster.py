@@ -43,6 +43,8 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
         else:
             with _interrupts_held_back():
                 _start(wanted)
+        # What Ray pushes to a driver all the same: a paragraph on every lost worker, which we report in a line.
+        ray._private.worker._worker_logs_enabled = False
         yield
     finally:
         with _interrupts_held_back():
