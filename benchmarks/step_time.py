@@ -42,6 +42,11 @@ _WARM_RECORDS = 2
 _LOG_EVERY = 5
 
 
+def warm_median(seconds: list[float], cold: int) -> float:
+    """The median without the first `cold`; the short runs that compare weights have nothing else, and are not timed."""
+    return statistics.median(seconds[cold:] or seconds)
+
+
 def config_for(folder: Path, workers: int, steps: int) -> Config:
     overrides = [
         f"data={folder}/data", f"storage.uri={folder}/runs", "source.uri=source", "target.uri=target",
@@ -80,7 +85,7 @@ def bare(folder: Path, workers: int, steps: int, rank: int) -> None:
         times.append(time.perf_counter() - began)
     if rank == 0:
         torch.save(network.state_dict(), folder / "bare.pt")
-        print(statistics.median(times[_WARM_RECORDS * _LOG_EVERY :]))
+        print(warm_median(times, _WARM_RECORDS * _LOG_EVERY))
     dist.destroy_process_group()
 
 
@@ -103,7 +108,7 @@ def run_stack(folder: Path, workers: int, steps: int, repeat: int) -> tuple[floa
     config = config_for(folder, workers, steps)
     run = train(config, f"stack-{workers}-{repeat}", lambda record: None)
     rates = [r[PAIRS_PER_SECOND] for r in read_records(run.store) if PAIRS_PER_SECOND in r]
-    seconds = statistics.median(config.batch.pairs / rate for rate in rates[_WARM_RECORDS:])
+    seconds = warm_median([config.batch.pairs / rate for rate in rates], _WARM_RECORDS)
     return seconds, safetensors.torch.load(run.store.read(WEIGHTS))
 
 

@@ -30,7 +30,9 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
     """Be connected to Ray inside the block: to the session that exists, to RAY_ADDRESS, or to one started here.
 
-    A cluster started here ends with the block. Raises UserError where this machine cannot hold the workers.
+    A cluster started here ends with the block. `say` gets remarks for the person watching.
+
+    Raises UserError where this machine cannot hold the workers, or nothing answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield
@@ -41,11 +43,13 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
             _join(address)
             _announce(wanted, say)
         else:
+            say("starting a Ray cluster on this machine")
             with _interrupts_held_back():
                 _start(wanted)
         # What Ray pushes to a driver all the same: a paragraph on every lost worker, which we report in a line.
         ray._private.worker._worker_logs_enabled = False
-        yield
+        with _sigterm_as_ctrl_c():
+            yield
     finally:
         with _interrupts_held_back():
             ray.shutdown()
@@ -98,6 +102,19 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Ray's own answer to SIGTERM is to abort with a dump of the stack, and its processes stay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def logs() -> str:

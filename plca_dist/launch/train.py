@@ -1,6 +1,8 @@
 """A run from start to end, through failures: fit, and fit again from the newest checkpoint."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from plca_dist.config import Config
@@ -31,14 +33,30 @@ def train(config: Config, name: str, show: Callable[[Record], None]) -> Run:
     if run.finished:
         show({"message": f"run {run.store.uri} is finished; nothing to do"})
         return run
-    try:
-        with connection(run.config.cluster, lambda message: show({"message": message})), board(show) as watcher:
-            _persist(run, watcher, show)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_standing(run)) from None
-    finally:
-        clear(run)
+    with _warnings_shown(show):
+        try:
+            with connection(run.config.cluster, lambda message: show({"message": message})), board(show) as watcher:
+                _persist(run, watcher, show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_standing(run)) from None
+        finally:
+            clear(run)
     return run
+
+
+@contextmanager
+def _warnings_shown(show: Callable[[Record], None]) -> Iterator[None]:
+    """What this package warns of in this process goes where messages go, and not across the progress line."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: show({"message": f"warning: {record.getMessage()}"})  # type: ignore[method-assign]
+    logger = logging.getLogger("plca_dist")
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def _persist(run: Run, watcher: Any, show: Callable[[Record], None]) -> None:
@@ -48,7 +66,9 @@ def _persist(run: Run, watcher: Any, show: Callable[[Record], None]) -> None:
     they cannot tell bad input, which no retry mends, from a lost machine.
     """
     failures, reached = 0, _reached(run)
+    workers = run.config.cluster.workers
     while True:
+        show({"message": f"starting {workers} worker{'s' if workers > 1 else ''}"})
         try:
             fit(run, watcher)
             return

@@ -25,7 +25,7 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 
 def connect(**wanted: object) -> None:
-    with cluster.connection(Cluster(**wanted), pytest.fail):  # type: ignore[arg-type]
+    with cluster.connection(Cluster(**wanted), print):  # type: ignore[arg-type]
         pass
 
 
@@ -89,3 +89,11 @@ def test_ctrl_c_waits_until_ray_has_started(
         events.append("in use")
     assert events == ["started", "shut down"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("no_session")
+def test_sigterm_is_a_ctrl_c_while_connected() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), cluster.connection(Cluster(), print):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -18,6 +18,9 @@ from plca_dist.storage import Store
 from plca_dist.training.commits import Checkpoint, commit, name_of
 from plca_dist.training.health import TrainingFault
 
+Told = tuple[list[str], BaseException | None]
+Story = Callable[..., Told]
+
 
 class ActorDiedError(Exception):
     """Called as Ray's is."""
@@ -38,9 +41,7 @@ def reach(store: Store, step: int) -> None:
 
 
 @pytest.fixture
-def story(
-    tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[list[str], BaseException | None]]:
+def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     """`story(events, max_failures)`: a run in which `fit` meets the events in turn; what was said, and how it ended.
 
     An event is a step that a checkpoint reaches, or an exception that ends the attempt; without one it succeeds.
@@ -54,7 +55,7 @@ def story(
     monkeypatch.setattr(under_test, "board", no_cluster)
     monkeypatch.setattr(under_test, "logs", lambda: "/the/logs")
 
-    def tell(events: Sequence[int | BaseException], max_failures: int = 0) -> tuple[list[str], BaseException | None]:
+    def tell(events: Sequence[int | BaseException], max_failures: int = 0) -> Told:
         coming = iter(events)
 
         def fit(run: Run, watcher: Any) -> None:
@@ -87,10 +88,11 @@ def story(
             assert next(coming, None) is None, "it stopped before the story's end"
         return said, None
 
-    return tell
+    def without_starts(events: Sequence[int | BaseException], max_failures: int = 0) -> Told:
+        said, error = tell(events, max_failures)
+        return [line for line in said if line != "starting 2 workers"], error
 
-
-Story = Callable[..., tuple[list[str], BaseException | None]]
+    return without_starts
 
 
 def test_a_lost_worker_is_not_counted_as_long_as_the_run_gets_on(story: Story) -> None:
@@ -153,3 +155,12 @@ def test_a_finished_run_is_left_alone(story: Story) -> None:
     said, error = story([])
     assert error is None
     assert "is finished; nothing to do" in said[0]
+
+
+def test_a_checkpoint_that_does_not_count_is_named(story: Story, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints" / name_of(30, 2)).mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / name_of(30, 2) / "part").write_text("half of it")
+    said, error = story([10, broken(), 40], max_failures=1)
+    assert error is None
+    assert said[-1].endswith("restarting from step 10")
+    assert f"warning: passing over checkpoint {name_of(30, 2)}: it was never committed" in said

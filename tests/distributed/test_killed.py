@@ -1,0 +1,171 @@
+"""What kills, Ctrl-C and damage do to a run on a real cluster. The weights in the end are equal in every bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from plca_dist.cli import main
+from plca_dist.data.labels import LABEL_SETS
+from plca_dist.launch.run import Run
+from plca_dist.launch.train import train
+from plca_dist.training.commits import committed
+
+
+def training_workers(driver: int) -> list[psutil.Process]:
+    """The processes of ranks, of the cluster that this driver started; none of anyone else's."""
+    below = psutil.Process(driver).children(recursive=True)
+    return [p for p in below if any("RayTrainWorker" in word for word in _words(p))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(
+    undisturbed: Run, runs: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a budget for errors: a lost process must not need one."""
+    said: list[str] = []
+    killed: list[int] = []
+
+    def show(record: dict[str, object]) -> None:
+        if message := record.get("message"):
+            said.append(str(message))
+            if not killed and "checkpoint step" in said[-1]:
+                victim = training_workers(os.getpid())[-1]
+                killed.append(victim.pid)
+                victim.kill()
+
+    train(runs.config("cluster.max_failures=0"), "worker-killed", show)
+    assert capfd.readouterr() == ("", ""), "Ray chats"
+    assert killed, "it ended before anything was killed"
+    assert any("worker failed" in line and "restarting from step" in line for line in said)
+    assert any("continuing from step" in line for line in said)
+    assert runs.recorded("worker-killed") == list(range(1, runs.steps + 1))
+    assert runs.weights("worker-killed") == runs.weights("undisturbed")
+    assert not runs.of_ray("worker-killed")
+
+
+def test_a_shard_damaged_after_its_manifest_ends_the_run_in_one_line(
+    runs: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for entry in runs.shards.list("source"):
+        data = bytearray(runs.shards.read(entry.name))
+        if entry.name.endswith(".parquet"):
+            data[len(data) // 8 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 8)
+        runs.shards.write(entry.name.replace("source", "damaged"), bytes(data))
+    assert main(runs.command("damaged", "source.uri=damaged", "checkpoint.every=1000")) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = [line for line in err.splitlines() if not line.startswith(("starting ", *"0123456789"))]
+    assert line.startswith(f"plca: {runs.shards.uri}/damaged/shard-00000.parquet: ")
+    assert "write the shards again" in line
+    assert not runs.store.exists("damaged/model.safetensors")
+    assert not runs.of_ray("damaged")
+
+
+class Driver:
+    """`plca train` in a process of its own, with its own cluster."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "plca_dist.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, part: str) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if part in line:
+                return
+        pytest.fail(f"it ended without {part!r}: {self.lines}")
+
+    def end(self, sign: signal.Signals | None = None) -> int:
+        """Read to the end, after the signal went to all of a terminal's processes (SIGKILL: to the driver alone)."""
+        if sign == signal.SIGKILL:
+            self.process.kill()
+        elif sign:
+            os.killpg(self.process.pid, sign)
+        assert self.process.stdout
+        self.lines += [line.rstrip() for line in self.process.stdout]
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def driver() -> Iterator[Callable[[list[str]], Driver]]:
+    started: list[Driver] = []
+
+    def start(arguments: list[str]) -> Driver:
+        started.append(Driver(arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not alive
+
+
+def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
+    undisturbed: Run, runs: Any, driver: Callable[[list[str]], Driver]
+) -> None:
+    """SIGKILL, then the same command and Ctrl-C, then the same command again."""
+    arguments = runs.command("driver-killed")
+    first = driver(arguments)
+    first.read_until("checkpoint step")
+    ranks = training_workers(first.process.pid)
+    assert len(ranks) == 2
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    assert gone(ranks, 30), "the dead driver's workers live on"
+    reached = committed(runs.store.child("driver-killed"))[0].step
+
+    second = driver(arguments)
+    second.read_until("checkpoint step")
+    below = psutil.Process(second.process.pid).children(recursive=True)
+    assert second.end(signal.SIGINT) == 130
+    assert gone(below, 10)
+    assert any(line.startswith(f"continuing from step {reached} ") for line in second.lines)
+    (last,) = [line for line in second.lines if line.startswith("plca: ")]
+    assert "interrupted" in last
+    assert "the same command continues it" in last
+    assert last == second.lines[-1]
+    assert not any("Traceback" in line for line in second.lines)
+    assert not runs.of_ray("driver-killed")
+
+    third = driver(arguments)
+    assert third.end() == 0
+    assert third.lines[-1] == f"run: {runs.store.uri}/driver-killed"
+    told = (
+        "run: ",
+        "starting ",
+        "checkpoint ",
+        "continuing ",
+        "step ",
+        "class ",
+        "─",
+        "mIoU",
+        "–",
+        *LABEL_SETS["toytown"].classes,
+    )
+    chatter = [line for line in third.lines if not line.startswith(told) and f"/{runs.steps} " not in line]
+    assert not chatter
+    assert runs.recorded("driver-killed") == list(range(1, runs.steps + 1))
+    assert runs.weights("driver-killed") == runs.weights("undisturbed")
