@@ -45,6 +45,9 @@ def test_evaluation_is_the_same_in_one_process_in_two_workers_and_in_the_run(
     ):
         assert main([*base, str(tmp_path / name), place, *more]) == 0
         assert json.loads((tmp_path / name).read_text())["scores"] == own, name
+    assert main(["evaluate", "--data", f"{runs.shards.uri}/val", f"{runs.store.uri}/undisturbed/{newest.place}"]) == 0
+    beside = f"undisturbed/evaluations/val-{newest.name}.json"
+    assert json.loads(runs.store.read(beside))["scores"] == own, "not where the run's own evaluations go"
     assert "Traceback" not in capfd.readouterr().err
 
 
