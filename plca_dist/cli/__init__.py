@@ -33,13 +33,18 @@ def _answer(arguments: Sequence[str] | None) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="plca: warning: %(message)s")
     try:
-        return getattr(commands, parsed.command)(parsed) or 0
+        code = getattr(commands, parsed.command)(parsed) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _say(error, 2)
     except RunFailed as error:
         return _say(error, 1)
     except KeyboardInterrupt as error:
         return _say(f"interrupted; {error}" if error.args else "interrupted", 130)
+    except BrokenPipeError:  # `plca recipes | head`: the reader has seen enough, and nothing more can be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.filename is None:  # not about a file that somebody named, but about us
             raise

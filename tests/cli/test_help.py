@@ -1,5 +1,6 @@
 """Help that reads well and examples that work, and what cannot be parsed."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -88,3 +89,16 @@ def test_what_cannot_be_parsed_ends_with_2_and_usage(arguments: list[str], capsy
     assert out == ""
     assert err.startswith("usage: plca")
     assert "error: " in err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    """`plca recipes | head -1`, with the reader gone before the first line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "plca_dist.cli", "recipes"], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
