@@ -12,8 +12,9 @@ from plca_dist.launch.train import train
 from plca_dist.recipe import load
 from plca_dist.storage import Store, resolve
 
-STEPS, EVERY = 40, 5
-#: Some seconds of training after its start; deterministic, so that bytes can be compared.
+STEPS, EVERY = 240, 10
+#: Long enough that a kill and a Ctrl-C meet it in its middle, though workers may outlive their driver by seconds;
+#: deterministic, so that bytes can be compared.
 SETTINGS = [
     "data=s3://bucket/cluster/shards", "source.uri=source", "target.uri=target", "evaluation.uri=val",
     "source.crop=[32, 64]", "target.crop=[32, 64]", f"schedule.steps={STEPS}", f"checkpoint.every={EVERY}",
