@@ -201,6 +201,16 @@ def resolve(uri: str, endpoint: str | None = None) -> Store:
     return _resolve(uri, endpoint, _PATIENT_ATTEMPTS)
 
 
+def endpoint_or_default(endpoint: str | None) -> str | None:
+    """`endpoint`, or the one that the AWS variables name; None is AWS itself."""
+    return endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def absolute(uri: str) -> str:
+    """A path as one that means the same in any working directory; a URI as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
 def probe(uri: str, endpoint: str | None = None) -> Store:
     """`resolve`, after a look that the place can be reached; raises UserError saying what is missing.
 
@@ -233,7 +243,7 @@ def _resolve(uri: str, endpoint: str | None, attempts: int) -> Store:
 
 
 def _s3(endpoint: str | None, attempts: int) -> Any:
-    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = endpoint_or_default(endpoint)
     options: dict[str, Any] = {}
     if endpoint:
         url = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")

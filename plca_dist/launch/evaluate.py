@@ -10,9 +10,9 @@ from plca_dist.data.prepare import Progress
 from plca_dist.data.shards import read_manifest
 from plca_dist.data.stream import label_table, labelled_samples
 from plca_dist.errors import UserError
-from plca_dist.launch.job import Job, absolute, loaded, share_out
+from plca_dist.launch.job import Job, loaded, share_out
 from plca_dist.launch.trained import Trained, load_trained
-from plca_dist.storage import Store, probe
+from plca_dist.storage import Store, absolute, probe
 from plca_dist.training.evaluation import Counts, evaluate, ratios
 
 

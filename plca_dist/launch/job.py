@@ -1,9 +1,7 @@
 """Work on trained weights that falls into independent parts: in this process, or shared out over a Ray cluster."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from plca_dist.config import Cluster, Evaluation
 from plca_dist.errors import UserError
 from plca_dist.launch.failure import RunFailed
 from plca_dist.launch.trained import Trained, load_trained
+from plca_dist.storage import absolute, endpoint_or_default
 
 #: Parts a worker gets in turn: small enough that a slow one does not keep the others waiting long.
 _PARTS_PER_WORKER = 4
@@ -54,15 +53,10 @@ def job_from(
         place=absolute(place),
         size=(size[0], size[1]) if size else settings.size,
         aggregation=settings.aggregation if aggregation is None else aggregation,
-        endpoint=endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        endpoint=endpoint_or_default(endpoint),
         threads=None if _here(wanted) else wanted.cpus_per_worker,
     )
     return job, wanted
-
-
-def absolute(place: str) -> str:
-    """A path that means the same in a worker, which runs in another directory; URIs are left alone."""
-    return place if "://" in place else str(Path(place).absolute())
 
 
 def _here(workers: Cluster) -> bool:

@@ -10,10 +10,10 @@ from plca_dist.data.codec import encode_label, verified_image
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
 from plca_dist.data.prepare import Progress
 from plca_dist.errors import UserError
-from plca_dist.launch.job import Job, absolute, loaded, share_out
+from plca_dist.launch.job import Job, loaded, share_out
 from plca_dist.launch.trained import load_trained
 from plca_dist.report.panels import colour, overlay, png
-from plca_dist.storage import Store, probe, resolve
+from plca_dist.storage import Store, absolute, probe, resolve
 from plca_dist.training.evaluation import probabilities
 
 _PICTURES = (".png", ".jpg", ".jpeg")

@@ -1,16 +1,14 @@
 """A run is its directory: its name, its recipe, what it was trained on, and what it left."""
 
 import json
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.recipe import parse
-from plca_dist.storage import Store, probe
+from plca_dist.storage import Store, absolute, endpoint_or_default, probe
 from plca_dist.training.engine import build_objective
 from plca_dist.training.feed import check_data
 from plca_dist.training.worker import EVALUATION, WEIGHTS, fresh_network
@@ -47,7 +45,7 @@ def open_run(config: Config, name: str) -> Run:
             f"run name {name!r} may hold letters, digits, '.', '_' and '-' only, at most 100, and starts with a letter "
             "or digit; give another with --name."
         )
-    config = absolute(config)
+    config = portable(config)
     config.accumulation(config.cluster.workers)
     store = probe(config.storage.uri, config.storage.endpoint).child(name)
     if config.model.weights:
@@ -89,20 +87,14 @@ def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:
         )
 
 
-def absolute(config: Config) -> Config:
+def portable(config: Config) -> Config:
     """Settings that mean the same on every machine: paths made absolute, the endpoint variable written in."""
-    endpoint = (
-        config.storage.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    )
+    endpoint = endpoint_or_default(config.storage.endpoint)
     weights = config.model.weights
     return config.model_copy(
         update={
-            "data": _absolute(config.data),
-            "storage": config.storage.model_copy(update={"uri": _absolute(config.storage.uri), "endpoint": endpoint}),
-            "model": config.model.model_copy(update={"weights": _absolute(weights) if weights else None}),
+            "data": absolute(config.data),
+            "storage": config.storage.model_copy(update={"uri": absolute(config.storage.uri), "endpoint": endpoint}),
+            "model": config.model.model_copy(update={"weights": absolute(weights) if weights else None}),
         }
     )
-
-
-def _absolute(uri: str) -> str:
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

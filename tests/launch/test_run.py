@@ -8,7 +8,7 @@ import yaml
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
-from plca_dist.launch.run import absolute, open_run
+from plca_dist.launch.run import open_run, portable
 from plca_dist.recipe import load
 
 
@@ -65,13 +65,13 @@ def test_settings_mean_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    made = absolute(load("toytown", ["data=shards", "model.weights=w/x.pth"]))
+    made = portable(load("toytown", ["data=shards", "model.weights=w/x.pth"]))
     assert (made.data, made.storage.uri) == (f"{tmp_path}/shards", f"{tmp_path}/runs")
     assert made.model.weights == f"{tmp_path}/w/x.pth"
     assert made.storage.endpoint == "http://general"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://special")
-    made = absolute(load("toytown", ["data=s3://b/d", "storage.uri=s3://b/r", "model.weights=s3://b/w.pth"]))
+    made = portable(load("toytown", ["data=s3://b/d", "storage.uri=s3://b/r", "model.weights=s3://b/w.pth"]))
     assert (made.data, made.storage.uri, made.model.weights) == ("s3://b/d", "s3://b/r", "s3://b/w.pth")
     assert made.storage.endpoint == "http://special"
-    assert absolute(load("toytown", ["storage.endpoint=http://mine"])).storage.endpoint == "http://mine"
-    assert absolute(made) == made
+    assert portable(load("toytown", ["storage.endpoint=http://mine"])).storage.endpoint == "http://mine"
+    assert portable(made) == made
