@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError, nearest
 from plca_dist.models.backbone import BACKBONES, STYLES
-from plca_dist.ops import BACKENDS
+from plca_dist.ops import BACKENDS, PRODUCTS
 
 Size = tuple[int, int]
 
@@ -99,12 +99,24 @@ class Objective(Section):
     contrast: bool = Field(True, description="False: Sim-PLCA, similarity instead of contrast.")
     kl_aggregation_contrast: bool = Field(False, description="Contrast-normalize KL aggregation (the paper's text).")
     lovasz_scope: Literal["image", "batch"] = Field("image", description="Lovász per image, or per rank's batch.")
+    products: str = Field("float32", description=f"How N x N products may be rounded: one of {', '.join(PRODUCTS)}.")
     backend: str = Field("auto", description=f"How the N x N products are computed: one of {', '.join(BACKENDS)}.")
+
+    @field_validator("products")
+    @classmethod
+    def _products(cls, value: str) -> str:
+        return _one_of(value, PRODUCTS)
 
     @field_validator("backend")
     @classmethod
     def _backend(cls, value: str) -> str:
         return _one_of(value, BACKENDS)
+
+    @model_validator(mode="after")
+    def _together(self) -> "Objective":
+        if self.backend == "dense" and self.products != "float32":
+            raise ValueError(f"backend 'dense' multiplies in float32 only, not in {self.products}: use 'auto'")
+        return self
 
 
 class Optimizer(Section):

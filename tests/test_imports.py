@@ -44,7 +44,7 @@ def test_imports_run_downward(path: Path) -> None:
         if top in ONLY_IN:
             assert relative.as_posix().startswith(ONLY_IN[top]), f"{relative} imports {top}"
         if room in ("method", "ops"):
-            assert top in ("torch", "triton", "plca_dist", "collections", "math", "types", "typing")
+            assert top in ("torch", "triton", "plca_dist", "collections", "contextlib", "math", "types", "typing")
 
 
 def test_every_room_is_listed() -> None:

@@ -57,6 +57,8 @@ def test_objective_section_has_the_objectives_own_settings_and_defaults() -> Non
         ("model.backbone=resnet42", ["model.backbone = 'resnet42'", "resnet"]),
         ("labels=cityscape", ["labels = 'cityscape'", "Did you mean 'cityscapes'"]),
         ("objective.backend=fast", ["objective.backend", "dense"]),
+        ("objective.products=bf61", ["objective.products = 'bf61'", "bf16"]),
+        ("objective={backend: dense, products: tf32}", ["'dense' multiplies in float32 only, not in tf32"]),
         ("source.shorter_edge=[20, 10]", ["source: shorter_edge [20, 10]", "0 < low <= high"]),
         ("source.crop=[4, 16]", ["crop [4, 16]", "8"]),
         ("schedule.poly_steps=5", ["poly_steps 5", "steps 10"]),

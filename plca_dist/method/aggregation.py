@@ -14,7 +14,13 @@ from plca_dist.ops import attend
 
 
 def aggregate(
-    x_BCHW: Tensor, ratio: float, similarity: str, *, contrast: bool | None = None, backend: str = "auto"
+    x_BCHW: Tensor,
+    ratio: float,
+    similarity: str,
+    *,
+    contrast: bool | None = None,
+    products: str = "float32",
+    backend: str = "auto",
 ) -> Tensor:
     """x̂_j = (1 − α) x_j + α Σ_j' w_jj' x_j', with w_j· = softmax of the contrast-normalized D(x_j, x_·).
 
@@ -23,7 +29,7 @@ def aggregate(
     through x. Rows of a "kl" `x` that sum to one still do.
 
     `contrast=None` normalizes for "cosine" and not for "kl": so does the authors' code. The paper's text normalizes
-    both: `contrast=True`.
+    both: `contrast=True`. `products` and `backend` as in `ops.match`.
 
     Returns (B, C, H, W) in at least float32. Raises UserError for a ratio outside [0, 1) or an unknown similarity.
     """
@@ -31,10 +37,19 @@ def aggregate(
         return x_BCHW
     if contrast is None:
         contrast = similarity == "cosine"
-    query_BNC, key_BNC = embed(x_BCHW, similarity)
-    average_BNC = attend(query_BNC, key_BNC, x_BCHW.flatten(2).mT, contrast=contrast, backend=backend)
-    average_BCHW = average_BNC.mT.unflatten(2, x_BCHW.shape[2:])
-    return torch.lerp(x_BCHW.to(average_BCHW.dtype), average_BCHW, ratio)
+    of_x = embed(x_BCHW, similarity)
+    # Its query is x itself, as (B, N, C): for the operation to see that query and value are one tensor.
+    aggregated_BNC = attend(
+        of_x.query,
+        of_x.key,
+        of_x.query,
+        ratio=ratio,
+        contrast=contrast,
+        cosine=of_x.cosine,
+        products=products,
+        backend=backend,
+    )
+    return aggregated_BNC.mT.unflatten(2, x_BCHW.shape[2:])
 
 
 def aggregated_prediction(
@@ -43,6 +58,7 @@ def aggregated_prediction(
     ratio: float,
     *,
     kl_aggregation_contrast: bool = False,
+    products: str = "float32",
     backend: str = "auto",
 ) -> Tensor:
     """The paper's inference: aggregated features -> classifier -> softmax -> aggregated probabilities.
@@ -50,11 +66,16 @@ def aggregated_prediction(
     `classify` takes features (B, C, H, W), in the dtype they came in, to logits (B, K, H, W). Returns probabilities
     (B, K, H, W) on the same grid, in at least float32; the caller upsamples *probabilities*, then takes the argmax.
     """
-    aggregated_BCHW = aggregate(features_BCHW, ratio, "cosine", backend=backend)
+    aggregated_BCHW = aggregate(features_BCHW, ratio, "cosine", products=products, backend=backend)
     logits_BKHW = classify(aggregated_BCHW.to(features_BCHW.dtype))
     dtype = torch.promote_types(logits_BKHW.dtype, torch.float32)
     return aggregate(
-        logits_BKHW.softmax(1, dtype=dtype), ratio, "kl", contrast=kl_aggregation_contrast, backend=backend
+        logits_BKHW.softmax(1, dtype=dtype),
+        ratio,
+        "kl",
+        contrast=kl_aggregation_contrast,
+        products=products,
+        backend=backend,
     )
 
 

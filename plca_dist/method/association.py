@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plca_dist.method.aggregation import aggregate
 from plca_dist.method.similarity import Embedding, embed, pairwise
-from plca_dist.ops import match
+from plca_dist.ops import Cycle, cycle
 
 
 class Association(NamedTuple):
@@ -39,6 +39,7 @@ def association_loss(
     aggregation: float = 0.5,
     kl_aggregation_contrast: bool = False,
     ignore_index: int = 255,
+    products: str = "float32",
     backend: str = "auto",
 ) -> Association:
     """Eq. 4: −1/|Î| Σ_{i∈Î} log{softmax_j'(D̃(F^s_i, F^t_j'))[j*] · softmax_i'(D̃(F^t_j*, F^s_i'))[i*]}.
@@ -54,15 +55,10 @@ def association_loss(
 
     Raises UserError for an unknown similarity or backend and an aggregation outside [0, 1); ValueError for shapes.
     """
-    _check_shapes(source, target, labels)
-    aggregated = _aggregate(target, aggregation, similarity, kl_aggregation_contrast, backend)
-    of_source, of_target = embed(source, similarity), embed(aggregated, similarity)
-    forward = match(of_source.query, of_target.key, backend=backend)
-    backward = match(of_target.query, of_source.key, backend=backend)
-    source_index = backward.index.gather(1, forward.index)
-    consistent = _consistent(labels, source_index, ignore_index)
-    log_probability = forward.log_probability + backward.log_probability.gather(1, forward.index)
-    return Association(_mean_over_consistent(-log_probability, consistent), consistent, forward.index, source_index)
+    settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
+    *_, found = _cycles(source, target, labels, *settings)
+    loss = _mean_over_consistent(-found.log_probability, found.consistent)
+    return Association(loss, found.consistent, found.target_index, found.source_index)
 
 
 def similarity_loss(
@@ -74,6 +70,7 @@ def similarity_loss(
     aggregation: float = 0.5,
     kl_aggregation_contrast: bool = False,
     ignore_index: int = 255,
+    products: str = "float32",
     backend: str = "auto",
 ) -> Association:
     """Sim-PLCA, the paper's ablation without contrast: −1/|Î| Σ_{i∈Î} {D(F^s_i, F^t_j*) + D(F^t_j*, F^s_i*)}.
@@ -81,16 +78,12 @@ def similarity_loss(
     The same cycles, pulled together directly instead of against all candidates. D is the cosine, or −KL itself with its
     entropy. Arguments, means and errors as in `association_loss`.
     """
-    _check_shapes(source, target, labels)
-    aggregated = _aggregate(target, aggregation, similarity, kl_aggregation_contrast, backend)
-    of_source, of_target = embed(source, similarity), embed(aggregated, similarity)
-    with torch.no_grad():
-        target_index = match(of_source.query, of_target.key, backend=backend).index
-        source_index = match(of_target.query, of_source.key, backend=backend).index.gather(1, target_index)
-    consistent = _consistent(labels, source_index, ignore_index)
-    there, back = _take(of_target, target_index), _take(of_source, source_index)
-    closeness = pairwise(of_source, there, similarity) + pairwise(there, back, similarity)
-    return Association(_mean_over_consistent(-closeness, consistent), consistent, target_index, source_index)
+    settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
+    of_source, of_target, found = _cycles(source, target, labels, *settings)
+    there, back = _take(of_target, found.target_index), _take(of_source, found.source_index)
+    closeness = pairwise(of_source, there) + pairwise(there, back)
+    loss = _mean_over_consistent(-closeness, found.consistent)
+    return Association(loss, found.consistent, found.target_index, found.source_index)
 
 
 def labels_to_grid(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,20 +92,40 @@ def labels_to_grid(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels_BHW[:, None].float(), size=size, mode="nearest")[:, 0].to(labels_BHW.dtype)
 
 
-def _aggregate(target_BCHW: Tensor, ratio: float, similarity: str, kl_contrast: bool, backend: str) -> Tensor:
+def _cycles(
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    similarity: str,
+    aggregation: float,
+    kl_contrast: bool,
+    ignore_index: int,
+    products: str,
+    backend: str,
+) -> tuple[Embedding, Embedding, Cycle]:
+    """Embeddings of the source and of the aggregated target, and the cycles between them."""
+    _check_shapes(source, target, labels)
     contrast = kl_contrast if similarity == "kl" else None
-    return aggregate(target_BCHW, ratio, similarity, contrast=contrast, backend=backend)
+    aggregated = aggregate(target, aggregation, similarity, contrast=contrast, products=products, backend=backend)
+    of_source, of_target = embed(source, similarity), embed(aggregated, similarity)
+    found = cycle(
+        of_source.query,
+        of_source.key,
+        of_target.query,
+        of_target.key,
+        labels.flatten(1),
+        cosine=of_source.cosine,
+        ignore_index=ignore_index,
+        products=products,
+        backend=backend,
+    )
+    return of_source, of_target, found
 
 
 def _take(embedding: Embedding, index_BN: Tensor) -> Embedding:
     """The embeddings at `index`, lined up with it."""
     index_BNC = index_BN[..., None].expand(-1, -1, embedding.query.shape[-1])
-    return Embedding(embedding.query.gather(1, index_BNC), embedding.key.gather(1, index_BNC))
-
-
-def _consistent(labels_BHW: Tensor, source_index_BN: Tensor, ignore_index: int) -> Tensor:
-    labels_BN = labels_BHW.flatten(1)
-    return (labels_BN != ignore_index) & (labels_BN == labels_BN.gather(1, source_index_BN))
+    return Embedding(embedding.query.gather(1, index_BNC), embedding.key.gather(1, index_BNC), embedding.cosine)
 
 
 def _mean_over_consistent(loss_BN: Tensor, consistent_BN: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from plca_dist.method.aggregation import check_ratio
 from plca_dist.method.association import association_loss, labels_to_grid, similarity_loss
 from plca_dist.method.lovasz import check_scope, lovasz_softmax
 from plca_dist.method.smoothing import check_smoothness, smoothing_loss
-from plca_dist.ops import at_least_float32, implementation
+from plca_dist.ops import at_least_float32, check_backend
 
 #: Rows of the paper's Table 1 as settings of `Objective`; the first five are cumulative, the rest are variants of plca.
 ABLATION: dict[str, dict[str, Any]] = {
@@ -87,6 +87,7 @@ class Objective(nn.Module):
     kl_aggregation_contrast  False aggregates probabilities as the authors' code, True as the paper's text (Eq. 8)
     lovasz_scope             "image" or "batch", see `lovasz_softmax`
     ignore_index             the label of pixels without one
+    products                 how the N x N operations round matrix products, see `ops.PRODUCTS`
     backend                  of the N x N operations, see `ops.BACKENDS`
 
     Raises UserError for a setting out of range.
@@ -106,6 +107,7 @@ class Objective(nn.Module):
         kl_aggregation_contrast: bool = False,
         lovasz_scope: str = "image",
         ignore_index: int = 255,
+        products: str = "float32",
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -120,7 +122,8 @@ class Objective(nn.Module):
         self.kl_aggregation_contrast = kl_aggregation_contrast
         self.lovasz_scope = check_scope(lovasz_scope)
         self.ignore_index = ignore_index
-        implementation(backend)
+        check_backend(backend, products)
+        self.products = products
         self.backend = backend
 
     @property
@@ -198,6 +201,7 @@ class Objective(nn.Module):
                 aggregation=self.aggregation,
                 kl_aggregation_contrast=self.kl_aggregation_contrast,
                 ignore_index=self.ignore_index,
+                products=self.products,
                 backend=self.backend,
             )
             terms[name] = level.loss

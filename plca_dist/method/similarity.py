@@ -1,4 +1,4 @@
-"""Eq. 1 and 9: a similarity is a pair of embeddings, a query and a key, with D(i, j) = <query_i, key_j>.
+"""Eq. 1 and 9: a similarity is a pair of embeddings, a query and a key, with D(i, j) = <query_i, key_j> or its cosine.
 
 Shapes: B pairs, C channels (features) or classes (probabilities), N = H·W positions.
 """
@@ -17,14 +17,19 @@ LOG_EPSILON = 1e-10
 
 
 class Embedding(NamedTuple):
-    """What a position asks with and what it answers with: two tensors (B, N, C), one and the same for cosine."""
+    """What a position asks with and what it answers with: two tensors (B, N, C).
+
+    `cosine`: query and key are one tensor, and D(i, j) is the cosine instead of the inner product. The operations
+    normalize inside, so that no normalized copy is kept for the backward pass.
+    """
 
     query: Tensor
     key: Tensor
+    cosine: bool
 
 
 def embed(x_BCHW: Tensor, similarity: str) -> Embedding:
-    """Embeddings of every position, in row-major order of the grid, in at least float32.
+    """Embeddings of every position, in row-major order of the grid; those of "kl" in at least float32.
 
     "cosine" (Eq. 1), for features:       D(i, j) = <F_i/‖F_i‖, F_j/‖F_j‖>; a zero feature stays zero.
     "kl"     (Eq. 9), for probabilities:  D(i, j) = −KL(P_i ‖ P_j) is replaced by <P_i, log(P_j + ε)>. The two differ by
@@ -34,20 +39,21 @@ def embed(x_BCHW: Tensor, similarity: str) -> Embedding:
     """
     if x_BCHW.ndim != 4:
         raise ValueError(f"expected (B, C, H, W) to embed, got {tuple(x_BCHW.shape)}")
-    x_BNC = at_least_float32(x_BCHW).flatten(2).mT
+    x_BNC = x_BCHW.flatten(2).mT
     if check_similarity(similarity) == "cosine":
-        unit_BNC = F.normalize(x_BNC, dim=-1, eps=1e-12)
-        return Embedding(unit_BNC, unit_BNC)
-    return Embedding(x_BNC, (x_BNC + LOG_EPSILON).log())
+        return Embedding(x_BNC, x_BNC, cosine=True)
+    x_BNC = at_least_float32(x_BNC)
+    return Embedding(x_BNC, (x_BNC + LOG_EPSILON).log(), cosine=False)
 
 
-def pairwise(i: Embedding, j: Embedding, similarity: str) -> Tensor:
+def pairwise(i: Embedding, j: Embedding) -> Tensor:
     """D(i_n, j_n), (B, N), of embeddings already lined up position by position.
 
     Here "kl" is −KL(P_i ‖ P_j) itself, entropy included: its gradient matters where D is maximized directly.
     """
-    if check_similarity(similarity) == "cosine":
-        return (i.query * j.key).sum(-1)
+    if i.cosine:
+        unit_i, unit_j = (F.normalize(at_least_float32(x), dim=-1) for x in (i.query, j.key))
+        return (unit_i * unit_j).sum(-1)
     return (i.query * (j.key - i.key)).sum(-1)
 
 

@@ -1,7 +1,9 @@
-"""The two operations that carry the whole paper: `match(q, k)` and `attend(q, k, v)` (derivation in README.md).
+"""The N x N operations that carry the whole paper: `match`, `attend`, and the two matches of a `cycle`.
 
-Both levels of association are bilinear scores D_ij = <q_i, k_j>; what q and k are is `method/similarity.py`'s matter.
-`dense` is the definition. Another backend is a module with the same two functions and an entry in `_MODULES`.
+Both levels of association are bilinear scores D_ij = <q_i, k_j> (derivation in README.md); what q and k are is
+`method/similarity.py`'s matter. `dense` is the definition, `streaming` gives the same in O(block x N) memory.
+
+Under torch.compile they run as they are, outside the graph; `fullgraph=True` is refused by torch.
 """
 
 from types import ModuleType
@@ -9,32 +11,90 @@ from types import ModuleType
 from torch import Tensor
 
 from plca_dist.errors import UserError, nearest
-from plca_dist.ops import dense
-from plca_dist.ops.dense import Match, at_least_float32
+from plca_dist.ops import dense, streaming
+from plca_dist.ops.dense import Cycle, Match, at_least_float32
+from plca_dist.ops.products import PRODUCTS, check_products
 
-__all__ = ["BACKENDS", "Match", "at_least_float32", "attend", "implementation", "match"]
+__all__ = [
+    "BACKENDS", "PRODUCTS", "Cycle", "Match", "at_least_float32", "attend", "check_backend", "cycle", "match",
+]  # fmt: skip
 
-_MODULES: dict[str, ModuleType] = {"dense": dense}
-#: What `backend` may be. "auto" leaves the choice to the device of the inputs.
-BACKENDS = ("auto", *_MODULES)
+#: What `backend` may be. "auto" is "streaming", or "dense" where that is faster and small.
+BACKENDS = ("auto", "dense", "streaming")
+#: Scores of a batch up to which "auto" is dense: measured, see README.md.
+_SMALL = 1 << 17
 
 
-def match(query_BNC: Tensor, key_BMC: Tensor, *, backend: str = "auto") -> Match:
-    """The best key of every query and its contrast-normalized log-probability; see `dense.match`."""
-    return implementation(backend).match(query_BNC, key_BMC)
+def match(
+    query_BNC: Tensor, key_BMC: Tensor, *, cosine: bool = False, products: str = "float32", backend: str = "auto"
+) -> Match:
+    """The best key of every query and its contrast-normalized log-probability; see `dense.match`.
+
+    cosine     the score is the cosine of query and key instead of their inner product
+    products   how matrix products are rounded, see `products.PRODUCTS`
+    backend    one of `BACKENDS`
+
+    Raises UserError for settings that are unknown or do not go together, ValueError for shapes.
+    """
+    if _implementation(backend, products, query_BNC, key_BMC) is dense:
+        return dense.match(query_BNC, key_BMC, cosine=cosine)
+    return streaming.match(query_BNC, key_BMC, cosine=cosine, products=products)
 
 
 def attend(
-    query_BNC: Tensor, key_BMC: Tensor, value_BMD: Tensor, *, contrast: bool = True, backend: str = "auto"
+    query_BNC: Tensor,
+    key_BMC: Tensor,
+    value_BMD: Tensor,
+    *,
+    ratio: float = 1.0,
+    contrast: bool = True,
+    cosine: bool = False,
+    products: str = "float32",
+    backend: str = "auto",
 ) -> Tensor:
-    """The (contrast-normalized) softmax average of values, (B, N, D); see `dense.attend`."""
-    return implementation(backend).attend(query_BNC, key_BMC, value_BMD, contrast=contrast)
+    """Values mixed with their softmax average, (B, N, D); see `dense.attend`, and `match` for the rest."""
+    inputs = query_BNC, key_BMC, value_BMD
+    if _implementation(backend, products, query_BNC, key_BMC) is dense:
+        return dense.attend(*inputs, ratio=ratio, contrast=contrast, cosine=cosine)
+    return streaming.attend(*inputs, ratio=ratio, contrast=contrast, cosine=cosine, products=products)
 
 
-def implementation(backend: str) -> ModuleType:
-    """The module behind `backend`; "auto" is "dense" on every device. Raises UserError for an unknown name."""
+def cycle(
+    source_query_BNC: Tensor,
+    source_key_BNC: Tensor,
+    target_query_BMC: Tensor,
+    target_key_BMC: Tensor,
+    labels_BN: Tensor,
+    *,
+    cosine: bool = False,
+    ignore_index: int = 255,
+    products: str = "float32",
+    backend: str = "auto",
+) -> Cycle:
+    """Cycles source -> target -> source and the log-probability of the consistent ones; see `dense.cycle`, `match`."""
+    inputs = source_query_BNC, source_key_BNC, target_query_BMC, target_key_BMC, labels_BN
+    if _implementation(backend, products, source_query_BNC, target_key_BMC) is dense:
+        return dense.cycle(*inputs, cosine=cosine, ignore_index=ignore_index)
+    return streaming.cycle(*inputs, cosine=cosine, ignore_index=ignore_index, products=products)
+
+
+def check_backend(backend: str, products: str = "float32") -> None:
+    """Raises UserError for an unknown backend or products, and for two that do not go together."""
     if backend not in BACKENDS:
         raise UserError(
             f"association backend {backend!r} is unknown; known: {', '.join(BACKENDS)}.{nearest(backend, BACKENDS)}"
         )
-    return dense if backend == "auto" else _MODULES[backend]
+    if check_products(products) != "float32" and backend == "dense":
+        raise UserError(f"backend 'dense' multiplies in float32 only, not in {products}: use 'auto' or 'streaming'.")
+
+
+def _implementation(backend: str, products: str, query_BNC: Tensor, key_BMC: Tensor) -> ModuleType:
+    check_backend(backend, products)
+    if query_BNC.is_meta:
+        if backend == "streaming":
+            raise NotImplementedError("streaming looks at values, which meta tensors lack: use backend='dense'")
+        return dense
+    if backend != "auto":
+        return dense if backend == "dense" else streaming
+    small = query_BNC.shape[:-1].numel() * key_BMC.shape[-2] <= _SMALL
+    return dense if small and products == "float32" else streaming

@@ -27,6 +27,7 @@ def probabilities(
     size: tuple[int, int] | None,
     ratio: float,
     kl_aggregation_contrast: bool = False,
+    products: str = "float32",
     backend: str = "auto",
 ) -> Tensor:
     """Class probabilities of one image, at the image's own resolution.
@@ -37,7 +38,7 @@ def probabilities(
     Args:
         image_3HW: uint8 RGB.
         ratio: aggregation ratio λ in [0, 1); 0 is the plain network.
-        kl_aggregation_contrast: as the network was trained with (see `method.aggregation`).
+        kl_aggregation_contrast, products, backend: as the network was trained with (see `method.aggregation`).
 
     Returns:
         (K, H, W) float32.
@@ -47,7 +48,12 @@ def probabilities(
     resized = image_3HW if size is None else resize_for_test(image_3HW, size)
     features_1Chw = network(resized[None].to(device)).features
     grid_1Khw = aggregated_prediction(
-        features_1Chw, network.classify, ratio, kl_aggregation_contrast=kl_aggregation_contrast, backend=backend
+        features_1Chw,
+        network.classify,
+        ratio,
+        kl_aggregation_contrast=kl_aggregation_contrast,
+        products=products,
+        backend=backend,
     )
     return F.interpolate(grid_1Khw, size=image_3HW.shape[-2:], mode="bilinear", align_corners=False)[0]
 
@@ -87,6 +93,7 @@ def evaluate(
     size: tuple[int, int] | None,
     ratios: Sequence[float],
     kl_aggregation_contrast: bool = False,
+    products: str = "float32",
     backend: str = "auto",
 ) -> Counts:
     """Score the network on (image (3, H, W) uint8, label (H, W) uint8) samples, once for every aggregation ratio."""
@@ -99,6 +106,7 @@ def evaluate(
                 size=size,
                 ratio=ratio,
                 kl_aggregation_contrast=kl_aggregation_contrast,
+                products=products,
                 backend=backend,
             )
             matrix += confusion(probability_KHW.argmax(0).cpu(), label_HW, num_classes)

@@ -134,6 +134,7 @@ def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, s
         size=settings.size,
         ratios=ratios(settings.aggregation),
         kl_aggregation_contrast=config.objective.kl_aggregation_contrast,
+        products=config.objective.products,
         backend=config.objective.backend,
     ).over_ranks(session.device)
     outcome = {"step": step, **counts.result(labels)}

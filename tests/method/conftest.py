@@ -15,6 +15,13 @@ Position = torch.Tensor
 Map = list[torch.Tensor]
 Similarity = Callable[[Position, Position], torch.Tensor]
 
+
+@pytest.fixture(params=["dense", "streaming"], autouse=True)
+def automatic(request, monkeypatch):
+    """What backend "auto" means: every test of the method holds for both."""
+    monkeypatch.setattr("plca_dist.ops._SMALL", {"dense": 1 << 62, "streaming": 0}[request.param])
+
+
 ZERO = torch.zeros((), dtype=torch.float64)
 
 

@@ -1,7 +1,5 @@
 """The objective as the weighted sum of its terms, its switches, and its independence of how a batch is split."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -162,20 +160,21 @@ def test_bfloat16_under_autocast_gives_finite_float32_losses(batch, row):
     assert torch.equal(terms.total, objective(single[0], labels, single[1]).total)
 
 
-def test_the_backend_is_the_one_asked_for(batch, monkeypatch):
+@pytest.mark.parametrize("contrast", [True, False])
+@pytest.mark.parametrize("settings", [{"backend": "dense"}, {"backend": "streaming", "products": "bf16"}])
+def test_backend_and_products_reach_every_operation(batch, monkeypatch, contrast, settings):
     calls = []
-    spy = SimpleNamespace(
-        match=lambda *inputs: (calls.append("match"), ops.dense.match(*inputs))[1],
-        attend=lambda *inputs, contrast: (calls.append("attend"), ops.dense.attend(*inputs, contrast=contrast))[1],
-    )
-    monkeypatch.setitem(ops._MODULES, "spy", spy)
-    monkeypatch.setattr(ops, "BACKENDS", (*ops.BACKENDS, "spy"))
-    inputs = batch()
-    plain, spied = Objective()(*inputs), Objective(backend="spy")(*inputs)
-    assert sorted(calls) == ["attend"] * 2 + ["match"] * 4
-    assert torch.equal(plain.total, spied.total)
-    Objective(backend="spy", contrast=False)(*inputs)
-    assert sorted(calls) == ["attend"] * 4 + ["match"] * 8
+    for name in ("attend", "cycle"):
+        operation = getattr(ops, name)
+
+        def spy(*inputs, name=name, operation=operation, products="float32", backend="auto", **more):
+            calls.append((name, backend, products))
+            return operation(*inputs, products=products, backend=backend, **more)
+
+        monkeypatch.setattr(f"plca_dist.method.{'aggregation' if name == 'attend' else 'association'}.{name}", spy)
+    Objective(contrast=contrast, **settings)(*batch())
+    expected = (settings["backend"], settings.get("products", "float32"))
+    assert sorted(calls) == [("attend", *expected)] * 2 + [("cycle", *expected)] * 2
 
 
 def test_as_dict_holds_no_graph(batch):
@@ -194,6 +193,8 @@ def test_as_dict_holds_no_graph(batch):
         ({"aggregation": 1.0}, r"aggregation 1.0 is out of range: use at least 0"),
         ({"smoothness": 0.0}, "smoothness 0.0 is out of range"),
         ({"lovasz_scope": "rank"}, "lovasz_scope 'rank' is unknown; known: image, batch"),
+        ({"products": "bf61"}, r"products 'bf61' is unknown; known: float32, tf32, bf16. Did you mean 'bf16'\?"),
+        ({"backend": "dense", "products": "bf16"}, "'dense' multiplies in float32 only, not in bf16: use 'auto'"),
         ({"backend": "denser"}, r"backend 'denser' is unknown; known: auto, .* Did you mean 'dense'\?"),
     ],
 )

@@ -1,0 +1,139 @@
+"""What happens to a block of scores between two matrix products: the elementwise half of `blocks.py`, in plain torch.
+
+On CUDA `triton/epilogue.py` does the same in one pass each; both offer the functions of this file, with these
+signatures. A function whose name ends in an underscore uses its block as workspace: what the block holds afterwards is
+what the docstring says, or nothing of use. Blocks may be slices of a larger matrix: rows at any stride, columns at 1.
+
+Shapes: R rows of the block (queries), M columns (keys).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plca_dist.ops.dense import contrast_scale
+
+
+class Softmax(NamedTuple):
+    """All that is kept of a contrast-normalized softmax over the scores D_j of a row (or, transposed, of a column).
+
+    p_j = exp((D_j − best)·scale − log_sum), and log p of the best is −log_sum. Each is (R,): `best` = max_j D_j,
+    `scale` = 1/(σ + ε), 0 where the row is flat, 1 without contrast; `log_sum` = log Σ_j exp((D_j − best)·scale).
+    """
+
+    best: Tensor
+    scale: Tensor
+    log_sum: Tensor
+
+    def take(self, index: Tensor | slice) -> "Softmax":
+        """The rows at `index`, an int64 tensor or a slice."""
+        return Softmax(self.best[index], self.scale[index], self.log_sum[index])
+
+    def put(self, index: Tensor | slice, rows: "Softmax") -> None:
+        """Sets the rows at `index`."""
+        for mine, new in zip(self, rows, strict=True):
+            mine[index] = new
+
+
+class Pull(NamedTuple):
+    """The gradient of Σ_i g_i log p_i[index_i] that a block is to receive, along its rows or along its columns.
+
+    `softmax` of every row, `index` (R,) int64 of its match as a column of the block (anything outside [0, M) where the
+    match lies in another block) and `gradient` (R,), the g_i. Along the columns: (M,), and rows of the block.
+    """
+
+    softmax: Softmax
+    index: Tensor  # type: ignore[assignment]  # as in `Match`
+    gradient: Tensor
+
+    def take(self, index: Tensor) -> "Pull":
+        """The rows (or columns) at `index`, int64."""
+        return Pull(self.softmax.take(index), self.index[index], self.gradient[index])
+
+
+def softmax_(score_RM: Tensor, contrast: bool, dtype: torch.dtype) -> tuple[Tensor, Softmax, Tensor]:
+    """Best column of every row (R,) int64, the lowest of equals; its `Softmax`; and the odds exp((D − best)·scale).
+
+    The odds come in `dtype`, (R, M), not yet divided by their sum; in the block itself where its dtype is the same.
+    The sum is taken in the block's own dtype. Rows hold all their keys: M is what σ is taken over.
+    """
+    best_R, index_R = score_RM.max(-1)
+    scale_R = contrast_scale(score_RM).squeeze(-1) if contrast else torch.ones_like(best_R)
+    odds_RM = score_RM.sub_(best_R[:, None]).mul_(scale_R[:, None]).exp_()
+    return index_R, Softmax(best_R, scale_R, odds_RM.sum(-1).log()), odds_RM.to(dtype)
+
+
+def column_best_(score_RM: Tensor, start: int, best_M: Tensor, index_M: Tensor) -> None:
+    """Best row of every column so far: updates `best` (M,) and `index` (M,) with rows numbered from `start`.
+
+    Blocks come in increasing order of `start`, so that the first of equal rows stays. NaN wins, as in torch.max.
+    """
+    best_of_block_M, row_M = score_RM.max(0)
+    better_M = (best_of_block_M > best_M) | (best_of_block_M.isnan() & ~best_M.isnan())
+    torch.where(better_M, best_of_block_M, best_M, out=best_M)
+    torch.where(better_M, row_M + start, index_M, out=index_M)
+
+
+def match_gradient_(score_RM: Tensor, rows: Pull | None, columns: Pull | None, dtype: torch.dtype) -> Tensor:
+    """Gradient of the scores, (R, M) in `dtype`, the sum of what the rows and the columns pull.
+
+    Along a row: G_j = g · scale · (1[j = index] − p_j); along a column the same with rows for columns. 0 where g is 0.
+    """
+    gradient_RM = None
+    if columns is not None:
+        # Transposed views: a column is a row of the transpose.
+        source = score_RM if rows is None else score_RM.clone()
+        gradient_RM = _pull_(source.mT, columns).mT
+    if rows is not None:
+        of_rows_RM = _pull_(score_RM, rows)
+        gradient_RM = of_rows_RM if gradient_RM is None else gradient_RM.add_(of_rows_RM)
+    assert gradient_RM is not None, "nothing pulls"
+    return gradient_RM.to(dtype)
+
+
+def attend_gradient_(
+    score_RM: Tensor, dweight_RM: Tensor, softmax: Softmax, delta_R: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Weights p and the gradient of the scores, G = p (dp − δ) · scale, both (R, M) in `dtype`.
+
+    `dweight` holds dp, the gradient of the weights, and `delta` (R,) is δ = Σ_j p_j dp_j. Both blocks are workspace.
+    """
+    weight_RM = _weights_(score_RM, softmax)
+    gradient_RM = dweight_RM.sub_(delta_R[:, None]).mul_(weight_RM).mul_(softmax.scale[:, None])
+    return weight_RM.to(dtype), gradient_RM.to(dtype)
+
+
+def attend_gradient_both_(
+    score_RM: Tensor,
+    dweight_RM: Tensor,
+    dweight_of_columns_RM: Tensor,
+    rows: tuple[Softmax, Tensor],
+    columns: tuple[Softmax, Tensor],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attend_gradient_` of a block of a symmetric score matrix and of its mirror image at once.
+
+    `rows` are softmax and δ (R,) of the block's rows, `columns` those (M,) of the rows that its columns are in the
+    mirror image. Returns the weights p_ij, the mirrored weights p_ji, and G_ij + G_ji, all (R, M) in `dtype`.
+    """
+    mirrored_RM = score_RM.clone()
+    weight_RM, gradient_RM = attend_gradient_(score_RM, dweight_RM, *rows, dweight_RM.dtype)
+    weight_MR, gradient_MR = attend_gradient_(mirrored_RM.mT, dweight_of_columns_RM.mT, *columns, dweight_RM.dtype)
+    return weight_RM.to(dtype), weight_MR.mT.to(dtype), gradient_RM.add_(gradient_MR.mT).to(dtype)
+
+
+def _weights_(score_RM: Tensor, softmax: Softmax) -> Tensor:
+    """p in place of the scores. The best is subtracted first: scaled, the scores themselves would lose digits."""
+    best_R1, scale_R1, log_sum_R1 = (s[:, None] for s in softmax)
+    return score_RM.sub_(best_R1).mul_(scale_R1).sub_(log_sum_R1).exp_()
+
+
+def _pull_(score_RM: Tensor, pull: Pull) -> Tensor:
+    factor_R = pull.gradient * pull.softmax.scale
+    gradient_RM = _weights_(score_RM, pull.softmax).mul_(-factor_R[:, None])
+    # exp may have met an infinite or missing softmax in rows that do not pull.
+    gradient_RM.masked_fill_((factor_R == 0)[:, None], 0)
+    here_R = ((pull.index >= 0) & (pull.index < score_RM.shape[1])).nonzero().squeeze(1)
+    gradient_RM[here_R, pull.index[here_R]] += factor_R[here_R]
+    return gradient_RM

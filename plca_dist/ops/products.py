@@ -1,0 +1,65 @@
+"""How the N x N products are rounded: one setting, and the two forms of product that the blocks are made of.
+
+What is around a product (statistics, log-sum-exp, accumulation over blocks) is float32 under every setting.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plca_dist.errors import UserError, nearest
+from plca_dist.ops.dense import without_autocast
+
+#: What `products` may be, from exact to fast. A setting is a permission: a device without the lower precision computes
+#: in float32, and float64 inputs stay float64.
+#: "tf32": CUDA rounds operands to 10 bits of mantissa.
+#: "bf16": operands have 7 bits of mantissa. On the CPU the products go to oneDNN, which may round them so; on a
+#:         processor where that gains nothing it computes in float32.
+PRODUCTS = ("float32", "tf32", "bf16")
+
+
+def check_products(products: str) -> str:
+    """`products` itself. Raises UserError for an unknown one."""
+    if products not in PRODUCTS:
+        raise UserError(f"products {products!r} is unknown; known: {', '.join(PRODUCTS)}.{nearest(products, PRODUCTS)}")
+    return products
+
+
+def operand_dtype(x: Tensor, products: str) -> torch.dtype:
+    """The dtype in which `x` enters a product."""
+    if x.dtype == torch.float64:
+        return torch.float64
+    return torch.bfloat16 if products == "bf16" and x.is_cuda else torch.float32
+
+
+@contextmanager
+def rounding(device: torch.device, products: str) -> Iterator[None]:
+    """Within it float32 products are rounded as `products` says, whatever autocast and process-wide settings are."""
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    setting = backend.matmul
+    here = {("cuda", "tf32"): "tf32", ("cpu", "bf16"): "bf16"}.get((device.type, products), "ieee")
+    before = setting.fp32_precision
+    setting.fp32_precision = here
+    try:
+        with without_autocast(device):
+            yield
+    finally:
+        setting.fp32_precision = before
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of two matrices, float32 out of bfloat16 operands, accumulated in float32."""
+    if a.dtype == torch.bfloat16:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return torch.mm(a, b)
+
+
+def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, `total` being float32 or float64."""
+    if a.dtype == torch.bfloat16:
+        total.add_(mm(a, b))
+    else:
+        total.addmm_(a, b)

@@ -1,0 +1,26 @@
+"""Random operands, and blocks so small that every test crosses many of them."""
+
+import pytest
+import torch
+
+from plca_dist.ops import blocks
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 16 rows, whatever the number of keys."""
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", {"many": 1, "few": 1})
+    monkeypatch.setattr(blocks, "_FEWEST_ROWS", {"many": 16, "few": 16})
+
+
+@pytest.fixture
+def emulated_bf16(monkeypatch):
+    """What products="bf16" computes on CUDA, on the CPU: operands in bfloat16, products of them in float32."""
+
+    def mm(a, b):
+        return a.float() @ b.float() if a.dtype == torch.bfloat16 else a @ b
+
+    monkeypatch.setattr(blocks, "operand_dtype", lambda x, products: torch.bfloat16)
+    monkeypatch.setattr(blocks, "mm", mm)
+    monkeypatch.setattr(blocks, "add_mm_", lambda total, a, b: total.add_(mm(a, b)))
+    monkeypatch.setattr(blocks.Blocks, "_product", lambda self, a, b, name="score": mm(a, b))

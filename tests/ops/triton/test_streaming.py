@@ -1,0 +1,78 @@
+"""The streaming backend as it runs on CUDA, kernels and all, against the dense one."""
+
+import pytest
+import torch
+
+from plca_dist import ops
+from plca_dist.ops import streaming
+from plca_dist.ops.blocks import Blocks
+from plca_dist.ops.triton import epilogue as kernels
+from plca_dist.ops.triton.few_channels import FewChannels
+
+
+@pytest.fixture(params=["few channels", "many channels"])
+def on_cuda(request, monkeypatch):
+    """Channels, and the operations of CUDA on whatever device the test has."""
+    few = request.param == "few channels"
+
+    def blocks(like, products, *more_channels):
+        made = (FewChannels if few else Blocks)(like, products, max(like.shape[-1], *more_channels, 0))
+        made.epilogue = kernels
+        made.bytes, made.fewest_rows = 1, 32
+        return made
+
+    monkeypatch.setattr(streaming, "_blocks", blocks)
+    return 19 if few else 40
+
+
+def outcome(C: int, device: str, dtype: torch.dtype, backend: str) -> list[torch.Tensor]:
+    """Both kinds of cycle, each after its aggregation, and all gradients, in the layout of feature maps."""
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(2, C, n, generator=generator).to(device, dtype).requires_grad_() for n in (63, 70)]
+    labels = torch.randint(0, 3, (2, 63), generator=generator).to(device)
+    source, target = (x.mT for x in features)
+    target = ops.attend(target, target, target, ratio=0.5, cosine=True, backend=backend)
+    shared = ops.cycle(source, source, target, target, labels, cosine=True, backend=backend)
+    p, q = (x.softmax(-1) for x in (source, target))
+    q = ops.attend(q, q.log(), q, ratio=0.5, contrast=False, backend=backend)
+    apart = ops.cycle(p, p.log(), q, q.log(), labels, backend=backend)
+    weight = torch.rand(2, 63, generator=generator).to(device, dtype)
+    total = ((shared.log_probability + apart.log_probability) * weight).sum()
+    gradients = torch.autograd.grad(total, features)
+    assert shared.consistent.any()
+    assert apart.consistent.any()
+    return [target, *shared, *apart, *gradients]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_kernels_give_the_oracles_cycles_and_gradients(on_cuda, device):
+    oracle = outcome(on_cuda, device, torch.float64, "dense")
+    found = outcome(on_cuda, device, torch.float32, "streaming")
+    for f, o in zip(found, oracle, strict=True):
+        if o.is_floating_point():
+            assert (f - o).abs().max() <= 1e-5 * o.abs().max()
+        else:
+            assert torch.equal(f, o)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("products", ops.PRODUCTS)
+@pytest.mark.parametrize("C", [19, 2048])
+def test_cuda_picks_the_kernels_and_repeats_itself(C, products):
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, C, 8464, generator=generator).cuda().requires_grad_() for _ in range(2)]
+    labels = torch.randint(0, 3, (1, 8464), generator=generator).cuda()
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = []
+        for _ in range(2):
+            source, target = (x.mT for x in inputs)
+            target = ops.attend(target, target, target, ratio=0.5, cosine=True, products=products)
+            found = ops.cycle(source, source, target, target, labels, cosine=True, products=products)
+            runs.append([*found, *torch.autograd.grad(found.log_probability.sum(), inputs)])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert type(streaming._blocks(source, products)) is (FewChannels if C == 19 else Blocks)
+    assert streaming._blocks(source, products).epilogue is kernels
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
