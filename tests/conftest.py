@@ -17,6 +17,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
+import torch
+
+if not torch.cuda.is_available():
+    # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 ACCESS, SECRET = "plca-tests", "plca-tests-secret"
 
 

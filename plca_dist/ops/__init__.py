@@ -21,8 +21,8 @@ __all__ = [
 
 #: What `backend` may be. "auto" is "streaming", or "dense" where that is faster and small.
 BACKENDS = ("auto", "dense", "streaming")
-#: Scores of a batch up to which "auto" is dense: measured, see README.md.
-_SMALL = 1 << 17
+#: Scores of a batch up to which "auto" is dense: measured on the CPU, see README.md.
+_SMALL = 1 << 20
 
 
 def match(

@@ -1,9 +1,18 @@
-"""Random operands, and blocks so small that every test crosses many of them."""
+"""Poisoned memory, blocks so small that a test crosses many of them, and bfloat16 operands on the CPU."""
 
 import pytest
 import torch
 
 from plca_dist.ops import blocks
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """Uninitialized memory is NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -83,11 +83,10 @@ def contrast_scale(best, squares, M):
 
 @triton.jit
 def load_softmax(softmax, row, rows):
-    """best, scale and log_sum; past the last row those of a row without weight."""
-    inside = row < rows
-    best = tl.load(softmax.best + row, mask=inside, other=0.0)
-    scale = tl.load(softmax.scale + row, mask=inside, other=0.0)
-    return best, scale, tl.load(softmax.log_sum + row, mask=inside, other=float("inf"))
+    """best, scale and log_sum of every row; past the last one 0, of which all weights are 1."""
+    best = tl.load(softmax.best + row, mask=row < rows, other=0.0)
+    scale = tl.load(softmax.scale + row, mask=row < rows, other=0.0)
+    return best, scale, tl.load(softmax.log_sum + row, mask=row < rows, other=0.0)
 
 
 @triton.jit

@@ -15,11 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from plca_dist.ops.epilogue import Pull, Softmax
-from plca_dist.ops.triton import common
 from plca_dist.ops.triton.common import (
     OPTIONS,
     at,
     beats,
+    contrast_scale,
     empty_softmax,
     first_best,
     load_softmax,
@@ -128,10 +128,10 @@ def _softmax(scores, odds, index, softmax, M, CONTRAST: tl.constexpr, TILE: tl.c
             squares = tl.where(inside, squares + before * (score - mean), squares)
     best, found = first_best(best, found, 1)
     scale = tl.full([1, 1], 1.0, tl.float32)
-    if CONTRAST:
+    if CONTRAST:  # what the lanes have found, by Chan's formula: their own squares, and those of their means
         counts = ((M - lane + TILE - 1) // TILE).to(tl.float32)
         off = mean - tl.sum(counts * mean, 1, keep_dims=True) / M
-        scale = common.contrast_scale(best, tl.sum(squares + counts * off * off, 1, keep_dims=True), M)
+        scale = contrast_scale(best, tl.sum(squares + counts * off * off, 1, keep_dims=True), M)
     total = tl.zeros([1, TILE], tl.float32)
     for start in range(0, M, TILE):
         column = start + lane

@@ -38,9 +38,7 @@ class FewChannels(Blocks):
             dquery_NC[pulling_I] += of_query_IC
             dkey_MC += of_key_MC
 
-    def attend(
-        self, query_NC: Tensor, key_MC: Tensor, value_MD: Tensor, contrast: bool, average_ND: Tensor
-    ) -> Softmax:
+    def attend(self, query_NC: Tensor, key_MC: Tensor, value_MD: Tensor, contrast: bool, average_ND: Tensor) -> Softmax:
         found_ND, softmax = fused.attend(query_NC, key_MC, value_MD, contrast, products=self.products)
         average_ND.copy_(found_ND)
         return softmax
@@ -55,9 +53,7 @@ class FewChannels(Blocks):
         softmax: Softmax,
         gradients: tuple[Tensor, Tensor, Tensor],
     ) -> None:
-        found = fused.attend_gradient(
-            query_NC, key_MC, value_MD, daverage_ND, delta_N, softmax, products=self.products
-        )
+        found = fused.attend_gradient(query_NC, key_MC, value_MD, daverage_ND, delta_N, softmax, products=self.products)
         for total, gradient in zip(gradients, found, strict=True):
             total += gradient
 

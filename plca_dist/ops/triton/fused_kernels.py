@@ -10,8 +10,7 @@ An argument that is None is a thing not wanted, and its code is left out when a 
 import triton
 import triton.language as tl
 
-from plca_dist.ops.triton import common
-from plca_dist.ops.triton.common import at, beats, first_best, load_softmax, pulled, weights
+from plca_dist.ops.triton.common import at, beats, contrast_scale, first_best, load_softmax, pulled, weights
 
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -87,7 +86,7 @@ def forward(
     if softmax is not None:
         scale = tl.full([ROWS, 1], 1.0, tl.float32)
         if CONTRAST:
-            scale = common.contrast_scale(best, squares, M)
+            scale = contrast_scale(best, squares, M)
         total = tl.zeros([ROWS, 1], tl.float32)
         if value is not None:
             weighted = tl.zeros([ROWS, _padded(D)], tl.float32)

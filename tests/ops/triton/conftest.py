@@ -1,16 +1,12 @@
-"""Kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which has to be chosen before import.
+"""Kernels run compiled where there is a GPU, elsewhere in Triton's interpreter (`tests/conftest.py` chooses).
 
 Every comparison is with float64; `close` states how far a result may be from it.
 """
 
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read while triton, and then the kernels, are imported
 
 #: Largest difference, relative to the largest value.
 FLOAT32 = 1e-5
@@ -21,7 +17,7 @@ BFLOAT16 = 2**-8 if torch.cuda.is_available() else 2**-7
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where the kernels run. Fails rather than to let a run without a GPU pass over them."""
+    """Where the kernels run. Without a GPU they are interpreted, or everything that asks for this fails."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -30,7 +26,7 @@ def device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     late = [f.__module__ for f in (tl.max, common.first_best) if not isinstance(f, InterpretedFunction)]
-    assert not late, f"{late} was imported before tests/ops/triton/conftest.py had set TRITON_INTERPRET=1"
+    assert not late, f"{late} was imported (torchvision does) before TRITON_INTERPRET=1 was set: set it earlier"
     return "cpu"
 
 

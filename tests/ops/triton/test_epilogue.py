@@ -9,7 +9,7 @@ from plca_dist.ops import epilogue as plain
 from plca_dist.ops.epilogue import Pull, Softmax
 from plca_dist.ops.triton import epilogue as kernels
 
-gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="hours in the interpreter")]
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 #: One block of a real pair, and one whose columns are many.
 LARGE = [pytest.param(600, 8464, marks=gpu), pytest.param(64, 131072, marks=gpu)]
 #: One row or column, odd, unequal, and more columns or rows than a tile holds.
@@ -88,8 +88,7 @@ def test_softmax(block, scores, close, R, M, contrast, dtype):
     for found, expected in zip(softmax, expected_softmax, strict=True):
         assert found.dtype == torch.float32
         close(found, expected)
-    # Rows differ in spread by orders of magnitude.
-    close(softmax.scale.cpu() / expected_softmax.scale, torch.ones(R) * (expected_softmax.scale > 0) / (M > 1))
+    torch.testing.assert_close(softmax.scale.double().cpu(), expected_softmax.scale, rtol=1e-5, atol=0)
     assert odds_RM.dtype == dtype
     assert (odds_RM.data_ptr() == given_RM.data_ptr()) == (dtype == torch.float32)
     close(odds_RM, expected_odds_RM)
@@ -196,7 +195,7 @@ def test_attend_gradient_both(block, scores, draw, close, device, R, M, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="takes 9 GB of a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_offsets_past_32_bits(device, close):
     score_RM = torch.zeros(16500, 131072, device=device)
     last_M = score_RM[-1].normal_(generator=torch.Generator(device).manual_seed(0)).double()

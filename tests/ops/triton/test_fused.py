@@ -12,15 +12,13 @@ from plca_dist.ops.triton import fused
 
 #: R, M, C, D: one of everything, tiles' edges met and passed, and all widths that tiles are chosen by.
 SIZES = [(1, 1, 1, 1), (63, 100, 19, 19), (100, 63, 3, 33), (64, 96, 32, 16), (5, 257, 64, 7), (33, 40, 100, 128)]
-#: Largest difference, relative to the largest value, that rounded weights make. The interpreter does not round to tf32.
-ROUNDED = {"tf32": 2**-9, "bf16": 2**-6}
+#: Largest difference that rounding of the weights makes, relative to the largest value; the root mean square is at most
+#: half of it. The interpreter truncates to bfloat16, and does not round to tf32.
+ROUNDED = {"float32": 1e-5, "tf32": 2e-3, "bf16": 1e-2}
 
 # NaN and infinities are computed with on purpose; numpy warns of them.
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid|All-NaN|overflow):RuntimeWarning")
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: far too large for a CPU"),
-]
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 @pytest.fixture
@@ -75,6 +73,9 @@ def check(close, found, expected, tolerances):
     for f, e, tolerance in zip(found, expected, tolerances, strict=True):
         assert f.dtype == torch.float32
         close(f, e, tolerance)
+        good = e.isfinite()
+        error, size = (x[good].square().mean().sqrt() for x in (f - e, e))
+        assert error <= tolerance / 2 * size
 
 
 @pytest.mark.parametrize(("R", "M", "C", "D"), SIZES)
@@ -108,7 +109,7 @@ def test_rounded_products(inputs, draw, close, device, products, dtype):
     """Inputs are numbers of bfloat16 in any dtype: their products are exact, only weights are rounded."""
     given = [x.to(dtype) for x in inputs(70, 130, 19, 19, torch.bfloat16)]
     gradient_R, daverage_RD = (x.bfloat16().float().to(device) for x in (draw(70, seed=4), draw(70, 19, seed=5)))
-    rounded = ROUNDED.get(products, 1e-5)
+    rounded = ROUNDED[products]
     index_R, *found = run_match(*given[:2], gradient_R, products)
     expected_R, *expected = by_dense(*given[:2], gradient_R)
     assert torch.equal(index_R, expected_R)
@@ -214,7 +215,7 @@ def test_real_sizes(inputs, draw, close, device, M, products):
     given = inputs(8464, M, 19, 19, torch.bfloat16)
     query_RC, key_MC, _ = given
     gradient_R, daverage_RD = (x.bfloat16().float().to(device) for x in (draw(8464, seed=4), draw(8464, 19, seed=5)))
-    rounded = ROUNDED.get(products, 1e-5)
+    rounded = ROUNDED[products]
     index_R, *found = run_match(query_RC, key_MC, gradient_R, products)
     score_RM = query_RC.double() @ key_MC.double().mT
     best_R = score_RM.amax(1)
