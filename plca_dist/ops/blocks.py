@@ -18,13 +18,10 @@ from plca_dist.ops.dense import NORM_EPSILON, at_least_float32
 from plca_dist.ops.epilogue import Pull, Softmax
 from plca_dist.ops.products import add_mm_, mm, operand_dtype
 
-#: Up to this many channels a product costs less than what is done with its result.
-FEW_CHANNELS = 128
-#: Bytes of a block on the CPU: with few channels it stays in a core's L2, with many in the L3.
-_CPU_BLOCK = {"many": 8 << 20, "few": 1 << 20}
-#: Rows with which the matrix library is at its speed, and beyond which more rows gain nothing.
-_FEWEST_ROWS = {"many": 128, "few": 16}
-_MOST_ROWS = 256
+#: Bytes of a block on the CPU, part of an L3; measured best from 4 to 8 MiB, for few channels and for many.
+_CPU_BLOCK = 8 << 20
+#: Rows with which the matrix library is at its speed, and beyond which more rows gain nothing on the CPU.
+_FEWEST_ROWS, _MOST_ROWS = 128, 256
 #: Share of a GPU's L2 that a float32 block may take; its products' operands pass through the rest.
 _L2_SHARE = 0.5
 
@@ -34,20 +31,16 @@ class Blocks:
 
     like       a tensor of the pair: its device, and float64 or not
     products   see `products.PRODUCTS`
-    channels   of the score; up to `FEW_CHANNELS` the blocks are small
     """
 
-    def __init__(self, like: Tensor, products: str, channels: int) -> None:
+    def __init__(self, like: Tensor, products: str) -> None:
         self.products = products
         self.dtype = operand_dtype(like, products)
         self.exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-        size = "few" if channels <= FEW_CHANNELS else "many"
-        self.fewest_rows = _FEWEST_ROWS[size]
-        self.most_rows = _MOST_ROWS
-        self.bytes = _CPU_BLOCK[size]
+        self.bytes, self.most_rows = _CPU_BLOCK, _MOST_ROWS
         if like.is_cuda:
-            self.most_rows = 1 << 30
             self.bytes = int(torch.cuda.get_device_properties(like.device).L2_cache_size * _L2_SHARE)
+            self.most_rows = self.bytes  # no limit: a launch costs more than rows do
         self.epilogue = epilogue_of(like)
         self._workspace: dict[str, Tensor] = {}
 
@@ -242,7 +235,7 @@ class Blocks:
     def _rows(self, query_N: Tensor, key_M: Tensor) -> Iterator[slice]:
         """Slices of the queries, in increasing order, whose blocks of scores have the right size."""
         N, M = len(query_N), len(key_M)
-        step = max(min(self.bytes // (self.exact.itemsize * M) // 16 * 16, self.most_rows), self.fewest_rows)
+        step = max(min(self.bytes // (self.exact.itemsize * M) // 16 * 16, self.most_rows), _FEWEST_ROWS)
         return (slice(start, min(start + step, N)) for start in range(0, N, step))
 
 

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from plca_dist.ops.blocks import FEW_CHANNELS, Blocks, row_dot, unit_gradient_
+from plca_dist.ops.blocks import Blocks, row_dot, unit_gradient_
 from plca_dist.ops.dense import Cycle, Match, check_cycle_shapes, check_shapes
 from plca_dist.ops.epilogue import Pull, Softmax
 from plca_dist.ops.products import rounding
+
+#: Up to this many channels a score costs less to make than to write: on CUDA fused kernels do not write it.
+FEW_CHANNELS = 128
 
 
 def match(query_BNC: Tensor, key_BMC: Tensor, *, cosine: bool = False, products: str = "float32") -> Match:
@@ -67,7 +70,7 @@ def cycle(
 class _Match(Function):
     @staticmethod
     def forward(ctx: Any, query_BNC: Tensor, key_BMC: Tensor, cosine: bool, products: str) -> tuple[Tensor, Tensor]:
-        blocks = _blocks(query_BNC, products)
+        blocks = _blocks(query_BNC, products, query_BNC.shape[-1])
         found = []
         with rounding(query_BNC.device, products):
             for query_NC, key_MC in zip(query_BNC, key_BMC, strict=True):
@@ -83,7 +86,7 @@ class _Match(Function):
     def backward(ctx: Any, _: Tensor, gradient_BN: Tensor) -> tuple[Tensor | None, ...]:
         query_BNC, key_BMC, index_BN, *softmax_BN = _saved(ctx)
         cosine, products = ctx.settings
-        blocks = _blocks(query_BNC, products)
+        blocks = _blocks(query_BNC, products, query_BNC.shape[-1])
         gradients = [blocks.zeros(query_BNC), blocks.zeros(key_BMC)]
         with rounding(query_BNC.device, products):
             for b, (dquery_NC, dkey_MC) in enumerate(zip(*gradients, strict=True)):
@@ -108,7 +111,7 @@ class _Attend(Function):
         products: str,
     ) -> Tensor:
         value = _or(value_BMD, query_BNC)
-        blocks = _blocks(query_BNC, products, value.shape[-1])
+        blocks = _blocks(query_BNC, products, query_BNC.shape[-1], value.shape[-1])
         mixed_BND = torch.empty_like(value[:, :1].expand(-1, query_BNC.shape[1], -1), dtype=blocks.exact)
         found = []
         with rounding(query_BNC.device, products):
@@ -127,7 +130,7 @@ class _Attend(Function):
         query_BNC, key_BMC, value_BMD, mixed_BND, *softmax_BN = _saved(ctx)
         ratio, cosine, products = ctx.settings
         value = _or(value_BMD, query_BNC)
-        blocks = _blocks(query_BNC, products, value.shape[-1])
+        blocks = _blocks(query_BNC, products, query_BNC.shape[-1], value.shape[-1])
         key = _or(key_BMC, query_BNC)
         dquery, dvalue = blocks.zeros(query_BNC), blocks.zeros(value)
         dkey = dquery if key_BMC is None else blocks.zeros(key)
@@ -166,7 +169,7 @@ class _SharedCycle(Function):
     def forward(
         ctx: Any, source_BNC: Tensor, target_BMC: Tensor, labels_BN: Tensor, ignore: int, cosine: bool, products: str
     ) -> tuple[Tensor, ...]:
-        blocks = _blocks(source_BNC, products)
+        blocks = _blocks(source_BNC, products, source_BNC.shape[-1])
         found = []
         with rounding(source_BNC.device, products):
             for source_NC, target_MC, labels_N in zip(source_BNC, target_BMC, labels_BN, strict=True):
@@ -183,7 +186,7 @@ class _SharedCycle(Function):
     def backward(ctx: Any, *gradients_of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         source_BNC, target_BMC, *found = _saved(ctx)
         cosine, products = ctx.settings
-        blocks = _blocks(source_BNC, products)
+        blocks = _blocks(source_BNC, products, source_BNC.shape[-1])
         gradients = [blocks.zeros(source_BNC), blocks.zeros(target_BMC)]
         with rounding(source_BNC.device, products):
             for b, (dsource_NC, dtarget_MC) in enumerate(zip(*gradients, strict=True)):
@@ -209,7 +212,7 @@ class _Cycle(Function):
         products: str,
     ) -> tuple[Tensor, ...]:
         inputs = source_query_BNC, source_key_BNC, target_query_BMC, target_key_BMC
-        blocks = _blocks(source_query_BNC, products)
+        blocks = _blocks(source_query_BNC, products, source_query_BNC.shape[-1])
         found = []
         with rounding(source_query_BNC.device, products):
             for *pair, labels_N in zip(*inputs, labels_BN, strict=True):
@@ -234,7 +237,7 @@ class _Cycle(Function):
         saved = _saved(ctx)
         inputs, found = saved[:4], saved[4:]
         cosine, products = ctx.settings
-        blocks = _blocks(inputs[0], products)
+        blocks = _blocks(inputs[0], products, inputs[0].shape[-1])
         gradients = [blocks.zeros(x) for x in inputs]
         with rounding(inputs[0].device, products):
             for b, (dsource_query, dsource_key, dtarget_query, dtarget_key) in enumerate(zip(*gradients, strict=True)):
@@ -274,13 +277,13 @@ def _pulls(found: list[Tensor], gradient_N: Tensor) -> tuple[Pull, Pull]:
     return Pull(Softmax(*softmax[:3]), target_index_N, gradient_N), Pull(Softmax(*softmax[3:]), back_M, gradient_M)
 
 
-def _blocks(query_BNC: Tensor, products: str, *more_channels: int) -> Blocks:
-    channels = max((query_BNC.shape[-1], *more_channels))
-    if query_BNC.is_cuda and query_BNC.dtype != torch.float64 and channels <= FEW_CHANNELS:
+def _blocks(like: Tensor, products: str, *channels: int) -> Blocks:
+    """How to compute on pairs like this, whose score, and whose value if there is one, have these `channels`."""
+    if like.is_cuda and like.dtype != torch.float64 and max(channels) <= FEW_CHANNELS:
         from plca_dist.ops.triton.few_channels import FewChannels
 
-        return FewChannels(query_BNC, products, channels)
-    return Blocks(query_BNC, products, channels)
+        return FewChannels(like, products)
+    return Blocks(like, products)
 
 
 def _consistent(labels_N: Tensor, source_index_N: Tensor, ignore: int) -> Tensor:

@@ -18,8 +18,8 @@ def poisoned():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 16 rows, whatever the number of keys."""
-    monkeypatch.setattr(blocks, "_CPU_BLOCK", {"many": 1, "few": 1})
-    monkeypatch.setattr(blocks, "_FEWEST_ROWS", {"many": 16, "few": 16})
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
+    monkeypatch.setattr(blocks, "_FEWEST_ROWS", 16)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plca_dist import ops
-from plca_dist.ops import streaming
+from plca_dist.ops import blocks, streaming
 from plca_dist.ops.blocks import Blocks
 from plca_dist.ops.triton import epilogue as kernels
 from plca_dist.ops.triton.few_channels import FewChannels
@@ -15,13 +15,13 @@ def on_cuda(request, monkeypatch):
     """Channels, and the operations of CUDA on whatever device the test has."""
     few = request.param == "few channels"
 
-    def blocks(like, products, *more_channels):
-        made = (FewChannels if few else Blocks)(like, products, max(like.shape[-1], *more_channels, 0))
-        made.epilogue = kernels
-        made.bytes, made.fewest_rows = 1, 32
-        return made
+    def made(like, products, *channels):
+        found = (FewChannels if few else Blocks)(like, products)
+        found.epilogue, found.bytes = kernels, 1
+        return found
 
-    monkeypatch.setattr(streaming, "_blocks", blocks)
+    monkeypatch.setattr(streaming, "_blocks", made)
+    monkeypatch.setattr(blocks, "_FEWEST_ROWS", 32)
     return 19 if few else 40
 
 
@@ -73,6 +73,6 @@ def test_cuda_picks_the_kernels_and_repeats_itself(C, products):
             runs.append([*found, *torch.autograd.grad(found.log_probability.sum(), inputs)])
     finally:
         torch.use_deterministic_algorithms(False)
-    assert type(streaming._blocks(source, products)) is (FewChannels if C == 19 else Blocks)
-    assert streaming._blocks(source, products).epilogue is kernels
+    assert type(streaming._blocks(source, products, C)) is (FewChannels if C == 19 else Blocks)
+    assert streaming._blocks(source, products, C).epilogue is kernels
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
