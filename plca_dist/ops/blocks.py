@@ -38,7 +38,8 @@ class Blocks:
         self.dtype = operand_dtype(like, products)
         self.exact = torch.float64 if like.dtype == torch.float64 else torch.float32
         self.bytes, self.most_rows = _CPU_BLOCK, _MOST_ROWS
-        if like.is_cuda:
+        self.on_cuda = like.is_cuda
+        if self.on_cuda:
             self.bytes = int(torch.cuda.get_device_properties(like.device).L2_cache_size * _L2_SHARE)
             self.most_rows = self.bytes  # no limit: a launch costs more than rows do
         self.epilogue = epilogue_of(like)
@@ -163,21 +164,19 @@ class Blocks:
             add_mm_(dvalue_ND[rows], weight_RR.mT, daverage_RD)
             add_mm_(dquery_NC[rows], gradient_RR, query_RC)
             add_mm_(dquery_NC[rows], gradient_RR.mT, query_RC)
-            later = slice(rows.stop, len(query_NC))
-            if later.start == later.stop:
-                break
-            weight_RL, mirrored_RL, gradient_RL = self.epilogue.attend_gradient_both_(
-                self._product(query_RC, query_NC[later].mT),
-                self._product(daverage_RD, value_ND[later].mT, "dweight"),
-                self._product(value_RD, daverage_ND[later].mT, "dweight of columns"),
-                of_rows,
-                (softmax.take(later), delta_N[later]),
-                self.dtype,
-            )
-            add_mm_(dvalue_ND[later], weight_RL.mT, daverage_RD)
-            add_mm_(dvalue_ND[rows], mirrored_RL, daverage_ND[later])
-            add_mm_(dquery_NC[rows], gradient_RL, query_NC[later])
-            add_mm_(dquery_NC[later], gradient_RL.mT, query_RC)
+            for later in self._later(rows, len(query_NC)):
+                weight_RL, mirrored_RL, gradient_RL = self.epilogue.attend_gradient_both_(
+                    self._product(query_RC, query_NC[later].mT),
+                    self._product(daverage_RD, value_ND[later].mT, "dweight"),
+                    self._product(value_RD, daverage_ND[later].mT, "dweight of columns"),
+                    of_rows,
+                    (softmax.take(later), delta_N[later]),
+                    self.dtype,
+                )
+                add_mm_(dvalue_ND[later], weight_RL.mT, daverage_RD)
+                add_mm_(dvalue_ND[rows], mirrored_RL, daverage_ND[later])
+                add_mm_(dquery_NC[rows], gradient_RL, query_NC[later])
+                add_mm_(dquery_NC[later], gradient_RL.mT, query_RC)
 
     def _match(self, query_NC: Tensor, key_MC: Tensor, columns: bool) -> tuple[Tensor, Softmax, Tensor]:
         best_M = torch.full((len(key_MC),), -torch.inf, dtype=self.exact, device=key_MC.device)
@@ -216,6 +215,15 @@ class Blocks:
             )
             dquery_NC[index_R] += mm(gradient_RM, key_MC)
             add_mm_(dkey_MC, gradient_RM.mT, query_RC)
+
+    def _later(self, rows: slice, N: int) -> Iterator[slice]:
+        """The columns after those of `rows`; on the CPU cut so that few widths occur: oneDNN keeps memory for each."""
+        width = N if self.on_cuda else 4 * (rows.stop - rows.start)
+        start = rows.stop
+        while start < N:
+            stop = min((start // width + 1) * width, N)
+            yield slice(start, stop)
+            start = stop
 
     def _product(self, a_RC: Tensor, b_CM: Tensor, name: str = "score") -> Tensor:
         """A block, in memory that the next block of that name reuses.

@@ -61,5 +61,7 @@ def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, `total` being float32 or float64."""
     if a.dtype == torch.bfloat16:
         total.add_(mm(a, b))
+    elif total.stride(0) == 1:
+        total.mT.addmm_(b.mT, a.mT)  # oneDNN copies a result that is not row-major
     else:
         total.addmm_(a, b)
