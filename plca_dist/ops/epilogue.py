@@ -78,7 +78,7 @@ def column_best_(score_RM: Tensor, start: int, best_M: Tensor, index_M: Tensor) 
 def match_gradient_(score_RM: Tensor, rows: Pull | None, columns: Pull | None, dtype: torch.dtype) -> Tensor:
     """Gradient of the scores, (R, M) in `dtype`, the sum of what the rows and the columns pull.
 
-    Along a row: G_j = g · scale · (1[j = index] − p_j); along a column the same with rows for columns. 0 where g is 0.
+    Along a row: G_j = g · scale · (1[j = index] − p_j), 0 where g · scale is 0; along a column likewise.
     """
     gradient_RM = None
     if columns is not None:

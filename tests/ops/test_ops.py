@@ -96,12 +96,16 @@ def test_attend_is_its_definition_in_value_and_gradient(backend, normalize, B, N
     )
 
 
-def test_attend_without_contrast_passes_gradcheck():
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_attend_without_contrast_passes_gradcheck(backend):
     inputs = leaves(draw(2, 4, 3, seed=1), draw(2, 5, 3, seed=2), draw(2, 5, 2, seed=3))
-    assert torch.autograd.gradcheck(lambda q, k, v: ops.attend(q, k, v, contrast=False), inputs)
+    how = {"contrast": False, "backend": backend}
+    assert torch.autograd.gradcheck(lambda q, k, v: ops.attend(q, k, v, cosine=True, **how), inputs)
+    assert torch.autograd.gradcheck(lambda x: ops.attend(x, x, x, ratio=0.3, **how), inputs[:1])
 
 
-def test_gradient_is_the_numerical_one_with_the_statistics_held():
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_gradient_is_the_numerical_one_with_the_statistics_held(backend):
     """Gradcheck proper would move σ, which the equations hold still; so difference a form whose σ is a constant."""
     query, key = leaves(draw(1, 4, 3, seed=1), draw(1, 5, 3, seed=2))
     std = (query @ key.mT).std(-1, keepdim=True).detach()
@@ -109,7 +113,8 @@ def test_gradient_is_the_numerical_one_with_the_statistics_held():
     def held(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return (q @ k.mT / (std + 1e-10)).log_softmax(-1).amax(-1).sum()
 
-    analytic = torch.autograd.grad(ops.match(query, key).log_probability.sum(), (query, key))
+    found = ops.match(query, key, backend=backend)
+    analytic = torch.autograd.grad(found.log_probability.sum(), (query, key))
     for which, gradient in enumerate(analytic):
         for position in range(gradient.numel()):
             shifted = []
@@ -158,11 +163,13 @@ def test_flat_rows_are_uniform_and_pass_no_gradient(backend, dtype, flat):
     torch.testing.assert_close(gradients[2], torch.full_like(value, 4 / M))
 
 
-def test_a_small_but_real_spread_is_not_taken_for_flat():
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_a_small_but_real_spread_is_not_taken_for_flat(backend):
     key = 1 + 1e-4 * draw(1, 50, 4, dtype=torch.float32)
     query = draw(1, 3, 4, seed=1, dtype=torch.float32)
     _, expected = match_by_loops(query.double(), key.double())
-    torch.testing.assert_close(ops.match(query, key).log_probability.double(), expected, atol=2e-2, rtol=0)
+    found = ops.match(query, key, backend=backend).log_probability
+    torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)
     assert expected.max() > -math.log(50) + 0.5
 
 
@@ -222,11 +229,13 @@ def test_a_broken_score_is_not_hidden(backend, bad):
     assert ops.attend(query, key, key, backend=backend).isnan().all(-1).tolist() == [[False, True, False]]
 
 
-def test_inputs_are_left_alone():
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_inputs_are_left_alone(backend):
     query, key, value = draw(1, 3, 4), draw(1, 5, 4, seed=1), draw(1, 5, 2, seed=2)
     copies = [query.clone(), key.clone(), value.clone()]
-    ops.match(query, key)
-    ops.attend(query, key, value)
+    ops.match(query, key, backend=backend)
+    ops.attend(query, key, value, backend=backend)
+    ops.cycle(query, query, key, key, torch.zeros(1, 3), cosine=True, backend=backend)
     assert all(torch.equal(a, b) for a, b in zip(copies, (query, key, value), strict=True))
 
 
@@ -242,6 +251,15 @@ def test_an_unknown_backend_names_the_known_ones():
 def test_shapes_that_do_not_fit_are_named(query, key):
     with pytest.raises(ValueError, match=r"expected query \(B, N, C\) and key \(B, M, C\).*got"):
         ops.match(torch.zeros(query), torch.zeros(key))
+
+
+def test_a_mixture_needs_a_value_of_its_own_and_labels_a_position():
+    with pytest.raises(ValueError, match=r"ratio 0.5 mixes an average with its own value, hence N = M"):
+        ops.attend(torch.zeros(1, 2, 3), torch.zeros(1, 5, 3), torch.zeros(1, 5, 2), ratio=0.5)
+    x = torch.zeros(1, 4, 3)
+    for labels, key in ((torch.zeros(1, 5), x), (torch.zeros(1, 4), x[:, :2])):
+        with pytest.raises(ValueError, match=r"one shape \(B, N, C\) and labels \(B, N\)"):
+            ops.cycle(x, key, x, x, labels)
 
 
 def test_values_must_go_with_keys_and_there_must_be_a_key():

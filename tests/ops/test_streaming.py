@@ -4,12 +4,14 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from plca_dist import ops
 from plca_dist.ops import blocks
+from plca_dist.ops.products import rounding
 
 #: Largest difference to the oracle in float64, relative to the largest value: of any output, of any gradient.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -219,6 +221,17 @@ def test_a_process_wide_setting_of_products_changes_nothing_and_stays():
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("products", "setting"), [("float32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_cuda_rounds_as_the_setting_says_and_is_set_back(products, setting, monkeypatch):
+    monkeypatch.setattr("plca_dist.ops.products.without_autocast", lambda device: nullcontext())
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    with pytest.raises(ZeroDivisionError), rounding(torch.device("cuda"), products):
+        assert matmul.fp32_precision == setting
+        _ = 1 / 0
+    assert matmul.fp32_precision == before
 
 
 def test_compiled_code_runs_it_outside_the_graph_or_says_so():
