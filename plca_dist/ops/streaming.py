@@ -112,7 +112,7 @@ class _Attend(Function):
     ) -> Tensor:
         value = _or(value_BMD, query_BNC)
         blocks = _blocks(query_BNC, products, query_BNC.shape[-1], value.shape[-1])
-        mixed_BND = torch.empty_like(value[:, :1].expand(-1, query_BNC.shape[1], -1), dtype=blocks.exact)
+        mixed_BND = value.new_empty((*query_BNC.shape[:2], value.shape[2]), dtype=blocks.exact)
         found = []
         with rounding(query_BNC.device, products):
             for b, mixed_ND in enumerate(mixed_BND):
