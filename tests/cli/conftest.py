@@ -76,6 +76,7 @@ def run(tmp_path: Path, toytown_shards: Path, weights: Callable[..., bytes]) -> 
     """A finished run, `runs/made`, as training leaves it, but that its weights are random."""
     config = load("toytown", [*_settings(toytown_shards), f"storage.uri={tmp_path}/runs"])
     made = open_run(config, "made")
+    made.claim()
     made.store.write("model.safetensors", weights(LABEL_SETS["toytown"].classes))
     return Path(made.store.root)
 

@@ -1,5 +1,7 @@
 """One Store for directories and buckets: the same calls, the same results, errors a person can act on."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,29 @@ class TestBadS3:
     def test_no_server(self) -> None:
         with pytest.raises(UserError, match="endpoint does not answer"):
             probe("s3://bucket/x", endpoint="http://127.0.0.1:9")
+
+
+def test_of_racing_creators_one_wins_and_its_bytes_stay(store: Store) -> None:
+    start = threading.Barrier(16)
+
+    def race(k: int) -> bool:
+        start.wait()
+        return store.create("deep/once", b"%d" % k)
+
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(race, range(16)))
+    assert won.count(True) == 1
+    assert store.read("deep/once") == b"%d" % won.index(True)
+    assert [e.name for e in store.list()] == ["deep/once"]
+
+
+def test_a_creator_whose_answer_was_lost_knows_its_own_object(store: Store) -> None:
+    assert store.create("once", b"mine")
+    assert store.create("once", b"mine")
+    assert not store.create("once", b"theirs")
+
+
+def test_creating_where_nothing_may_be_written_is_explained(s3: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(UserError, match=r"s3://bucket/x/once: the secret key is wrong"):
+        resolve("s3://bucket/x").create("once", b"1")

@@ -1,0 +1,250 @@
+"""A directory of named objects.
+
+An object is either whole or absent: local files are written beside their name and renamed, S3 objects appear on
+completion.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from pyarrow import fs as pafs
+
+from plca_dist.errors import UserError
+from plca_dist.storage import s3
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+#: How long a training stream waits for a store that is away; its error should come before a step's time is up.
+OUTAGE_PATIENCE_S = 540.0
+#: An outage shorter than this is not worth a line.
+_QUIET_S = 10.0
+_LONGEST_PAUSE_S = 10.0
+_CREATE_ATTEMPTS = 10
+_PARTIAL = ".partial"
+
+
+class StoreAway(UserError):
+    """The store does not answer, or says that it cannot now: asking again may help."""
+
+
+def _file_mode() -> int:
+    """The mode that files get under the process's mask; temporary files ignore it, published objects should not."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_FILE_MODE = _file_mode()  # once, while no other thread makes files
+
+
+class Entry(NamedTuple):
+    """One object: its name relative to the store, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of objects. Names are relative, with forward slashes.
+
+    Attributes:
+        filesystem: pyarrow's.
+        root: the directory in it.
+        uri: the directory as a person writes it.
+        endpoint: URL of the S3-compatible server; None: AWS itself, or a local directory.
+        patience_s: how long reads outlast an outage, beyond what the filesystem rides out itself.
+    """
+
+    filesystem: Any
+    root: str
+    uri: str
+    endpoint: str | None = None
+    patience_s: float = 0.0
+
+    def child(self, name: str) -> "Store":
+        """The directory `name` below this one (it need not exist yet)."""
+        return replace(self, root=f"{self.root}/{name}", uri=f"{self.uri}/{name}")
+
+    def read(self, name: str) -> bytes:
+        """The whole object. Raises UserError where it is missing or out of reach."""
+
+        def fetch() -> bytes:
+            with self.filesystem.open_input_stream(self._path(name)) as stream:
+                return stream.read()
+
+        return self.patiently(name, fetch)
+
+    def open(self, name: str) -> Any:
+        """A seekable pyarrow file on the object, for reading parts of it: within `patiently`, for what that gives."""
+        with self._explained(name):
+            return self.filesystem.open_input_file(self._path(name))
+
+    def patiently(self, name: str, read: Callable[[], T], *, unless: threading.Event | None = None) -> T:
+        """What `read` returns, which reads the object `name`; while the store is away it is called again.
+
+        Args:
+            unless: ends the waiting when set.
+
+        Raises:
+            StoreAway: when the store is away for longer than `patience_s`, or `unless` is set.
+            UserError: for an OSError of `read` that asking again cannot mend.
+        """
+        unless = unless or threading.Event()
+        began, pause, said = time.monotonic(), 0.5, False
+        while True:
+            try:
+                with self._explained(name):
+                    return read()
+            except StoreAway as error:
+                away = time.monotonic() - began
+                if away >= self.patience_s or unless.is_set():
+                    raise
+                if away >= _QUIET_S and not said:
+                    log.warning(
+                        "the store is away; waiting for it up to %.0f s more (%s)", self.patience_s - away, error
+                    )
+                    said = True
+            unless.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the object unless there is one; whether this call did. Of any number of callers one is told True.
+
+        Args:
+            data: other bytes than any other caller's, so that a caller whose answer was lost knows its own object.
+        """
+        path = Path(self._path(name))
+        with self._explained(name):
+            if not self.local:
+                return s3.create(self.endpoint, self._path(name), data, attempts=_CREATE_ATTEMPTS)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent) as file:
+                file.write(data)
+                file.flush()
+                Path(file.name).chmod(_FILE_MODE)
+                try:
+                    path.hardlink_to(file.name)
+                except FileExistsError:
+                    return path.read_bytes() == data
+                return True
+
+    def write(self, name: str, data: bytes) -> None:
+        """Create or replace the object, whole or not at all."""
+        if self.local:
+            with self.writer(name) as stream:
+                stream.write(data)
+            return
+        # One call takes all the bytes, so whatever interrupts us meets all of the object or nothing of it.
+        with self._explained(name), self.filesystem.open_output_stream(self._path(name)) as stream:
+            stream.write(data)
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[BinaryIO]:
+        """A binary file to fill; the object appears under `name` only when the block ends without an exception.
+
+        On S3 the bytes wait in a local temporary file: arrow publishes a stream that is dropped half-way.
+        """
+        path = Path(self._path(name))
+        if self.local:
+            with self._explained(name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent if self.local else None, delete=False
+        ) as file:
+            waiting = Path(file.name)
+            try:
+                with self._explained(name):
+                    yield file  # type: ignore[misc]
+                    file.close()
+                    if self.local:
+                        waiting.chmod(_FILE_MODE)
+                        waiting.replace(path)
+                    else:
+                        self.upload(waiting, name)
+            finally:
+                waiting.unlink(missing_ok=True)
+
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a local file into the store."""
+        if self.local:
+            with source.open("rb") as file, self.writer(name) as target:
+                shutil.copyfileobj(file, target, 8 << 20)
+            return
+        with self._explained(name):
+            pafs.copy_files(
+                str(source),
+                self._path(name),
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+            )
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy an object to a local file, making its directory."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self._explained(name),
+            self.filesystem.open_input_stream(self._path(name)) as stream,
+            target.open("wb") as file,
+        ):
+            shutil.copyfileobj(stream, file, 8 << 20)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object; a directory is none."""
+        info = self.patiently(name, lambda: self.filesystem.get_file_info(self._path(name)))
+        return info.type == pafs.FileType.File
+
+    def is_directory(self) -> bool:
+        """Whether the store's own directory, or bucket, exists."""
+        info = self.patiently("", lambda: self.filesystem.get_file_info(self.root))
+        return info.type == pafs.FileType.Directory
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        """Every object at or below the directory `prefix`, sorted by name; partial writes are left out."""
+        base = self._path(prefix) if prefix else self.root
+        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+        infos = self.patiently(prefix, lambda: self.filesystem.get_file_info(selector))
+        cut = len(self.root.rstrip("/")) + 1
+        files = (Entry(i.path[cut:], i.size) for i in infos if i.type == pafs.FileType.File)
+        return sorted(e for e in files if not e.name.endswith(_PARTIAL))
+
+    def delete(self, name: str) -> None:
+        """Remove one object; one that is absent already is no error."""
+        with self._explained(name):
+            if self.filesystem.get_file_info(self._path(name)).type == pafs.FileType.File:
+                self.filesystem.delete_file(self._path(name))
+
+    def delete_tree(self, name: str) -> None:
+        """Remove the directory `name` and all below it."""
+        with self._explained(name):
+            if self.filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound:
+                self.filesystem.delete_dir(self._path(name))
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a directory of this machine's."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        where = f"{self.uri}/{name}" if name else self.uri
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise UserError(f"{where}: {s3.cause(str(error)) or 'no such object'}.") from error
+        except OSError as error:
+            kind = StoreAway if not self.local and s3.passing(str(error)) else UserError
+            raise kind(f"{where}: {s3.cause(str(error)) or error}.") from error

@@ -1,0 +1,151 @@
+"""A small proxy in front of the S3 server that fails as object stores do, and counts what is read.
+
+    with FaultyProxy(server.endpoint) as proxy:
+        proxy.refuse = 0.3          # of requests, from now on
+        ... use proxy.endpoint as the store's endpoint ...
+
+The Host header goes on unchanged, because signatures cover it.
+"""
+
+import http.client
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+_SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
+    b"<Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+class FaultyProxy:
+    """Serves from a thread until the block ends.
+
+    Attributes:
+        endpoint: URL to use instead of the server's.
+        refuse, drop, cut, stall: share of requests, 0-1, that get a 503; a reset instead of an answer; half of a body,
+            then a reset (reads alone); an answer only after `stall_s` seconds.
+        faults: how often each was done, by those names and "away".
+        requests: by method.
+        read: bytes sent for GETs, by path (/bucket/key).
+    """
+
+    def __init__(self, upstream: str, seed: int = 0) -> None:
+        self.refuse = self.drop = self.cut = self.stall = 0.0
+        self.stall_s = 5.0
+        self.faults: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
+        self.read: Counter[str] = Counter()
+        self._upstream = urlsplit(upstream).netloc
+        self._random, self._lock = random.Random(seed), threading.Lock()
+        self._away_until = 0.0
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def away(self, seconds: float) -> None:
+        """Answer nobody for so long from now; 0 ends an outage."""
+        self._away_until = time.monotonic() + seconds
+
+    def __enter__(self) -> "FaultyProxy":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _fault(self, method: str) -> str | None:
+        with self._lock:
+            self.requests[method] += 1
+            drawn = self._random.random()
+            fault = None
+            if time.monotonic() < self._away_until:
+                fault = "away"
+            else:
+                for name in ("refuse", "drop", "cut", "stall"):
+                    if name == "cut" and method != "GET":
+                        continue
+                    if drawn < (share := getattr(self, name)):
+                        fault = name
+                        break
+                    drawn -= share
+            if fault:
+                self.faults[fault] += 1
+            return fault
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that goes away is no news here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FaultyProxy
+    _backend: http.client.HTTPConnection | None = None
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.proxy._fault(self.command)
+        if fault in ("away", "drop"):
+            self._reset()
+            return
+        if fault == "refuse":
+            self._answer(503, "Slow Down", [("Content-Type", "application/xml")], _SLOW_DOWN)
+            return
+        if fault == "stall":
+            time.sleep(self.proxy.stall_s)
+        response = self._forward(body)
+        data = response.read()
+        headers = [(k, v) for k, v in response.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
+        if self.command != "HEAD":
+            headers = [(k, v) for k, v in headers if k.lower() != "content-length"]
+        if self.command == "GET":
+            with self.proxy._lock:
+                self.proxy.read[self.path.partition("?")[0]] += len(data)
+        self._answer(response.status, response.reason, headers, data, cut=fault == "cut")
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+
+    def _forward(self, body: bytes) -> http.client.HTTPResponse:
+        if self._backend is None:
+            self._backend = http.client.HTTPConnection(self.proxy._upstream, timeout=120)
+        self._backend.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in ("connection", "expect"):
+                self._backend.putheader(name, value)
+        self._backend.endheaders(body or None)
+        return self._backend.getresponse()
+
+    def _answer(self, status: int, reason: str, headers: list[tuple[str, str]], data: bytes, cut: bool = False) -> None:
+        lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers)]
+        if self.command != "HEAD" and status != 204:
+            lines.append(f"Content-Length: {len(data)}")
+        self.wfile.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self.wfile.flush()
+            time.sleep(0.05)  # a reset overtakes what the client has not read yet
+            self._reset()
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+
+    def finish(self) -> None:
+        super().finish()
+        if self._backend:
+            self._backend.close()
+
+    def log_message(self, *_: Any) -> None:
+        """Tests count; nobody reads along."""
