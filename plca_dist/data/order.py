@@ -113,7 +113,11 @@ class Order:
         if step < 0 or not 0 <= slot < self.batch:
             raise IndexError(f"step {step}, slot {slot}: steps start at 0 and slots are 0..{self.batch - 1}")
         epoch, within = divmod(step, self.steps_per_epoch)
-        return int(self.epoch_order(epoch)[slot * self.steps_per_epoch + within])
+        return int(self.stretch(epoch, slot)[within])
+
+    def stretch(self, epoch: int, slot: int) -> np.ndarray:
+        """The global row indices (T,) that `slot` reads in `epoch`, step after step; read-only."""
+        return self.epoch_order(epoch)[slot * self.steps_per_epoch : (slot + 1) * self.steps_per_epoch]
 
     def _make(self, epoch: int) -> np.ndarray:
         groups = permutation(len(self._rows), "groups", self.seed, self.domain, epoch)

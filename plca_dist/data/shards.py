@@ -5,7 +5,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,10 +17,14 @@ from plca_dist.data.shard_writer import write_shards
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
-__all__ = ["Manifest", "ShardReader", "read_manifest", "write_shards"]
+__all__ = ["Damaged", "Manifest", "ShardReader", "read_manifest", "write_shards"]
 
 #: Open shards that are kept, for each an object handle and its footer; bounds the file handles of a local dataset.
 _KEPT_OPEN = 256
+
+
+class Damaged(UserError):
+    """A row group whose bytes in the store are not those that were written."""
 
 
 class _Open(NamedTuple):
@@ -36,6 +40,11 @@ class ShardReader:
         self.manifest = manifest
         self._opened: OrderedDict[int, _Open] = OrderedDict()
         self._lock = Lock()
+        self._closed = Event()
+
+    def close(self) -> None:
+        """Reads that wait for a store that is away wait no longer."""
+        self._closed.set()
 
     def read_row_group(self, shard_index: int, group_index: int, columns: Sequence[str]) -> pa.Table:
         """The named columns of one row group; only their bytes are fetched.
@@ -46,8 +55,9 @@ class ShardReader:
             columns: out of `shard_schema`.
 
         Raises:
-            UserError: when the shards have no such column, a shard is missing, is not what the manifest says, or its
-                bytes do not match their checksums.
+            Damaged: when its bytes do not match their checksums, or the shard is cut short.
+            UserError: when the shards have no such column, a shard is missing, is not what the manifest says, or the
+                store is away for longer than its patience.
         """
         known = shard_schema(self.manifest.with_labels).names
         missing = [name for name in columns if name not in known]
@@ -55,8 +65,19 @@ class ShardReader:
             without = "" if self.manifest.with_labels else " (they were written without labels)"
             raise UserError(f"the shards under {self.store.uri} have no column {', '.join(missing)}{without}.")
         name = self.manifest.shards[shard_index].name
-        opened = self._open(shard_index)
+
+        def read() -> pa.Table:
+            return self._read(shard_index, group_index, columns)
+
         try:
+            return self.store.patiently(name, read, unless=self._closed)
+        except Damaged:
+            # Damage is believed when it is met twice: the first time it may have happened on the way.
+            return self.store.patiently(name, read, unless=self._closed)
+
+    def _read(self, shard_index: int, group_index: int, columns: Sequence[str]) -> pa.Table:
+        try:
+            opened = self._open(shard_index)
             # A parquet reader keeps state while it reads, so each call has its own; opening one with a known footer
             # costs nothing. `pre_buffer` joins the columns into few requests.
             parquet = pq.ParquetFile(
@@ -64,9 +85,17 @@ class ShardReader:
             )
             return parquet.read_row_group(group_index, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{self.store.uri}/{name}: row group {group_index} cannot be read ({error}); "
-                "if the store is well, the shard is damaged: write the shards again with --overwrite."
+            with self._lock:
+                self._opened.pop(shard_index, None)  # opening it again asks whether it is still there
+            if isinstance(error, OSError) and _of_the_store(error):
+                raise
+            shard = self.manifest.shards[shard_index]
+            first = sum(shard.row_groups[:group_index])
+            raise Damaged(
+                f"{self.store.uri}/{shard.name}: row group {group_index} (rows {first} to "
+                f"{first + shard.row_groups[group_index] - 1} of the shard) is damaged ({error}); copy the shard "
+                "again, write the shards again with --overwrite, or let training pass over such rows with "
+                "--set order.damaged=skip."
             ) from error
 
     def _open(self, index: int) -> _Open:
@@ -88,13 +117,22 @@ class ShardReader:
         where = f"{self.store.uri}/{shard.name}"
         file = self.store.open(shard.name)
         size = file.size()
+        if size < shard.bytes:
+            raise Damaged(
+                f"{where} is cut short: {size} bytes, {self.store.uri}/{MANIFEST} says {shard.bytes}; copy the shard "
+                "again, write the shards again with --overwrite, or let training pass over its rows with "
+                "--set order.damaged=skip."
+            )
         if size != shard.bytes:
             raise self._disagree(where, f"{size} bytes", f"{shard.bytes}")
         try:
             footer = pq.ParquetFile(file).metadata
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{where} is no readable Parquet file ({error}); write the shards again with --overwrite."
+            if isinstance(error, OSError) and _of_the_store(error):
+                raise
+            raise Damaged(
+                f"{where} is no readable Parquet file ({error}); copy the shard again, write the shards again with "
+                "--overwrite, or let training pass over its rows with --set order.damaged=skip."
             ) from error
         rows = tuple(footer.row_group(g).num_rows for g in range(footer.num_row_groups))
         if rows != shard.row_groups:
@@ -110,3 +148,8 @@ class ShardReader:
             f"{where} has {found}, {self.store.uri}/{MANIFEST} says {stated}: they are not of one writing; "
             "copy the directory again, or write the shards again with --overwrite."
         )
+
+
+def _of_the_store(error: OSError) -> bool:
+    """Whether the store failed, rather than what it gave."""
+    return "AWS Error" in str(error)

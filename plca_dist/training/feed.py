@@ -3,12 +3,13 @@
 from typing import Literal
 
 from plca_dist.config import Config
+from plca_dist.data.domain import DomainStream, label_table
 from plca_dist.data.labels import label_set
 from plca_dist.data.order import slots_of_rank
 from plca_dist.data.shards import read_manifest
-from plca_dist.data.stream import DomainStream, Stream, label_table
+from plca_dist.data.stream import Stream
 from plca_dist.errors import UserError
-from plca_dist.storage import probe, resolve
+from plca_dist.storage import OUTAGE_PATIENCE_S, probe, resolve
 
 
 def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, with_target: bool = True) -> Stream:
@@ -16,8 +17,8 @@ def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, 
     micro, _ = config.accumulation(world_size)
     slots = slots_of_rank(config.batch.pairs, world_size, rank)
     return Stream(
-        _domain(config, "source", len(slots)),
-        _domain(config, "target", len(slots)) if with_target else None,
+        _domain(config, "source"),
+        _domain(config, "target") if with_target else None,
         slots=slots,
         micro=micro,
         start_step=start_step,
@@ -26,19 +27,19 @@ def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, 
     )
 
 
-def _domain(config: Config, name: Literal["source", "target"], slots: int) -> DomainStream:
+def _domain(config: Config, name: Literal["source", "target"]) -> DomainStream:
     settings = config.source if name == "source" else config.target
     return DomainStream(
-        resolve(config.data_uri(settings.uri), config.storage.endpoint),
+        resolve(config.data_uri(settings.uri), config.storage.endpoint, patience_s=OUTAGE_PATIENCE_S),
         name,
         classes=label_set(config.labels).classes if name == "source" else None,
         batch=config.batch.pairs,
         seed=config.seed,
         window=config.order.window,
-        slots=slots,
         shorter_edge=settings.shorter_edge,
         crop=settings.crop,
         flip=settings.flip,
+        damaged=config.order.damaged,
     )
 
 
@@ -60,7 +61,7 @@ def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
                 "write the target's shards with --no-labels."
             )
         prints[name] = manifest.fingerprint()
-        _domain(config, "source" if name == "source" else "target", slots=1)
+        _domain(config, "source" if name == "source" else "target")
     if config.evaluation.uri:
         uri = config.data_uri(config.evaluation.uri)
         label_table(read_manifest(probe(uri, endpoint)), label_set(config.labels).classes, uri)

@@ -10,7 +10,7 @@ import pytest
 from plca_dist.data.codec import decode_image, decode_label
 from plca_dist.data.manifest import Manifest, read_manifest
 from plca_dist.data.readers import open_dataset
-from plca_dist.data.shards import ShardReader, write_shards
+from plca_dist.data.shards import Damaged, ShardReader, write_shards
 from plca_dist.data.toytown import scene
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
@@ -100,7 +100,7 @@ def test_shards_that_are_not_the_manifests_are_refused(store: Store) -> None:
         ShardReader(store, dataclasses.replace(manifest, shards=shards)).read_row_group(0, 0, ["id"])
 
     reading()
-    with pytest.raises(UserError, match=r"shard-00000\.parquet has \d+ bytes, .*manifest\.json says 17"):
+    with pytest.raises(UserError, match=r"shard-00000\.parquet has \d+ bytes, .*manifest\.json says 17: they"):
         reading(bytes=17)
     with pytest.raises(UserError, match=r"row groups of \[4, 4, 2\] rows, .*manifest\.json says \[5, 5\]"):
         reading(row_groups=(5, 5))
@@ -112,7 +112,10 @@ def test_shards_that_are_not_the_manifests_are_refused(store: Store) -> None:
     with pytest.raises(UserError, match=r"shard-00000\.parquet: no such object"):
         reading()
     store.write(first.name, b"x" * first.bytes)
-    with pytest.raises(UserError, match=r"shard-00000\.parquet is no readable Parquet file"):
+    with pytest.raises(Damaged, match=r"shard-00000\.parquet is no readable Parquet file"):
+        reading()
+    store.write(first.name, b"x" * (first.bytes - 1))
+    with pytest.raises(Damaged, match=r"shard-00000\.parquet is cut short: \d+ bytes, .*manifest\.json says \d+"):
         reading()
 
 
@@ -124,7 +127,7 @@ def test_damage_within_a_shard_is_noticed(store: Store, tmp_path: Path) -> None:
     data[data.find(image) + 100] ^= 1
     path.write_bytes(data)
     reader = ShardReader(store, manifest)
-    with pytest.raises(UserError, match=r"shard-00000\.parquet: row group 1 cannot be read"):
+    with pytest.raises(Damaged, match=r"shard-00000\.parquet: row group 1 \(rows 4 to 7 of the shard\) is damaged"):
         reader.read_row_group(0, 1, ["image"])
     assert reader.read_row_group(0, 0, ["image"]).num_rows == 4
 

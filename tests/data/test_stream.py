@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.readers import open_dataset
-from plca_dist.data.shards import ShardReader, read_manifest, write_shards
-from plca_dist.data.stream import Batch, DomainStream, RowCache, Stream, labelled_samples
+from plca_dist.data.shards import write_shards
+from plca_dist.data.stream import Batch, Stream, labelled_samples
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 
@@ -29,7 +30,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def stream(shards: Store, slots: range, start: int, micro: int = 1, prefetch: int = 2, **changed: Any) -> Stream:
     common: dict[str, Any] = {
-        "batch": BATCH, "seed": 3, "window": 2, "slots": len(slots), "shorter_edge": (32, 48), "crop": (32, 40),
+        "batch": BATCH, "seed": 3, "window": 2, "shorter_edge": (32, 48), "crop": (32, 40),
         "flip": True,
     }  # fmt: skip
     common |= changed
@@ -91,24 +92,6 @@ def test_seeds_and_domains_have_orders_of_their_own(shards: Store) -> None:
     (one,) = taken(stream(shards, range(BATCH), 0, micro=BATCH), 1)
     (other,) = taken(stream(shards, range(BATCH), 0, micro=BATCH, seed=4), 1)
     assert not same(one, other)
-
-
-def test_row_groups_are_fetched_once_and_dropped_when_many(shards: Store) -> None:
-    store = shards.child("source")
-    reader = ShardReader(store, read_manifest(store))
-    fetched: list[int] = []
-    original = reader.read_row_group
-
-    def counted(shard: int, group: int, columns: list[str]) -> Any:
-        fetched.append(10 * shard + group)
-        return original(shard, group, columns)
-
-    reader.read_row_group = counted  # type: ignore[method-assign,assignment]
-    rows = RowCache(reader, ["id"], capacity=2)
-    ids = [rows.row(i)["id"] for i in range(22)]
-    assert sorted(ids) == sorted(set(ids))
-    assert fetched == [0, 1, 2, 10, 11, 12]
-    assert len(rows._groups) <= 2
 
 
 def test_a_damaged_shard_stops_the_stream_with_its_name(shards: Store, tmp_path: Path) -> None:

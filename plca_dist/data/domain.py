@@ -1,0 +1,150 @@
+"""One domain of the training data: its order, its row groups in memory, and samples decoded from them."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plca_dist.data.augment import augment
+from plca_dist.data.codec import decode_image, decode_label
+from plca_dist.data.fetch import RowGroups
+from plca_dist.data.labels import remap
+from plca_dist.data.order import Order, sample_rng
+from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
+from plca_dist.errors import UserError
+from plca_dist.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+class Sample(NamedTuple):
+    """Augmented; `replaced` where it stands for a damaged one."""
+
+    image_3HW: Tensor
+    label_HW: Tensor | None
+    replaced: bool
+
+
+class _Walk(NamedTuple):
+    """One slot's way through an epoch: (T,) row groups, (T,) whether it is the last visit, and those kept so far."""
+
+    epoch: int
+    groups: np.ndarray
+    last: np.ndarray
+    kept: set[int]
+
+    @classmethod
+    def of(cls, epoch: int, groups: np.ndarray) -> "_Walk":
+        last = np.zeros(len(groups), bool)
+        last[len(groups) - 1 - np.unique(groups[::-1], return_index=True)[1]] = True
+        return cls(epoch, groups, last, set())
+
+
+class DomainStream:
+    """One domain's samples by (step, slot).
+
+    Args:
+        shards: where the domain's shards are.
+        name: "source" or "target"; the order and the augmentation of the two are independent.
+        classes: names of the classes to learn, whose labels come with the images; None: images alone.
+        batch, seed, window: of the order (see `Order`).
+        damaged: "stop" at a row group that is damaged, or "skip" it: each of its rows is replaced by the next sound
+            one on the slot's walk through the epoch, from its end on to its beginning; the same at any world size.
+
+    Attributes:
+        groups: the row groups in memory.
+    """
+
+    def __init__(
+        self,
+        shards: Store,
+        name: str,
+        *,
+        classes: Sequence[str] | None,
+        batch: int,
+        seed: int,
+        window: int,
+        shorter_edge: tuple[int, int] | None,
+        crop: tuple[int, int],
+        flip: bool,
+        damaged: str = "stop",
+    ) -> None:
+        manifest = read_manifest(shards)
+        self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window)
+        self._table = None if classes is None else label_table(manifest, classes, shards.uri)
+        self._name, self._seed, self._skip = name, seed, damaged == "skip"
+        self._shorter_edge, self._crop, self._flip = shorter_edge, crop, flip
+        self.groups = RowGroups(ShardReader(shards, manifest), ["image"] if classes is None else ["image", "label"])
+        self._walks: dict[int, _Walk] = {}
+        self._passed: set[str] = set()
+
+    def announce(self, step: int, slot: int) -> int:
+        """Start fetching what `load` will need; call it once before each, a slot's steps in order.
+
+        A row group stays in memory from the slot's first visit to its last in the epoch. Returns how many row groups
+        this visit is the first to.
+        """
+        epoch, within = divmod(step, self.order.steps_per_epoch)
+        walk = self._walks.get(slot)
+        if walk is None or walk.epoch != epoch:
+            walk = self._walks[slot] = _Walk.of(epoch, self.groups.group_of(self.order.stretch(epoch, slot)))
+        group = int(walk.groups[within])
+        first = group not in walk.kept
+        self.groups.hold(group)  # for this visit; `load` releases it
+        if first:
+            walk.kept.add(group)
+            self.groups.hold(group)
+        if walk.last[within]:
+            walk.kept.remove(group)
+            self.groups.release(group)
+        return int(first)
+
+    def load(self, step: int, slot: int) -> Sample:
+        """Decode and augment what was announced; a pure function of its arguments and the recipe.
+
+        Raises:
+            Damaged: at a damaged row, or where the slot's whole epoch is damaged.
+        """
+        epoch, within = divmod(step, self.order.steps_per_epoch)
+        stretch = self.order.stretch(epoch, slot)
+        try:
+            for past in range(len(stretch)):
+                index = int(stretch[(within + past) % len(stretch)])
+                try:
+                    row = self.groups.row(index)
+                    break
+                except Damaged as error:
+                    if not self._skip or past == len(stretch) - 1:
+                        raise
+                    if str(error) not in self._passed:
+                        self._passed.add(str(error))
+                        log.warning("passing over damaged rows: %s", error)
+        finally:
+            self.groups.release(int(self.groups.group_of(stretch[within])))
+        label = None if self._table is None else self._table[decode_label(row["label"]).long()]
+        image, label = augment(
+            decode_image(row["image"]),
+            label,
+            sample_rng(self._seed, self._name, epoch, index),
+            shorter_edge=self._shorter_edge,
+            crop=self._crop,
+            flip=self._flip,
+        )
+        return Sample(image, label, replaced=past > 0)
+
+
+def label_table(manifest: Manifest, classes: Sequence[str], where: str) -> Tensor:
+    """Lookup (256,) uint8 from the shards' train ids to those of `classes`.
+
+    Raises UserError where the shards hold no labels, or none of the classes.
+    """
+    if not manifest.with_labels:
+        raise UserError(f"{where} holds no labels; write these shards from a labelled set, without --no-labels.")
+    if not set(manifest.classes) & set(classes):
+        raise UserError(
+            f"{where} (label set {manifest.label_set!r}) knows none of the classes wanted: {', '.join(classes)}."
+        )
+    return torch.from_numpy(remap(manifest.classes, classes))
