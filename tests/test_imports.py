@@ -13,7 +13,7 @@ ROOMS = (
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("launch/",),
-    "deepspeed": ("training/engine.py", "training/checkpoint.py", "launch/doctor.py"),
+    "deepspeed": ("training/engine.py", "training/universal.py", "launch/doctor.py"),
     "pydantic": ("config.py", "recipe.py"),
 }
 

@@ -1,11 +1,10 @@
 """Whether training is still sound, and the error that says where it was not.
 
-A loss, gradient or weight that is no number spoils every later step, and a checkpoint of it would spoil a resume. So
-all of them are looked at wherever a record, an evaluation or a checkpoint is due: one host synchronization each.
+A loss that is no number is met before it reaches a weight; weights and gradients are looked at wherever a record, an
+evaluation or a checkpoint is due, for a checkpoint of spoilt ones would spoil a resume.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,28 +16,49 @@ from plca_dist.training.commits import committed
 from plca_dist.training.engine import finite_weights
 from plca_dist.training.meter import Meter
 
+_REMEDY = "Lower optimizer.lr or set optimizer.gradient_clipping."
+
 
 class TrainingFault(RuntimeError):
     """Training cannot go on: the message names the step, the rank and the newest good checkpoint."""
 
 
-def check(engine: Any, meter: Meter, run: Store) -> None:
-    """Raise TrainingFault on every rank if a loss, gradient or weight of any rank is not finite. A collective call."""
-    sound = meter.sound() & finite_weights(engine)
+def loss_fault(meter: Meter, run: Store, settle: Callable[[], None], *, finite: bool) -> TrainingFault:
+    """The error for a loss that is not finite on some rank, the same on every rank. A collective call.
+
+    Args:
+        meter: with the terms of the step that is not to be done.
+        settle: lets a checkpoint that is under way come to its end, so that it can be named.
+        finite: whether this rank's loss is.
+    """
+    seen: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, None if finite else meter.terms_of_step())
+    rank, terms = next((rank, terms) for rank, terms in enumerate(seen) if terms is not None)
+    settle()
+    said = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if not name.startswith("consistent"))
+    return TrainingFault(
+        f"the loss is not finite at step {meter.done + 1} (rank {rank}: {said}); that step was not taken; "
+        f"{_newest(run)}. {_REMEDY}"
+    )
+
+
+def check(engine: Any, meter: Meter, run: Store, settle: Callable[[], None]) -> None:
+    """Raise TrainingFault on every rank if a gradient or weight of any rank is not finite. A collective call.
+
+    `settle` is called before, as in `loss_fault`.
+    """
     # Under ZeRO DeepSpeed leaves a step out, without a word, where a gradient is not finite.
-    verdict = sound.to(torch.int32) * (engine.skipped_steps == 0)
+    mine = finite_weights(engine).to(torch.int32) * (engine.skipped_steps == 0)
+    verdict = mine.clone()
     dist.all_reduce(verdict, op=dist.ReduceOp.MIN)
     if verdict.item():
         return
     seen: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(seen, (meter.first_unsound_step(), dist.get_rank(), meter.local_means()))
-    step, rank, terms = min(seen, key=lambda s: (s[0] or math.inf, s[1]))
-    by = f"weights or gradients are not finite by step {meter.done}"
-    what = f"the loss is not finite at step {step}" if step else by
-    said = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if not name.startswith("consistent"))
+    dist.all_gather_object(seen, bool(mine.item()))
+    settle()
     raise TrainingFault(
-        f"{what} (rank {rank}, mean since the last record: {said}); {_newest(run)}. "
-        "Lower optimizer.lr or set optimizer.gradient_clipping."
+        f"weights or gradients are not finite by step {meter.done} (rank {seen.index(False)}); "
+        f"{_newest(run)}. {_REMEDY}"
     )
 
 

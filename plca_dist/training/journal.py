@@ -1,12 +1,17 @@
 """`metrics.jsonl`: one JSON object a line, continued across restarts without gaps or repeats."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
+from threading import Lock
 
+from plca_dist.errors import UserError
 from plca_dist.storage import Store
 from plca_dist.training.metrics import STEP
 from plca_dist.training.session import Record
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 _FLUSH_S = 15.0
@@ -23,17 +28,23 @@ class Journal:
         self._run, self._report, self._keep = run, report, keep
         self._records: list[Record] = []
         self._flushed = time.monotonic()
+        self._writing = Lock()
         if keep and run.exists(METRICS):
             self._records = [r for r in read_records(run) if r[STEP] <= upto]
 
     def add(self, record: Record) -> None:
-        """Keep the record, and show it to the person watching."""
+        """Keep the record, and show it to the person watching; it takes the place of one of its step and kind."""
         if not self._keep:
             return
+        self._records = [r for r in self._records if (r[STEP], r.keys()) != (record[STEP], record.keys())]
         self._records.append(record)
         self._report(record)
-        if time.monotonic() - self._flushed > _FLUSH_S:
-            self.flush()
+        if time.monotonic() - self._flushed > _FLUSH_S and not self._writing.locked():
+            try:
+                self.flush()
+            except UserError as error:  # nothing is lost: the next one writes it all
+                log.warning("metrics could not be written: %s", error)
+                self._flushed = time.monotonic()
 
     def say(self, message: str) -> None:
         """Show a message; it is not kept."""
@@ -41,7 +52,10 @@ class Journal:
             self._report({"message": message})
 
     def flush(self) -> None:
-        if self._keep:
+        """Write everything so far. Any thread may; a later call never ends up below an earlier one."""
+        if not self._keep:
+            return
+        with self._writing:
             self._run.write(METRICS, "".join(json.dumps(r) + "\n" for r in self._records).encode())
             self._flushed = time.monotonic()
 

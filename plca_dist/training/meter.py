@@ -22,13 +22,14 @@ class Meter:
     def __init__(self, pairs_per_step: int, device: torch.device, done: int = 0) -> None:
         self._pairs, self._device = pairs_per_step, device
         self.done = done
+        self._skipped = 0
         self._born = time.monotonic()
         self._clear()
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._passes = self._steps = 0
-        self._sound = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._of_step: dict[str, Tensor] = {}
+        self._passes = self._passes_of_step = self._steps = 0
         self._waited = self._paused = 0.0
         self._since = time.monotonic()
         if self._device.type == "cuda":
@@ -50,37 +51,38 @@ class Meter:
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """The loss terms of one micro-batch: scalars, without their graph."""
-        for name, value in terms.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._passes += 1
+        _accumulate(self._of_step, {name: value.detach().float() for name, value in terms.items()})
+        self._passes_of_step += 1
+
+    def finite(self) -> bool:
+        """Whether this rank's loss of the step that is not yet done is a finite number. Waits for the device."""
+        return bool(torch.isfinite(self._of_step["total"]))
+
+    def terms_of_step(self) -> dict[str, float]:
+        """This rank's means over the passes of the step that is not yet done."""
+        return {name: float(value) / self._passes_of_step for name, value in self._of_step.items()}
 
     def step(self) -> None:
         """One optimizer step is done."""
+        _accumulate(self._sums, self._of_step)
+        self._passes += self._passes_of_step
+        self._of_step, self._passes_of_step = {}, 0
         self._steps += 1
         self.done += 1
-        # A sum that has met a NaN or an infinity stays so: this counts the steps before it.
-        self._sound = self._sound + torch.isfinite(self._sums["total"])
 
-    def sound(self) -> Tensor:
-        """Whether every loss of this rank since the last record is finite: a bool scalar, still on the device."""
-        return self._sound == self._steps
+    def record(self, lr: float, skipped: int = 0) -> Record:
+        """Averages since the last record, and start anew. A collective call: every rank, with the same terms.
 
-    def first_unsound_step(self) -> int | None:
-        """The first step since the last record whose loss on this rank was not finite."""
-        sound = int(self._sound)
-        return self.done - self._steps + sound + 1 if sound < self._steps else None
-
-    def local_means(self) -> dict[str, float]:
-        """This rank's means since the last record."""
-        return {name: float(value) / self._passes for name, value in self._sums.items()}
-
-    def record(self, lr: float) -> Record:
-        """Averages since the last record, and start anew. A collective call: every rank, with the same terms."""
+        Args:
+            skipped: damaged samples that this rank has passed over so far.
+        """
         names = sorted(self._sums)
         values = torch.stack([self._sums[name] for name in names]) / self._passes
+        values = torch.cat([values, values.new_tensor([skipped - self._skipped])])
+        self._skipped = skipped
         dist.all_reduce(values)
-        means = dict(zip(names, (values / dist.get_world_size()).tolist(), strict=True))
+        *sums, passed_over = values.tolist()
+        means = {name: value / dist.get_world_size() for name, value in zip(names, sums, strict=True)}
         now = time.monotonic()
         busy = max(now - self._since - self._paused, 1e-9)
         record: Record = {metrics.STEP: self.done}
@@ -91,10 +93,17 @@ class Meter:
             metrics.DATA_WAIT: self._waited / busy,
             metrics.ELAPSED: now - self._born,
         }
+        if passed_over:
+            record[metrics.DATA_SKIPPED] = int(passed_over)
         if self._device.type == "cuda":
             record[metrics.GPU_MEMORY] = torch.cuda.max_memory_allocated(self._device) / 2**30
         self._clear()
         return record
+
+
+def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    for name, value in terms.items():
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def _metric(term: str) -> str:

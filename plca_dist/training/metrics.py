@@ -15,6 +15,7 @@ CONSISTENT_PREFIX = "consistent/"  # share of labelled source positions whose cy
 LEARNING_RATE = "learning_rate"
 PAIRS_PER_SECOND = "pairs_per_second"
 DATA_WAIT = "data_wait"  # share of the time spent waiting for data, 0-1
+DATA_SKIPPED = "data/skipped"  # damaged samples since the last record that a sound one stood for; absent where none
 GPU_MEMORY = "gpu_memory_gb"  # peak since the last record
 ELAPSED = "elapsed_s"  # since this launch began training
 MIOU = "miou"  # percent, without aggregation

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +15,16 @@ from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.weights import load_pretrained, to_bytes
 from plca_dist.storage import resolve
 from plca_dist.training import checkpoint, health, metrics
+from plca_dist.training.control import Control
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.evaluation import evaluate, ratios
 from plca_dist.training.feed import open_stream
 from plca_dist.training.health import TrainingFault
 from plca_dist.training.journal import Journal
 from plca_dist.training.meter import Meter
-from plca_dist.training.session import Session
+from plca_dist.training.saver import Saver
+from plca_dist.training.session import Preempted, Session
+from plca_dist.training.watchdog import Watchdog
 
 __all__ = ["EVALUATION", "WEIGHTS", "TrainingFault", "empty_network", "fresh_network", "prepare_torch", "run_worker"]
 
@@ -32,6 +36,10 @@ def run_worker(config: Config, session: Session) -> None:
     """Train from the newest checkpoint (or the start) to the last step, and leave the result in the run's directory.
 
     Every rank of an initialized torch.distributed group calls this.
+
+    Raises:
+        Preempted: `session.stop` gave a reason on some rank; on every rank, after a checkpoint of the step reached.
+        TrainingFault: training cannot go on.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     _, accumulation = config.accumulation(world_size)
@@ -46,7 +54,19 @@ def run_worker(config: Config, session: Session) -> None:
 
     with_target = engine.module.objective.needs_target
     stream = open_stream(config, rank, world_size, start, with_target=with_target)
-    with closing(stream), health.naming_faults(meter, session.run):
+    with (
+        closing(stream),
+        Control() as control,
+        Saver(engine, config, session.run, journal, session.fenced) as saver,
+        Watchdog(session.run, rank, config.cluster.step_timeout_s, start) as watchdog,
+        health.naming_faults(meter, session.run),
+    ):
+        if resumed and resumed.miou is None and due_after(config, start).evaluation:
+            with watchdog.patient("evaluation"):  # put off by a preemption
+                miou, stop = _evaluate(engine, config, session, control, journal, start)
+            if stop is not None:
+                raise Preempted(start, stop)
+            saver.score(resumed, miou)
         for step in range(start, steps):
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
@@ -54,21 +74,35 @@ def run_worker(config: Config, session: Session) -> None:
                     batch = next(stream).to(session.device)
                 terms = engine(batch)
                 engine.backward(terms.total)
-                engine.step()
                 meter.add(terms.as_dict())
+                if engine.is_gradient_accumulation_boundary():  # before the weights change
+                    finite = meter.finite()
+                    all_finite, stop, saving = control.agree(finite=finite, stop=session.stop(), busy=saver.busy)
+                    if not all_finite:
+                        raise health.loss_fault(meter, session.run, saver.finish, finite=finite)
+                engine.step()
             average_buffers(engine.module)
             meter.step()
-            due = due_after(config, step + 1)
+            watchdog.step(step + 1)
+            due = due_after(config, step + 1, leaving=stop is not None)
             if any(due):
-                health.check(engine, meter, session.run)
+                health.check(engine, meter, session.run, saver.finish)
             if due.record:
-                journal.add(meter.record(lr))
-            with meter.paused():
-                miou = _evaluate(engine, config, session, journal, step + 1) if due.evaluation else None
-                if due.checkpoint:
-                    journal.flush()  # before the commit: a resume from it must find every record up to it
-                    name = checkpoint.save(engine, config, session.run, step + 1, miou=miou)
-                    journal.say(f"checkpoint {name}")
+                journal.add(meter.record(lr, stream.skipped))
+            with meter.paused(), watchdog.patient("evaluation or checkpoint"):
+                miou = None
+                if due.evaluation:
+                    miou, stop = _evaluate(engine, config, session, control, journal, step + 1)
+                if due.checkpoint or stop is not None:
+                    saver.save(step + 1, miou=miou)
+                elif not saving:
+                    saver.advance()
+                if stop is not None:
+                    saver.finish(needed=True)
+            if stop is not None:
+                raise Preempted(step + 1, stop)
+        with watchdog.patient("checkpoint"):
+            saver.finish(needed=True)
 
     _leave_weights(engine, config, session)
 
@@ -81,8 +115,8 @@ class Due(NamedTuple):
     checkpoint: bool
 
 
-def due_after(config: Config, step: int) -> Due:
-    """After `step` steps; the last one has it all."""
+def due_after(config: Config, step: int, *, leaving: bool = False) -> Due:
+    """After `step` steps; the last one has it all. A run that is leaving saves, and puts its evaluation off."""
     last = step == config.schedule.steps
 
     def due(every: int) -> bool:
@@ -90,8 +124,8 @@ def due_after(config: Config, step: int) -> Due:
 
     return Due(
         record=due(config.log.every),
-        evaluation=config.evaluation.uri is not None and due(config.evaluation.every),
-        checkpoint=due(config.checkpoint.every),
+        evaluation=config.evaluation.uri is not None and due(config.evaluation.every) and not leaving,
+        checkpoint=due(config.checkpoint.every) or leaving,
     )
 
 
@@ -118,8 +152,14 @@ def fresh_network(config: Config) -> Network:
     return network
 
 
-def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, step: int) -> float:
-    """Score the weights as they are, on all ranks; leaves evaluation.json and returns the mIoU without aggregation."""
+def _evaluate(
+    engine: Any, config: Config, session: Session, control: Control, journal: Journal, step: int
+) -> tuple[float | None, str | None]:
+    """Score the weights as they are, on all ranks; leaves evaluation.json.
+
+    Returns:
+        The mIoU without aggregation; or None and the reason to stop, where one came before the last image was scored.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     labels = label_set(config.labels)
     # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
@@ -127,9 +167,10 @@ def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, s
     network.load_state_dict(full_state(engine))
     settings = config.evaluation
     assert settings.uri
+    samples = labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, config.storage.endpoint)
     counts = evaluate(
         network,
-        labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, config.storage.endpoint),
+        takewhile(lambda _: session.stop() is None, samples),
         num_classes=len(labels),
         size=settings.size,
         ratios=ratios(settings.aggregation),
@@ -137,6 +178,9 @@ def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, s
         products=config.objective.products,
         backend=config.objective.backend,
     ).over_ranks(session.device)
+    stop = control.agree(stop=session.stop()).stop
+    if stop is not None:
+        return None, stop
     outcome = {"step": step, **counts.result(labels)}
     record = {metrics.STEP: step, metrics.MIOU: outcome["scores"][0]["miou"]}
     if settings.aggregation:
@@ -144,7 +188,7 @@ def _evaluate(engine: Any, config: Config, session: Session, journal: Journal, s
     journal.add(record)
     if rank == 0:
         session.run.write(EVALUATION, json.dumps(outcome, indent=1).encode())
-    return record[metrics.MIOU]
+    return record[metrics.MIOU], None
 
 
 def _leave_weights(engine: Any, config: Config, session: Session) -> None:

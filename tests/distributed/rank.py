@@ -7,6 +7,7 @@ from the inside is left in PLACE/seen/<run>.rank<rank>.pt; what it leaves in the
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 from plca_dist.training import checkpoint, worker
 from plca_dist.training.engine import TrainingModule, full_state
-from plca_dist.training.session import Session
+from plca_dist.training.saver import Saver
+from plca_dist.training.session import Preempted, Session
 from plca_dist.training.worker import TrainingFault, run_worker
 
 PLACE, RANK, WORLD = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -38,6 +40,8 @@ checkpoint: {every: 2, keep: 9}
 log: {every: 1}
 """
 LAST_STEP = 5
+#: ZeRO stages before and after a checkpoint.
+TURNS = ((0, 2), (2, 0), (1, 3), (3, 1))
 
 
 class Stopped(Exception):
@@ -50,6 +54,8 @@ def run(
     before_step_ends: Callable[[int], None] | None = None,
     even: bool = False,
     seen_as: str | None = None,
+    told: Callable[[], str | None] = lambda: None,
+    fenced: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train, or continue, the run `name`.
 
@@ -57,10 +63,13 @@ def run(
         before_step_ends: called with the step (from 1) after its update and before anything is recorded of it.
         even: batch norm with its running statistics, so that a pair's loss does not depend on its batch.
         seen_as: what the file of what was seen is called, if not like the run.
+        told: the session's `stop`.
+        fenced: the session's.
     """
-    seen: dict[str, Any] = {"records": [], "states": {}, "error": None}
-    average, save, build = worker.average_buffers, checkpoint.save, worker.build_engine
-    done = [0]
+    seen: dict[str, Any] = {"records": [], "states": {}, "momenta": {}, "restored": None, "error": None}
+    average, save, build = worker.average_buffers, Saver.save, worker.build_engine
+    restore = checkpoint.restore
+    done, engines = [0], []
 
     def watched_average(module: Any) -> None:
         average(module)
@@ -68,24 +77,55 @@ def run(
         if before_step_ends:
             before_step_ends(done[0])
 
-    def watched_save(engine: Any, config: Any, store: Store, step: int, *, miou: float | None) -> str:
-        seen["states"][step] = full_state(engine)
-        return save(engine, config, store, step, miou=miou)
+    def watched_save(saver: Saver, step: int, *, miou: float | None) -> None:
+        seen["states"][step] = full_state(engines[-1])
+        seen["momenta"][step] = momenta(engines[-1])
+        save(saver, step, miou=miou)
+
+    def watched_restore(engine: Any, config: Any, store: Store) -> Any:
+        found = restore(engine, config, store)
+        if found:
+            seen["restored"] = full_state(engine), momenta(engine)
+        return found
 
     def watched_build(*arguments: Any) -> Any:
         engine = build(*arguments)
         engine.train(not even)
+        engines.append(engine)
         return engine
 
-    worker.average_buffers, checkpoint.save, worker.build_engine = watched_average, watched_save, watched_build
+    worker.average_buffers, Saver.save, worker.build_engine = watched_average, watched_save, watched_build
+    checkpoint.restore = watched_restore
     try:
         config = recipe.parse(RECIPE, [f"data={PLACE}/data", *settings])
-        run_worker(config, Session(resolve(str(PLACE / name)), torch.device("cpu"), seen["records"].append))
-    except (Stopped, TrainingFault, UserError) as error:
+        run_worker(
+            config,
+            Session(resolve(str(PLACE / name)), torch.device("cpu"), seen["records"].append, stop=told, fenced=fenced),
+        )
+    except (Stopped, TrainingFault, UserError, Preempted) as error:
         seen["error"] = f"{type(error).__name__}: {error}"
+        seen["states"]["error"] = full_state(engines[-1])
     finally:
-        worker.average_buffers, checkpoint.save, worker.build_engine = average, save, build
+        worker.average_buffers, Saver.save, worker.build_engine = average, save, build
+        checkpoint.restore = restore
     torch.save(seen, PLACE / "seen" / f"{seen_as or name}.rank{RANK}.pt")
+
+
+def momenta(engine: Any) -> dict[str, torch.Tensor]:
+    """Every parameter's whole momentum, by DeepSpeed's own account. A collective call."""
+    from deepspeed.utils import safe_get_full_optimizer_state  # after ours, which keeps its import quiet
+
+    stage, zero = engine.zero_optimization_stage(), engine.optimizer
+    found = {}
+    for name, p in engine.module.named_parameters():
+        if stage == 0:
+            found[name] = zero.state[p]["momentum_buffer"].clone()
+            continue
+        if stage < 3 and p._hp_mapping is not None:
+            flat = zero.single_partition_of_fp32_groups[p._hp_mapping.param_group_index]
+            p._hp_mapping.set_optim_state_fragment(flat, zero.optimizer.state[flat])
+        found[name] = safe_get_full_optimizer_state(p, "momentum_buffer").clone()
+    return found
 
 
 def zero(stage: int) -> str:
@@ -102,12 +142,20 @@ def die(done: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def told_on_rank_1() -> Callable[[], str | None]:
+    """A notice that reaches rank 1 alone, in step 3."""
+    calls = iter(range(1, 100))
+    return lambda: "SIGTERM" if next(calls) >= 3 and RANK == 1 else None
+
+
 def first() -> None:
     """Two ranks: whole runs at every ZeRO stage, interrupted ones, one that sees a NaN, one whose rank 1 is killed."""
     for stage in (0, 1, 2, 3):
         run(f"whole-{stage}", zero(stage), "evaluation.uri=val")
     for stage in (0, 3):
         run(f"cut-{stage}", zero(stage), before_step_ends=stop)
+    for stage in (1, 2):
+        run(f"told-{stage}", zero(stage), told=told_on_rank_1())
     run("even-2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=2", even=True)
     _one_rank_sees_a_nan()
     run("cut-2", zero(2), before_step_ends=die)
@@ -127,10 +175,20 @@ def _one_rank_sees_a_nan() -> None:
 
 
 def again() -> None:
-    """Two fresh ranks continue what was interrupted; then bfloat16, whose autocast DeepSpeed keeps for the process."""
+    """Two fresh ranks continue what was interrupted, or written by one rank, or at another ZeRO stage.
+
+    bfloat16 comes last: DeepSpeed keeps its autocast for the process.
+    """
     _one_rank_cannot_read()
     for stage in (0, 2, 3):
         run(f"cut-{stage}", zero(stage))
+    for stage in (1, 2):
+        run(f"told-{stage}", zero(stage), seen_as=f"told-{stage}-again")
+    for stage in (1, 2, 3):
+        run(f"back-{stage}", zero(stage))
+    for old, new in TURNS:
+        run(f"turned-{old}-{new}", zero(new))
+    _one_rank_cannot_write()
     for stage in (0, 2):
         run(f"bfloat16-{stage}", zero(stage), "precision=bfloat16")
 
@@ -148,16 +206,51 @@ def _one_rank_cannot_read() -> None:
     Store.download = download  # type: ignore[method-assign]
 
 
+def _one_rank_cannot_write() -> None:
+    upload, left = Store.upload, [1]
+
+    def refuse(self: Store, source: Path, name: str) -> None:
+        if RANK == 1 and name.startswith("rank-") and left[0]:
+            left[0] -= 1
+            raise UserError(f"{self.uri}/{name}: the endpoint does not answer.")
+        upload(self, source, name)
+
+    Store.upload = refuse  # type: ignore[method-assign]
+    run("refused-once", zero(1))
+    left[0] = 99
+    run("refused", zero(1), "checkpoint.max_failed_saves=1")
+    Store.upload = upload  # type: ignore[method-assign]
+    run("fenced", zero(1), fenced=lambda: RANK == 0)
+
+
+def stuck() -> None:
+    """Rank 1 hangs in step 3, and rank 0 waits for it."""
+
+    def hang(done: int) -> None:
+        if done == 2 and RANK == 1:
+            TrainingModule.forward = lambda self, batch: time.sleep(300)  # type: ignore[method-assign]
+
+    run("stuck", "cluster.step_timeout_s=4", before_step_ends=hang)
+
+
 def alone() -> None:
     """One rank: what two have written, and the same batches."""
     for stage in (0, 1, 2, 3):
         run(f"moved-{stage}", zero(stage))
+    for stage in (1, 2, 3):
+        run(f"back-{stage}", zero(stage), told=lambda: "SIGTERM", seen_as=f"back-{stage}-alone")
     run("even-1", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=1", even=True)
+
+
+def four() -> None:
+    """Four ranks, two of which did not exist before."""
+    for stage in (1, 2, 3):
+        run(f"wide-{stage}", zero(stage))
 
 
 if __name__ == "__main__":
     scene = sys.argv[2]
     rendezvous = f"file://{PLACE}/rendezvous-{scene}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=RANK, world_size=WORLD)
-    {"first": first, "again": again, "alone": alone}[scene]()
+    {"first": first, "again": again, "alone": alone, "four": four, "stuck": stuck}[scene]()
     dist.destroy_process_group()

@@ -97,12 +97,12 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def train(group: None) -> Callable[[Config, Path | str], Trained]:
-    """Train the recipe in a directory (a path or a URI), or continue there."""
+def train(group: None) -> Callable[..., Trained]:
+    """Train the recipe in a directory (a path or a URI), or continue there; keywords go to the Session."""
 
-    def run(config: Config, place: Path | str) -> Trained:
+    def run(config: Config, place: Path | str, **session: Any) -> Trained:
         trained = Trained(resolve(str(place)))
-        run_worker(config, Session(trained.store, CPU, trained.shown.append))
+        run_worker(config, Session(trained.store, CPU, trained.shown.append, **session))
         return trained
 
     return run

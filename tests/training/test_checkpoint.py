@@ -14,9 +14,11 @@ import torch
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint import committed, restore, save, weights_of
-from plca_dist.training.commits import COMMIT, FOLDER
+from plca_dist.training.checkpoint import committed, restore, weights_of
+from plca_dist.training.commits import COMMIT, FOLDER, name_of
 from plca_dist.training.engine import full_state
+from plca_dist.training.journal import Journal
+from plca_dist.training.saver import Saver
 
 OLD, NEW = "step-00000002-of-1", "step-00000004-of-1"
 MODEL = "mp_rank_00_model_states.pt"
@@ -35,10 +37,17 @@ def saved(config: Config, make_engine: Callable, tmp_path_factory: pytest.TempPa
     states = {}
     for step in (2, 4):
         scribble(engine, step)
-        name = save(engine, config, run, step, miou=None)
-        states[name] = full_state(engine)
+        states[name_of(step, 1)] = full_state(engine)
+        save(engine, config, run, step)
     assert list(states) == [OLD, NEW]
     return SimpleNamespace(engine=engine, path=Path(run.root), states=states)
+
+
+def save(engine: Any, config: Config, run: Store, step: int, miou: float | None = None) -> None:
+    """And wait for the commit."""
+    with Saver(engine, config, run, Journal(run, lambda record: None, upto=step, keep=True)) as saver:
+        saver.save(step, miou=miou)
+        saver.finish(needed=True)
 
 
 def scribble(engine: Any, seed: int) -> None:
@@ -235,6 +244,6 @@ def test_while_it_is_written_again_a_checkpoint_does_not_count(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "upload", look)
-        save(saved.engine, config, run, 4, miou=None)
+        save(saved.engine, config, run, 4)
     assert seen == [[OLD], [OLD]]
     assert [c.name for c in committed(run)] == [NEW, OLD]

@@ -57,7 +57,7 @@ def test_a_nan_between_two_records_is_not_saved(
     assert "rank 0" in message
     assert "total nan" in message
     assert "lovasz nan" in message
-    assert "cross_entropy nan" in message, "the weights are spoilt too, and with them step 4"
+    assert "cross_entropy nan" not in message, "the weights are those of step 2"
     assert "newest good checkpoint: step-00000002-of-1" in message
     assert "optimizer.lr" in message
     assert "\n" not in message
