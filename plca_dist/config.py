@@ -154,17 +154,37 @@ class Order(Section):
     """The order in which samples are read; a pure function of these, the seed and the step."""
 
     window: int = Field(8, gt=0, description="Row groups shuffled together.")
+    damaged: Literal["stop", "skip"] = Field("stop", description="At damaged rows: stop, or read the next sound ones.")
 
 
 class Cluster(Section):
     """What the run asks of Ray. Nothing here changes the result."""
 
-    workers: int = Field(1, gt=0, description="Training processes.")
+    workers: int | tuple[int, int] = Field(
+        1, description="Training processes; [min, max]: as many of them as the cluster can hold, while it changes."
+    )
     gpu: bool = Field(False, description="One GPU for each worker.")
     cpus_per_worker: int = Field(1, gt=0, description="CPU cores reserved for each worker, and its torch threads.")
     loader_threads: int = Field(2, gt=0, description="Threads of each worker that fetch, decode and augment.")
     prefetch: int = Field(4, gt=0, description="Micro-batches prepared ahead of need.")
+    step_timeout_s: float = Field(600.0, gt=0, description="A step longer than that ends the run, with stacks.")
     max_failures: int = Field(3, ge=0, description="Restarts after an error; lost workers and nodes do not count.")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: Any) -> Any:
+        ends = value if isinstance(value, list | tuple) else [value]
+        if not (1 <= len(ends) <= 2 and all(type(n) is int and n > 0 for n in ends) and list(ends) == sorted(ends)):
+            raise ValueError("must be a number of at least 1, or a range [min, max] of such")
+        return value
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class Checkpoint(Section):
@@ -172,6 +192,7 @@ class Checkpoint(Section):
 
     every: int = Field(500, gt=0, description="Steps between checkpoints; one is always written at the end.")
     keep: int = Field(2, gt=0, description="Newest checkpoints kept; the best by mIoU is kept beside them.")
+    max_failed_saves: int = Field(2, ge=0, description="Saves in a row that may fail before the run stops.")
 
 
 class Storage(Section):
@@ -235,6 +256,23 @@ class Config(Section):
         """A shard URI with `data` put before a relative one."""
         return uri if "://" in uri or uri.startswith("/") else f"{self.data.rstrip('/')}/{uri}"
 
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """The numbers of workers that `cluster.workers` allows and the batch can be split over, ascending.
+
+        Raises UserError where there is none.
+        """
+        found, refused = [], None
+        for world_size in range(self.cluster.least_workers, self.cluster.most_workers + 1):
+            try:
+                self.accumulation(world_size)
+                found.append(world_size)
+            except UserError as error:
+                refused = error
+        if refused and not found:
+            raise refused
+        return tuple(found)
+
     def accumulation(self, world_size: int) -> tuple[int, int]:
         """(pairs per forward pass, forward passes per step) of a rank. Raises UserError where it does not divide."""
         pairs = self.batch.pairs
@@ -257,11 +295,16 @@ class Config(Section):
     def identity(self) -> dict[str, Any]:
         """The keys, dotted, that decide the result: two runs that agree on them may share a name."""
         free = {"about", "data", "evaluation", "cluster", "checkpoint", "storage", "log"}
-        flat = dict(_flatten(self.model_dump(mode="json", exclude=free)))
+        # Which rank holds what part of the state is the cluster's affair; how coarsely it is rounded is not.
+        zero = {k: v for k, v in (self.deepspeed.get("zero_optimization") or {}).items() if "quantized" in k}
+        deepspeed = {k: v for k, v in self.deepspeed.items() if k != "zero_optimization"}
+        tree = self.model_dump(mode="json", exclude=free)
+        flat = dict(_flatten(tree | {"deepspeed": deepspeed | ({"zero_optimization": zero} if zero else {})}))
         # Where things lie is not what they hold; the shards' content is compared by its own fingerprint.
         weights = flat.pop("model.weights")
         flat["model.weights"] = weights.rpartition("/")[2] if weights else None
-        return {k: v for k, v in flat.items() if k not in ("source.uri", "target.uri")}
+        # A run that stopped at damage may go on past it, and without damage there is nothing to decide.
+        return {k: v for k, v in flat.items() if k not in ("source.uri", "target.uri", "order.damaged")}
 
     def fingerprint(self) -> str:
         """Hash of `identity`."""

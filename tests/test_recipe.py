@@ -106,9 +106,13 @@ def test_what_is_no_recipe_is_refused(text: str) -> None:
 
 def test_identity_is_the_result_and_not_the_place() -> None:
     config = parse(MINIMAL)
-    same = ["cluster.workers=7", "storage.uri=s3://b/x", "data=elsewhere", "checkpoint.every=3", "evaluation.every=9"]
+    same = [
+        "cluster.workers=7", "storage.uri=s3://b/x", "data=elsewhere", "checkpoint.every=3", "evaluation.every=9",
+        "deepspeed.zero_optimization.stage=2",
+    ]  # fmt: skip
     assert parse(MINIMAL, same).fingerprint() == config.fingerprint()
-    for other in ("seed=1", "objective.lovasz=0.5", "batch.pairs=4", "optimizer.lr=0.1", "source.flip=false"):
+    for other in ("seed=1", "objective.lovasz=0.5", "batch.pairs=4", "optimizer.lr=0.1", "source.flip=false",
+                  "deepspeed.zero_optimization.zero_quantized_weights=true"):  # fmt: skip
         assert parse(MINIMAL, [other]).fingerprint() != config.fingerprint(), other
 
 
@@ -134,3 +138,17 @@ def test_relative_shards_lie_below_data() -> None:
     assert config.data_uri("gta5") == "s3://bucket/shards/gta5"
     assert config.data_uri("/abs") == "/abs"
     assert config.data_uri("s3://other/x") == "s3://other/x"
+
+
+def test_a_range_of_workers_takes_the_sizes_that_divide_the_batch() -> None:
+    config = load("toytown", ["batch.pairs=8", "cluster.workers=[2, 6]"])
+    assert config.world_sizes == (2, 4)
+    assert load("toytown", ["batch.pairs=8", "cluster.workers=4"]).world_sizes == (4,)
+    with pytest.raises(UserError, match=r"batch.pairs = 8 cannot be split over 6 workers"):
+        _ = load("toytown", ["batch.pairs=8", "cluster.workers=[5, 6]"]).world_sizes
+
+
+@pytest.mark.parametrize("value", ["0", "[0, 2]", "[2, 1]", "[1, 2, 3]", "[]", "two", "true", "1.5"])
+def test_workers_are_a_number_or_a_range(value: str) -> None:
+    with pytest.raises(UserError, match=r"cluster.workers = .*: must be a number of at least 1, or a range"):
+        load("toytown", [f"cluster.workers={value}"])

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from plca_dist.cli.parser import build_parser
 from plca_dist.errors import UserError
-from plca_dist.launch.failure import RunFailed
+from plca_dist.launch.failure import RunFailed, RunPreempted
 
 # Read by OpenMP when torch is imported, which is later. Its threads spin while they wait; on a machine that does other
 # work too, that made an evaluation with two threads ten times slower than with one.
@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 bad input, 85 preempted, 130 interrupted."""
     code = _answer(arguments)
     if arguments is None and "ray" in sys.modules:
         # Ray's threads may outlive its shutdown, and the interpreter's teardown under them has crashed after a Ctrl-C.
@@ -40,6 +40,8 @@ def _answer(arguments: Sequence[str] | None) -> int:
         return _say(error, 2)
     except RunFailed as error:
         return _say(error, 1)
+    except RunPreempted as error:
+        return _say(error, 85)
     except KeyboardInterrupt as error:
         return _say(f"interrupted; {error}" if error.args else "interrupted", 130)
     except BrokenPipeError:  # `plca recipes | head`: the reader has seen enough, and nothing more can be told

@@ -10,6 +10,7 @@ from typing import Any
 
 # Read by ray when it is imported, hence before the import below.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its own future default
+os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # or a signal waits for up to a second
 
 import ray
 
@@ -38,26 +39,26 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    try:
-        if address:
-            _join(address)
-            _announce(wanted, say)
-        else:
-            say("starting a Ray cluster on this machine")
-            with _interrupts_held_back():
-                _start(wanted)
-        # What Ray pushes to a driver all the same: a paragraph on every lost worker, which we report in a line.
-        ray._private.worker._worker_logs_enabled = False
-        with _sigterm_as_ctrl_c():
+    with _own_sigterm() as set_again:
+        try:
+            if address:
+                _join(address)
+            else:
+                say("starting a Ray cluster on this machine")
+                with _signals_held_back():
+                    _start(wanted)
+            # What Ray pushes to a driver all the same: a paragraph on every lost worker, which we report in a line.
+            ray._private.worker._worker_logs_enabled = False
+            set_again()
             yield
-    finally:
-        with _interrupts_held_back():
-            ray.shutdown()
+        finally:
+            with _signals_held_back():
+                ray.shutdown()
 
 
 def _start(wanted: Cluster) -> None:
     gpus = _local_gpus() if wanted.gpu else 0
-    if wanted.gpu and gpus < wanted.workers:
+    if wanted.gpu and gpus < wanted.least_workers:
         raise UserError(
             f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
             "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
@@ -66,7 +67,7 @@ def _start(wanted: Cluster) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, wanted.workers * wanted.cpus_per_worker),
+        num_cpus=max(os.cpu_count() or 1, wanted.most_workers * wanted.cpus_per_worker),
         num_gpus=gpus,
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
@@ -89,32 +90,44 @@ def _join(address: str) -> None:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: interrupted while it starts or stops, Ray leaves processes behind."""
+def _signals_held_back() -> Iterator[None]:
+    """Signals wait for the end of the block: interrupted while it starts or stops, Ray leaves processes behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    came: list[int] = []
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.signal(number, lambda got, frame: came.append(got)) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Ray's own answer to SIGTERM is to abort with a dump of the stack, and its processes stay."""
+def _own_sigterm() -> Iterator[Callable[[], None]]:
+    """Inside the block SIGTERM is answered as before, or as Ctrl-C where nobody had an answer.
+
+    Ray's own answer, set whenever it starts, is to abort with a dump of the stack, and its processes stay; what is
+    yielded undoes that.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    answer = before if callable(before) else lambda number, frame: signal.raise_signal(signal.SIGINT)
+
+    def set_again() -> None:
+        signal.signal(signal.SIGTERM, answer)
+
+    set_again()
     try:
-        yield
+        yield set_again
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
 
 
 def logs() -> str:
@@ -126,15 +139,3 @@ def _local_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _announce(wanted: Cluster, say: Callable[[str], None]) -> None:
-    """A cluster that is too small may still grow, so this is a remark and not an error."""
-    have = ray.cluster_resources()
-    short = [
-        f"{need:g} {name}s where the cluster has {have.get(name, 0):g}"
-        for name, need in (("CPU", wanted.workers * wanted.cpus_per_worker), ("GPU", wanted.workers * wanted.gpu))
-        if have.get(name, 0) < need
-    ]
-    if short:
-        say(f"waiting for the cluster to grow: the recipe wants {' and '.join(short)}")

@@ -1,4 +1,4 @@
-"""What went wrong while running and is not the user's input. Imports nothing, so that the command line may know it."""
+"""How a run ends other than by reaching its end or bad input. Imports nothing, so that the command line may know it."""
 
 
 class RunFailed(RuntimeError):
@@ -6,3 +6,7 @@ class RunFailed(RuntimeError):
 
     The command line prints it as one line and exits with code 1.
     """
+
+
+class RunPreempted(RuntimeError):
+    """The run was told to leave and left; the message says by whom and where it stands. Exit code 85: requeue it."""

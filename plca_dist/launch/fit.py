@@ -8,13 +8,15 @@ from typing import Any
 
 # Read by ray.train when it is imported, hence before the import below.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # the default 2 s delays every start and report
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more; the loop asks for no notices
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more; `preemption` watches
 
 import ray.train
 import ray.train.torch
 
 from plca_dist.errors import UserError
+from plca_dist.launch.board import Board, Place, listen
 from plca_dist.launch.cluster import WORKER_ENVIRONMENT
+from plca_dist.launch.lost import was_lost
 from plca_dist.launch.run import Run
 from plca_dist.launch.trainer import Trainer
 
@@ -22,40 +24,55 @@ _RAY_STATE = ".ray"
 
 
 class WorkersFailed(Exception):
-    """Workers ended with an error. `causes`: what each raised, or Ray's word for a lost process."""
+    """Workers ended with an error.
 
-    def __init__(self, causes: Sequence[BaseException]) -> None:
+    Attributes:
+        causes: what each raised, or Ray's word for a lost process.
+        lost: a process or a node went away; what the other workers then raised is only the echo of that.
+    """
+
+    def __init__(self, causes: Sequence[BaseException], *, lost: bool) -> None:
         super().__init__(*causes)
-        self.causes = causes
-
-    @property
-    def lost(self) -> bool:
-        """A process or machine went away; what the other workers then raised is only the echo of that."""
-        return any("Actor" in type(c).__name__ or "HealthCheck" in type(c).__name__ for c in self.causes)
+        self.causes, self.lost = causes, lost
 
 
 class ControllerFailed(Exception):
     """Ray Train itself could not go on, for instance for want of resources."""
 
 
-def fit(run: Run, watcher: Any) -> None:
+class WorkersLeft(Exception):
+    """The workers followed a notice: a checkpoint of `step` is committed, as the driver knew `at` time.monotonic()."""
+
+    def __init__(self, step: int, at: float) -> None:
+        super().__init__(step, at)
+        self.step, self.at = step, at
+
+
+def fit(run: Run, board: Board, workers: int, generation: int) -> None:
     """Train from the newest checkpoint to the end, once: Ray's own retries are off.
 
     Args:
-        run: claimed by `open_run`.
-        watcher: an actor handle with `put(record)` (see `board`).
+        run: claimed.
+        workers: how many; Ray waits for room for them, but where the recipe would take fewer, for half a minute only.
+        generation: of the lease on the run; with a newer one the workers commit nothing.
 
     Raises:
         UserError: bad input that only a worker could meet, such as a damaged shard.
-        WorkersFailed, ControllerFailed: as they say.
+        WorkersLeft, WorkersFailed, ControllerFailed: as they say.
     """
     wanted = run.config.cluster
+    board.renew()
     trainer = Trainer(
         _run_rank,
         # Plain data: Ray's controller reads it too, and starts sooner when it need not import what a run is made of.
-        train_loop_config={"name": run.name, "config": run.config.model_dump(mode="json"), "watcher": watcher},
+        train_loop_config={
+            "name": run.name,
+            "config": run.config.model_dump(mode="json"),
+            "board": board.actor,
+            "generation": generation,
+        },
         scaling_config=ray.train.ScalingConfig(
-            num_workers=wanted.workers,
+            num_workers=workers,
             use_gpu=wanted.gpu,
             resources_per_worker={"CPU": wanted.cpus_per_worker, **({"GPU": 1} if wanted.gpu else {})},
         ),
@@ -64,7 +81,9 @@ def fit(run: Run, watcher: Any) -> None:
             name=time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}",
             storage_path=f"{run.store.root}/{_RAY_STATE}",
             storage_filesystem=run.store.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=0),
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=0 if workers > wanted.least_workers else -1
+            ),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
@@ -76,9 +95,14 @@ def fit(run: Run, watcher: Any) -> None:
         for cause in causes:
             if isinstance(cause, UserError):
                 raise cause from None
-        raise WorkersFailed(causes) from error
+        raise WorkersFailed(causes, lost=was_lost(causes, board.places.values())) from error
     except ray.train.TrainingFailedError as error:
         raise ControllerFailed(str(error)) from error
+    finally:
+        board.exchange()
+        board.places = {}
+    if board.left:
+        raise WorkersLeft(*board.left)
 
 
 def clear(run: Run) -> None:
@@ -92,13 +116,25 @@ def _run_rank(settings: dict[str, Any]) -> None:
     # Here, because the driver, which imports this module too, has no use for DeepSpeed.
     from plca_dist.config import Config
     from plca_dist.storage import resolve
-    from plca_dist.training.session import Session
+    from plca_dist.training.lease import fenced
+    from plca_dist.training.session import Preempted, Session
     from plca_dist.training.worker import run_worker
 
-    config = Config.model_validate(settings["config"])
+    config, board = Config.model_validate(settings["config"]), settings["board"]
+    rank = ray.train.get_context().get_world_rank()
+    context = ray.get_runtime_context()
+    board.arrive.remote(rank, Place(context.get_node_id(), context.get_actor_id()))
+    run = resolve(config.storage.uri, config.storage.endpoint).child(settings["name"])
     session = Session(
-        run=resolve(config.storage.uri, config.storage.endpoint).child(settings["name"]),
+        run=run,
         device=ray.train.torch.get_device(),
-        report=settings["watcher"].put.remote,
+        report=board.put.remote,
+        stop=listen(board),
+        fenced=lambda: fenced(run, settings["generation"]),
     )
-    run_worker(config, session)
+    try:
+        run_worker(config, session)
+    except Preempted as left:
+        # No error to Ray, which would end the other ranks before they have left too.
+        if rank == 0:
+            ray.get(board.leave.remote(left.step))

@@ -60,7 +60,7 @@ def job_from(
 
 
 def _here(workers: Cluster) -> bool:
-    return workers.workers == 1 and not workers.gpu
+    return workers.most_workers == 1 and not workers.gpu
 
 
 def share_out(work: Callable[..., Any], arguments: Sequence[Any], images: int, workers: Cluster) -> Iterator[Any]:
@@ -72,7 +72,7 @@ def share_out(work: Callable[..., Any], arguments: Sequence[Any], images: int, w
         UserError: as `work` does.
         RunFailed: a worker was lost, or `work` broke.
     """
-    parts = min(images, max(workers.workers * _PARTS_PER_WORKER, -(-images // _PART_IMAGES)))
+    parts = min(images, max(workers.most_workers * _PARTS_PER_WORKER, -(-images // _PART_IMAGES)))
     if _here(workers):
         for part in range(parts):
             yield work(*arguments, part, parts, "cpu")

@@ -19,11 +19,16 @@ DATA = "data.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory and its settings as the workers get them."""
+    """A run's directory and its settings as the workers get them.
+
+    Attributes:
+        prints: fingerprint of the shards of each domain that it trains on.
+    """
 
     name: str
     store: Store
     config: Config
+    prints: dict[str, str]
 
     @property
     def finished(self) -> bool:
@@ -32,9 +37,20 @@ class Run:
     def evaluation(self) -> dict[str, Any] | None:
         return json.loads(self.store.read(EVALUATION)) if self.store.exists(EVALUATION) else None
 
+    def claim(self) -> None:
+        """Write what makes the directory this run's; for the one launch that may write there (see `Lease`).
+
+        Raises UserError where another launch made it another run's since it was opened.
+        """
+        if self.store.exists(RECIPE):
+            _compare(self.store, self.config, self.prints)
+        else:
+            self.store.write(DATA, json.dumps(self.prints, indent=1).encode())
+        self.store.write(RECIPE, self.config.to_yaml().encode())
+
 
 def open_run(config: Config, name: str) -> Run:
-    """Check everything that can be checked before anything starts, and claim the run's directory.
+    """Check everything that can be checked before anything starts; nothing is written.
 
     Raises:
         UserError: a store out of reach, missing or unsuitable shards or weights, a batch that does not divide, or a
@@ -46,17 +62,14 @@ def open_run(config: Config, name: str) -> Run:
             "or digit; give another with --name."
         )
     config = portable(config)
-    config.accumulation(config.cluster.workers)
+    _ = config.world_sizes  # for its refusal
     store = probe(config.storage.uri, config.storage.endpoint).child(name)
     if config.model.weights:
         _check_weights(config, config.model.weights)
     prints = check_data(config, with_target=build_objective(config).needs_target)
     if store.exists(RECIPE):
         _compare(store, config, prints)
-    else:
-        store.write(DATA, json.dumps(prints, indent=1).encode())
-    store.write(RECIPE, config.to_yaml().encode())
-    return Run(name, store, config)
+    return Run(name, store, config, prints)
 
 
 def _check_weights(config: Config, weights: str) -> None:

@@ -1,18 +1,20 @@
-"""A run from start to end, through failures: fit, and fit again from the newest checkpoint."""
+"""A run from start to end, through failures and a cluster that changes: fit, and fit again from where it stands."""
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from plca_dist.config import Config
-from plca_dist.launch.board import board
+from plca_dist.launch.board import Board, board
 from plca_dist.launch.cluster import connection, logs
-from plca_dist.launch.failure import RunFailed
-from plca_dist.launch.fit import ControllerFailed, WorkersFailed, clear, fit
+from plca_dist.launch.failure import RunFailed, RunPreempted
+from plca_dist.launch.fit import ControllerFailed, WorkersFailed, WorkersLeft, clear, fit
+from plca_dist.launch.placement import next_width, shortage
+from plca_dist.launch.preemption import Notices, can_go_on, signals, watch
 from plca_dist.launch.run import Run, open_run
-from plca_dist.training.commits import committed
+from plca_dist.training.commits import committed, name_of
 from plca_dist.training.health import TrainingFault
+from plca_dist.training.lease import Lease
 from plca_dist.training.session import Record
 
 
@@ -27,20 +29,36 @@ def train(config: Config, name: str, show: Callable[[Record], None]) -> Run:
     Raises:
         UserError: bad input; nothing was started, or it could only be met on the way.
         RunFailed: a fault in training; names the newest checkpoint.
+        RunPreempted: SIGTERM, SIGUSR2, or a node that drains and that the run cannot do without.
         KeyboardInterrupt: Ctrl-C; says where the run stands.
     """
     run = open_run(config, name)
     if run.finished:
         show({"message": f"run {run.store.uri} is finished; nothing to do"})
         return run
-    with _warnings_shown(show):
+    notices = Notices()
+
+    def say(message: str) -> None:
+        show({"message": message})
+
+    with _warnings_shown(show), signals(notices):
         try:
-            with connection(run.config.cluster, lambda message: show({"message": message})), board(show) as watcher:
-                _persist(run, watcher, show)
+            with Lease.acquire(run.store, say=say) as lease:
+                run.claim()
+                try:
+                    with (
+                        connection(run.config.cluster, say),
+                        board(show, lambda: notices.reason) as ours,
+                        signals(notices, training=lambda: bool(ours.places)),
+                        watch(run.config, ours, lease, notices),
+                    ):
+                        _persist(run, ours, lease, notices, say)
+                finally:
+                    clear(run)
         except KeyboardInterrupt:
+            if notices.leaving:
+                raise RunPreempted(f"preempted ({notices.reason}): {_standing(run)}") from None
             raise KeyboardInterrupt(_standing(run)) from None
-        finally:
-            clear(run)
     return run
 
 
@@ -59,22 +77,34 @@ def _warnings_shown(show: Callable[[Record], None]) -> Iterator[None]:
         logger.propagate = True
 
 
-def _persist(run: Run, watcher: Any, show: Callable[[Record], None]) -> None:
-    """Fit, and fit again after a failure: from the newest checkpoint, while the budget for errors lasts.
+def _persist(run: Run, board: Board, lease: Lease, notices: Notices, say: Callable[[str], None]) -> None:
+    """Fit, and fit again after a failure or a change: from the newest checkpoint, while the budget for errors lasts.
 
     A lost worker spends none of it as long as the run got further since the last loss. Ray's own retries are off:
     they cannot tell bad input, which no retry mends, from a lost machine.
     """
     failures, reached = 0, _reached(run)
-    workers = run.config.cluster.workers
     while True:
-        show({"message": f"starting {workers} worker{'s' if workers > 1 else ''}"})
+        workers, fits = next_width(run.config)
+        if not fits:
+            say(f"waiting for the cluster to grow: {shortage(run.config)}")
+        say(f"starting {workers} worker{'s' if workers > 1 else ''}")
         try:
-            fit(run, watcher)
+            fit(run, board, workers, lease.generation)
             return
+        except WorkersLeft as left:
+            _go_on_or_leave(run, left, workers, notices, say)
         except ControllerFailed as error:
+            if next_width(run.config)[0] < workers:  # a node went before they started, and there is another width
+                continue
             raise RunFailed(f"{_first_line(error)}; logs: {logs()}") from error
         except WorkersFailed as error:
+            if lease.lost:
+                raise RunFailed(f"another launch took {run.store.uri} over; this one wrote nothing more") from error
+            if notices.current and notices.current.final:
+                notices.followed = True
+                raise RunPreempted(f"preempted ({notices.reason}), and workers were lost: {_standing(run)}") from error
+            notices.withdraw()
             faults = [c for c in error.causes if isinstance(c, TrainingFault)]
             if faults:
                 raise RunFailed(str(faults[0])) from error
@@ -88,7 +118,19 @@ def _persist(run: Run, watcher: Any, show: Callable[[Record], None]) -> None:
                     f"{said}; gave up after {failures} failure{'s' if failures > 1 else ''}. "
                     f"Newest checkpoint: step {now}; logs: {logs()}"
                 ) from error
-            show({"message": f"worker failed ({said}); restarting from step {now}"})
+            say(f"worker failed ({said}); restarting from step {now}")
+
+
+def _go_on_or_leave(run: Run, left: WorkersLeft, workers: int, notices: Notices, say: Callable[[str], None]) -> None:
+    """After a notice: return where the rest of the cluster can go on, else raise RunPreempted."""
+    assert notices.current
+    reason, noticed, final = notices.current
+    line = f"checkpoint {name_of(left.step, workers)} committed {max(left.at - noticed, 0):.1f} s after the notice"
+    if final or not can_go_on(run.config):
+        notices.followed = True
+        raise RunPreempted(f"preempted ({reason}): {line}; the same command continues it")
+    notices.withdraw()
+    say(f"{reason}: {line}; going on with what the cluster holds")
 
 
 def _reached(run: Run) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from plca_dist.config import Config, Objective
+from plca_dist.config import Cluster, Config, Objective
 from plca_dist.training import metrics
 
 
@@ -30,7 +30,7 @@ def facts(
         "steps": f"{reached} of {config.schedule.steps}, {pairs} pair{'s' * (pairs > 1)} each",
         "learning rate": f"{config.optimizer.lr:g}",
         "precision, seed": f"{config.precision}, {config.seed}",
-        "workers": f"{config.cluster.workers} {'GPU' if config.cluster.gpu else 'CPU'}",
+        "workers": f"{_range(config.cluster)} {'GPU' if config.cluster.gpu else 'CPU'}",
     }
     if evaluation:
         found["evaluated"] = f"{evaluation['images']} images at step {evaluation['step']}"
@@ -45,6 +45,10 @@ def facts(
     if memory:
         found["GPU memory"] = f"{max(memory):.1f} GB (peak)"
     return {name: text for name, text in found.items() if text}
+
+
+def _range(cluster: Cluster) -> str:
+    return " to ".join(str(n) for n in dict.fromkeys((cluster.least_workers, cluster.most_workers)))
 
 
 def loss_in_words(objective: Objective) -> str:

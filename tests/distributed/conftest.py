@@ -1,8 +1,14 @@
 """One undisturbed run on a real Ray cluster with real S3 storage: the measure of every other."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import psutil
 import pytest
 
 from plca_dist.config import Config
@@ -63,3 +69,68 @@ def runs(ray_session: object) -> Runs:
 def undisturbed(runs: Runs) -> Run:
     """A run that nothing happened to."""
     return train(runs.config(), "undisturbed", lambda record: None)
+
+
+@pytest.fixture
+def training_workers() -> Callable[[int], list[psutil.Process]]:
+    return _training_workers
+
+
+def _training_workers(driver: int) -> list[psutil.Process]:
+    """The processes of ranks, of the cluster that this driver started; none of anyone else's."""
+    below = psutil.Process(driver).children(recursive=True)
+    return [p for p in below if any("RayTrainWorker" in word for word in _words(p))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+class Driver:
+    """`plca train` in a process of its own, with its own cluster."""
+
+    def __init__(self, arguments: list[str], **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "plca_dist.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        self.lines: list[str] = []
+
+    def read_until(self, part: str) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if part in line:
+                return
+        pytest.fail(f"it ended without {part!r}: {self.lines}")
+
+    def end(self, sign: signal.Signals | None = None) -> int:
+        """Read to the end, after the signal went to the driver (SIGINT: to all of its terminal's processes)."""
+        if sign == signal.SIGINT:
+            os.killpg(self.process.pid, sign)
+        elif sign:
+            self.process.send_signal(sign)
+        assert self.process.stdout
+        self.lines += [line.rstrip() for line in self.process.stdout]
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def driver() -> Iterator[Callable[..., Driver]]:
+    started: list[Driver] = []
+
+    def start(arguments: list[str], **environment: str) -> Driver:
+        started.append(Driver(arguments, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()

@@ -16,7 +16,8 @@ def test_a_run_leaves_its_result_and_nothing_else(undisturbed: Run, runs: Any) -
     checkpoints = committed(undisturbed.store)
     assert [c.step for c in checkpoints][:2] == [runs.steps, runs.steps - runs.every]
     inside = {f"{c.place}/{file}" for c in checkpoints for file in (*c.files, "commit.json")}
-    assert names - inside == {"recipe.yaml", "data.json", "metrics.jsonl", "evaluation.json", "model.safetensors"}
+    left = {"recipe.yaml", "data.json", "metrics.jsonl", "evaluation.json", "model.safetensors"}
+    assert names - inside == {*left, "lease/00000001.json"}
     assert runs.recorded("undisturbed") == list(range(1, runs.steps + 1))
     assert json.loads(runs.store.read("undisturbed/evaluation.json"))["images"] == 6
 

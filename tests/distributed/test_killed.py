@@ -2,9 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -17,21 +15,8 @@ from plca_dist.launch.train import train
 from plca_dist.training.commits import committed
 
 
-def training_workers(driver: int) -> list[psutil.Process]:
-    """The processes of ranks, of the cluster that this driver started; none of anyone else's."""
-    below = psutil.Process(driver).children(recursive=True)
-    return [p for p in below if any("RayTrainWorker" in word for word in _words(p))]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
 def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(
-    undisturbed: Run, runs: Any, capfd: pytest.CaptureFixture[str]
+    undisturbed: Run, runs: Any, training_workers: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Without a budget for errors: a lost process must not need one."""
     said: list[str] = []
@@ -73,59 +58,13 @@ def test_a_shard_damaged_after_its_manifest_ends_the_run_in_one_line(
     assert not runs.of_ray("damaged")
 
 
-class Driver:
-    """`plca train` in a process of its own, with its own cluster."""
-
-    def __init__(self, arguments: list[str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "plca_dist.cli", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-
-    def read_until(self, part: str) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            if part in line:
-                return
-        pytest.fail(f"it ended without {part!r}: {self.lines}")
-
-    def end(self, sign: signal.Signals | None = None) -> int:
-        """Read to the end, after the signal went to all of a terminal's processes (SIGKILL: to the driver alone)."""
-        if sign == signal.SIGKILL:
-            self.process.kill()
-        elif sign:
-            os.killpg(self.process.pid, sign)
-        assert self.process.stdout
-        self.lines += [line.rstrip() for line in self.process.stdout]
-        return self.process.wait(60)
-
-
-@pytest.fixture
-def driver() -> Iterator[Callable[[list[str]], Driver]]:
-    started: list[Driver] = []
-
-    def start(arguments: list[str]) -> Driver:
-        started.append(Driver(arguments))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
-
-
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=seconds)
     return not alive
 
 
 def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
-    undisturbed: Run, runs: Any, driver: Callable[[list[str]], Driver]
+    undisturbed: Run, runs: Any, driver: Callable[[list[str]], Any], training_workers: Any
 ) -> None:
     """SIGKILL, then the same command and Ctrl-C, then the same command again."""
     arguments = runs.command("driver-killed")

@@ -8,7 +8,7 @@ import yaml
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
-from plca_dist.launch.run import open_run, portable
+from plca_dist.launch.run import Run, open_run, portable
 from plca_dist.recipe import load
 
 
@@ -22,8 +22,14 @@ def config(settings: list[str], *more: str) -> Config:
     return load("toytown", [*settings, *more])
 
 
+def claimed(config: Config, name: str) -> Run:
+    run = open_run(config, name)
+    run.claim()
+    return run
+
+
 def test_a_claimed_run_holds_its_recipe_and_what_it_trains_on(settings: list[str], tmp_path: Path) -> None:
-    run = open_run(config(settings), "a")
+    run = claimed(config(settings), "a")
     assert not run.finished
     assert run.evaluation() is None
     assert sorted(p.name for p in (tmp_path / "runs" / "a").iterdir()) == ["data.json", "recipe.yaml"]
@@ -33,8 +39,8 @@ def test_a_claimed_run_holds_its_recipe_and_what_it_trains_on(settings: list[str
 
 
 def test_what_does_not_change_the_result_may_change(settings: list[str], tmp_path: Path) -> None:
-    open_run(config(settings), "a")
-    changed = open_run(config(settings, "cluster.workers=1", "log.every=3", "checkpoint.every=7"), "a")
+    claimed(config(settings), "a")
+    changed = claimed(config(settings, "cluster.workers=1", "log.every=3", "checkpoint.every=7"), "a")
     assert changed.config.cluster.workers == 1
     written = yaml.safe_load((tmp_path / "runs" / "a" / "recipe.yaml").read_text())
     assert written["log"]["every"] == 3
@@ -42,22 +48,22 @@ def test_what_does_not_change_the_result_may_change(settings: list[str], tmp_pat
 
 def test_a_run_without_a_target_names_no_target(settings: list[str], tmp_path: Path) -> None:
     off = ("objective.association=0", "objective.smoothing=0")
-    run = open_run(config(settings, *off, "target.uri=nowhere"), "source-only")
+    run = claimed(config(settings, *off, "target.uri=nowhere"), "source-only")
     assert set(json.loads(run.store.read("data.json"))) == {"source"}
-    open_run(config(settings, *off), "source-only")
+    claimed(config(settings, *off), "source-only")
 
 
 def test_a_run_claimed_half_can_be_claimed_again(settings: list[str], tmp_path: Path) -> None:
     """Killed between its two files: the recipe, which makes it a run, comes last."""
-    run = open_run(config(settings), "a")
+    run = claimed(config(settings), "a")
     run.store.delete("recipe.yaml")
-    open_run(config(settings, "seed=1"), "a")
+    claimed(config(settings, "seed=1"), "a")
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "-x", "x" * 101, "ü"])
 def test_names_that_would_be_no_directory_are_refused(name: str, settings: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run name"):
-        open_run(config(settings), name)
+        claimed(config(settings), name)
     assert not (tmp_path / "runs").exists()
 
 

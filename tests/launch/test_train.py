@@ -1,16 +1,20 @@
 """What a run does about failures, without a cluster: `fit` is replaced by a script of what happens."""
 
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from plca_dist.errors import UserError
 from plca_dist.launch import train as under_test
-from plca_dist.launch.failure import RunFailed
-from plca_dist.launch.fit import ControllerFailed, WorkersFailed
+from plca_dist.launch.failure import RunFailed, RunPreempted
+from plca_dist.launch.fit import ControllerFailed, WorkersFailed, WorkersLeft
+from plca_dist.launch.preemption import Notices
 from plca_dist.launch.run import Run
 from plca_dist.launch.train import train
 from plca_dist.recipe import load
@@ -20,6 +24,7 @@ from plca_dist.training.health import TrainingFault
 
 Told = tuple[list[str], BaseException | None]
 Story = Callable[..., Told]
+Event = int | BaseException | Callable[[], BaseException]
 
 
 class ActorDiedError(Exception):
@@ -27,11 +32,13 @@ class ActorDiedError(Exception):
 
 
 def lost() -> WorkersFailed:
-    return WorkersFailed([RuntimeError("Connection closed by peer"), ActorDiedError("the actor died\nlong story")])
+    return WorkersFailed(
+        [RuntimeError("Connection closed by peer"), ActorDiedError("the actor died\nlong story")], lost=True
+    )
 
 
 def broken() -> WorkersFailed:
-    return WorkersFailed([ValueError("a bug\nin many lines")])
+    return WorkersFailed([ValueError("a bug\nin many lines")], lost=False)
 
 
 def reach(store: Store, step: int) -> None:
@@ -41,10 +48,19 @@ def reach(store: Store, step: int) -> None:
 
 
 @pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> list[Notices]:
+    """Those that runs make, as they make them."""
+    made: list[Notices] = []
+    monkeypatch.setattr(under_test, "Notices", lambda: made.append(Notices()) or made[-1])
+    return made
+
+
+@pytest.fixture
 def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     """`story(events, max_failures)`: a run in which `fit` meets the events in turn; what was said, and how it ended.
 
-    An event is a step that a checkpoint reaches, or an exception that ends the attempt; without one it succeeds.
+    An event is a step that a checkpoint reaches, an exception that ends the attempt, or what makes one; without an
+    exception the attempt succeeds.
     """
 
     @contextmanager
@@ -52,15 +68,18 @@ def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch)
         yield
 
     monkeypatch.setattr(under_test, "connection", no_cluster)
-    monkeypatch.setattr(under_test, "board", no_cluster)
+    monkeypatch.setattr(under_test, "board", lambda *_: nullcontext(SimpleNamespace(places={})))
+    monkeypatch.setattr(under_test, "watch", no_cluster)
+    monkeypatch.setattr(under_test, "next_width", lambda config: (2, True))
     monkeypatch.setattr(under_test, "logs", lambda: "/the/logs")
 
-    def tell(events: Sequence[int | BaseException], max_failures: int = 0) -> Told:
+    def tell(events: Sequence[Event], max_failures: int = 0) -> Told:
         coming = iter(events)
 
-        def fit(run: Run, watcher: Any) -> None:
+        def fit(run: Run, *_: Any) -> None:
             run.store.write(".ray/state", b"")
-            for event in coming:
+            for coming_event in coming:
+                event = coming_event() if callable(coming_event) else coming_event
                 if isinstance(event, BaseException):
                     raise event
                 reach(run.store, event)
@@ -81,14 +100,14 @@ def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch)
         )
         try:
             train(config, "run", lambda record: said.append(record["message"]))
-        except (UserError, RunFailed, KeyboardInterrupt) as error:
+        except (UserError, RunFailed, RunPreempted, KeyboardInterrupt) as error:
             return said, error
         finally:
             assert not (tmp_path / "run" / ".ray").exists(), "Ray's state is left in the run"
             assert next(coming, None) is None, "it stopped before the story's end"
         return said, None
 
-    def without_starts(events: Sequence[int | BaseException], max_failures: int = 0) -> Told:
+    def without_starts(events: Sequence[Event], max_failures: int = 0) -> Told:
         said, error = tell(events, max_failures)
         return [line for line in said if line != "starting 2 workers"], error
 
@@ -128,7 +147,11 @@ def test_without_a_budget_the_first_error_ends_the_run(story: Story) -> None:
     ("event", "kind", "text"),
     [
         (UserError("a shard is damaged"), UserError, "a shard is damaged"),
-        (WorkersFailed([TrainingFault("the loss is not finite at step 7")]), RunFailed, "not finite at step 7"),
+        (
+            WorkersFailed([TrainingFault("the loss is not finite at step 7")], lost=False),
+            RunFailed,
+            "not finite at step 7",
+        ),
         (ControllerFailed("no resources\nmore"), RunFailed, "no resources; logs: /the/logs"),
     ],
 )
@@ -164,3 +187,39 @@ def test_a_checkpoint_that_does_not_count_is_named(story: Story, tmp_path: Path)
     assert error is None
     assert said[-1].endswith("restarting from step 10")
     assert f"warning: passing over checkpoint {name_of(30, 2)}: it was never committed" in said
+
+
+def test_a_notice_before_workers_train_leaves_at_once_and_says_where_the_run_stands(
+    story: Story, tmp_path: Path
+) -> None:
+    def at_sigterm() -> BaseException:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it is not answered")
+
+    before = signal.getsignal(signal.SIGTERM)
+    _, error = story([20, at_sigterm])
+    assert isinstance(error, RunPreempted)
+    assert str(error) == (
+        f"preempted (SIGTERM): run {tmp_path}/run has checkpoint at step 20 of 300; the same command continues it"
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_start_again(
+    story: Story, notices: list[Notices], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noticed(reason: str, *, final: bool) -> Callable[[], BaseException]:
+        def give() -> BaseException:
+            notices[-1].give(reason, final=final)
+            return WorkersLeft(20, time.monotonic() + 1.2)
+
+        return give
+
+    monkeypatch.setattr(under_test, "can_go_on", lambda config: True)
+    said, error = story([20, noticed("the cluster grew", final=False), 30, noticed("SIGTERM", final=True)])
+    assert said == [
+        "the cluster grew: checkpoint step-00000020-of-2 committed 1.2 s after the notice; "
+        "going on with what the cluster holds"
+    ]
+    assert isinstance(error, RunPreempted)
+    assert "preempted (SIGTERM): checkpoint step-00000020-of-2 committed 1.2 s after the notice; the same" in str(error)

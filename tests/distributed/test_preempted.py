@@ -1,0 +1,59 @@
+"""What SIGTERM, SIGUSR2 and a second writer do to a run of a real `plca train`."""
+
+import re
+import signal
+from collections.abc import Callable
+from socket import gethostname
+from typing import Any
+
+import psutil
+
+from plca_dist.launch.run import Run
+from plca_dist.training.commits import committed
+
+LEFT = re.compile(
+    r"plca: preempted \((\w+)\): checkpoint (step-\d+-of-2) committed (\d+\.\d) s after the notice; "
+    r"the same command continues it$"
+)
+
+
+def test_a_preempted_run_leaves_with_85_and_ends_as_if_nothing_had_been(
+    undisturbed: Run, runs: Any, driver: Callable[[list[str]], Any]
+) -> None:
+    """SIGTERM, the same command and SIGUSR2, and the same command again; each goes on from the very step.
+
+    While the first one lives a second is refused.
+    """
+    arguments = runs.command("preempted")
+    stood = None
+    for sign in (signal.SIGTERM, signal.SIGUSR2):
+        one = driver(arguments)
+        if stood is None:
+            one.read_until("starting a Ray cluster")
+            other = driver(arguments)
+            assert other.end() == 2
+            refused = (
+                f"plca: {runs.store.uri}/preempted is being written by {gethostname()}, process {one.process.pid}, "
+            )
+            assert other.lines[-1].startswith(refused)
+            assert sum("plca:" in line for line in other.lines) == 1
+        one.read_until("checkpoint step")
+        below = psutil.Process(one.process.pid).children(recursive=True)
+        assert one.end(sign) == 85, one.lines
+        assert not psutil.wait_procs(below, timeout=10)[1], "processes live on"
+        found = LEFT.match(one.lines[-1])
+        assert found, one.lines
+        assert found[1] == sign.name
+        assert float(found[3]) < 20
+        newest = committed(runs.store.child("preempted"))[0]
+        assert newest.name == found[2]
+        assert not any("Traceback" in line for line in one.lines)
+        assert not runs.of_ray("preempted")
+        assert stood is None or any(line == f"continuing from step {stood.step} ({stood.name})" for line in one.lines)
+        assert runs.recorded("preempted") == list(range(1, newest.step + 1)), "a step lost or repeated"
+        stood = newest
+
+    last = driver(arguments)
+    assert last.end() == 0
+    assert runs.recorded("preempted") == list(range(1, runs.steps + 1))
+    assert runs.weights("preempted") == runs.weights("undisturbed")
