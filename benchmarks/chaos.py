@@ -1,14 +1,16 @@
-"""A run that is killed, signalled and started again at random moments, against one that nothing happens to.
+"""A run that is killed, signalled, cut off from its store and started again, against one that nothing happens to.
 
-    python benchmarks/chaos.py [--events 20] [--steps 2000] [--seed 0]
+    python -m benchmarks.chaos [--events 20] [--steps 2000] [--seed 0]
 
-Both train toytown in two workers with `plca train`, each in a process and a Ray cluster of its own. Before anything is
-reported, the weights of both must be equal in every bit and the metrics must hold every step once. A worker's SIGKILL
-leaves the driver alive; after the others the same command is given again.
+Both train toytown in two workers with `plca train`, each in a process and a Ray cluster of its own, from and to one
+SeaweedFS server behind a proxy that fails when told to. Events come at random moments. Before anything is reported, the
+weights of both runs must be equal in every bit and the metrics must hold every step once. A worker's SIGKILL and the
+store's faults leave the driver alone; after the others the same command is given again.
 """
 
 import argparse
 import json
+import os
 import random
 import re
 import signal
@@ -22,12 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import save
 
+from benchmarks.common import save
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.storage import resolve
+from tests.proxy import FaultyProxy
+from tests.seaweed import s3_environment, serving
 
-EVENTS = ("SIGKILL of a worker", "SIGKILL of the driver", "SIGTERM", "SIGUSR2")
+EVENTS = (
+    "SIGKILL of a worker", "SIGKILL of the driver", "SIGTERM", "SIGUSR2", "store away for 12 s",
+    "503s, drops and cuts for 12 s",
+)  # fmt: skip
+_FAULT_S = 12.0
 _EXIT_CODE = {"SIGKILL of the driver": -signal.SIGKILL, "SIGTERM": 85, "SIGUSR2": 85}
 _CHECKPOINT_EVERY = 20
 #: Seconds of training before an event.
@@ -64,14 +72,26 @@ class Training:
         self._reader.join()
         return self.process.wait()
 
-    def next_step(self, after: float) -> float | None:
-        """When the first step was shown that was trained after the time `after`; None: it ended before."""
+    def reached(self) -> int:
+        """The last step shown."""
+        return max((int(m[1]) for _, line in list(self.lines) if (m := re.match(r"(\d+)/\d+ ", line))), default=0)
+
+    def resumed(self, after: float) -> int | None:
+        """The step that it first went on from after the time `after`."""
+        found = (re.match(r"continuing from step (\d+)", line) for at, line in list(self.lines) if at > after)
+        return next((int(match[1]) for match in found if match), None)
+
+    def next_step(self, after: float, *, restarted: bool = True) -> float | None:
+        """When the first step was shown that was trained after the time `after`; None: it ended before.
+
+        `restarted`: workers start in between.
+        """
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline:
-            begun = False
+            begun = not restarted
             for at, line in list(self.lines):
                 begun |= at > after and line.startswith(("continuing from step", "starting "))
-                if begun and re.match(r"\d+/\d+ ", line):
+                if begun and at > after and re.match(r"\d+/\d+ ", line):
                     return at
             if self.process.poll() is not None and not self._reader.is_alive():
                 return None
@@ -91,30 +111,34 @@ class Training:
         return found
 
 
-def command(folder: Path, name: str, steps: int) -> list[str]:
+def command(name: str, steps: int) -> list[str]:
     settings = [
-        f"data={folder}/data", "source.uri=source", "target.uri=target", "evaluation.uri=val", "deterministic=true",
+        "data=s3://bucket/data", "source.uri=source", "target.uri=target", "evaluation.uri=val", "deterministic=true",
         "source.crop=[32, 64]", "target.crop=[32, 64]", "batch.pairs=4", "cluster.workers=2",
         f"schedule.steps={steps}", f"checkpoint.every={_CHECKPOINT_EVERY}", "log.every=1",
     ]  # fmt: skip
     sets = [part for setting in settings for part in ("--set", setting)]
-    return ["train", "toytown", "--name", name, "--storage", f"{folder}/runs", *sets]
+    return ["train", "toytown", "--name", name, "--storage", "s3://bucket/runs", *sets]
 
 
-def disturbed(arguments: list[str], events: int, chance: random.Random) -> list[dict[str, Any]]:
+def disturbed(arguments: list[str], proxy: FaultyProxy, events: int, chance: random.Random) -> list[dict[str, Any]]:
     """Train to the end through so many events; what each cost."""
     told: list[dict[str, Any]] = []
-    last = ""
     training = Training(arguments)
     ready = training.next_step(0.0)
     while len(told) < events and ready is not None:
         time.sleep(chance.uniform(*_AFTER_S))
-        event, workers = chance.choice(EVENTS), training.workers()
+        event, workers, reached = chance.choice(EVENTS), training.workers(), training.reached()
         if not workers:  # it is at its end
             break
-        at = time.monotonic()
-        if event == EVENTS[0]:
+        at, cost = time.monotonic(), {"event": event}
+        if event in EVENTS[4:]:
+            _fail(proxy, away=event == EVENTS[4])
+            at = time.monotonic()
+            ready = training.next_step(at, restarted=False)
+        elif event == EVENTS[0]:
             chance.choice(workers).kill()
+            ready = training.next_step(at)
         else:
             number = signal.SIGKILL if event == EVENTS[1] else signal.Signals[event]
             training.process.send_signal(number)
@@ -123,15 +147,29 @@ def disturbed(arguments: list[str], events: int, chance: random.Random) -> list[
                 break
             assert code == _EXIT_CODE[event], (event, code, training.lines[-3:])
             last = training.lines[-1][1]
+            if found := re.search(r"committed (\d+\.\d) s after", last):
+                cost["seconds to the commit"] = float(found[1])
+            reached = max(reached, training.reached())
             training = Training(arguments)
-        ready = training.next_step(at)
-        told.append({"event": event, "seconds to the next step": round(ready - at, 1) if ready else None})
-        if found := event in ("SIGTERM", "SIGUSR2") and re.search(r"committed (\d+\.\d) s after", last):
-            told[-1]["seconds to the commit"] = float(found[1])
-        print(json.dumps(told[-1]), flush=True)
+            ready = training.next_step(at)
+        cost["seconds to the next step"] = round(ready - at, 1) if ready else None
+        resumed = training.resumed(at)
+        cost["steps repeated"] = 0 if resumed is None else max(reached - resumed, 0)
+        told.append(cost)
+        print(json.dumps(cost), flush=True)
     if code := training.wait_to_the_end():
         raise SystemExit(f"it ended with {code}: {training.lines[-3:]}")
     return told
+
+
+def _fail(proxy: FaultyProxy, *, away: bool) -> None:
+    """The store fails for `_FAULT_S` seconds."""
+    if away:
+        proxy.away(_FAULT_S)
+    else:
+        proxy.refuse, proxy.drop, proxy.cut = 0.4, 0.2, 0.1
+    time.sleep(_FAULT_S)
+    proxy.refuse = proxy.drop = proxy.cut = 0.0
 
 
 def main() -> None:
@@ -140,36 +178,43 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="plca-chaos-") as made:
-        folder = Path(made)
-        prepare_toytown(resolve(f"{folder}/data"), size=(32, 64), count=24, progress=lambda what, done, total: None)
+    with (
+        tempfile.TemporaryDirectory(prefix="plca-chaos-") as made,
+        serving(Path(made)) as server,
+        FaultyProxy(server.endpoint) as proxy,
+    ):
+        os.environ |= s3_environment(server) | {"AWS_ENDPOINT_URL": proxy.endpoint}
+        data, runs = resolve("s3://bucket/data"), resolve("s3://bucket/runs")
+        prepare_toytown(data, size=(32, 64), count=24, progress=lambda what, done, total: None)
         began = time.monotonic()
-        calm = Training(command(folder, "calm", options.steps))
+        calm = Training(command("calm", options.steps))
         if calm.wait_to_the_end():
             raise SystemExit(f"the undisturbed run failed: {calm.lines[-3:]}")
         calm_s = time.monotonic() - began
         began = time.monotonic()
-        told = disturbed(command(folder, "chaos", options.steps), options.events, random.Random(options.seed))
+        told = disturbed(command("chaos", options.steps), proxy, options.events, random.Random(options.seed))
         chaos_s = time.monotonic() - began
-        steps = [
-            record["step"]
-            for record in map(json.loads, (folder / "runs/chaos/metrics.jsonl").read_text().splitlines())
-            if "loss/total" in record
-        ]
-        if steps != list(range(1, options.steps + 1)):
+        faults = dict(proxy.faults)
+        records = map(json.loads, runs.read("chaos/metrics.jsonl").decode().splitlines())
+        if [r["step"] for r in records if "loss/total" in r] != list(range(1, options.steps + 1)):
             raise SystemExit("steps were lost or repeated in the metrics")
-        if (folder / "runs/calm/model.safetensors").read_bytes() != (
-            folder / "runs/chaos/model.safetensors"
-        ).read_bytes():
+        if runs.read("calm/model.safetensors") != runs.read("chaos/model.safetensors"):
             raise SystemExit("the weights differ")
     print(f"\n{len(told)} events, {options.steps} steps; the weights are equal in every bit; nothing lost.")
     print(f"undisturbed {calm_s:.0f} s, disturbed {chaos_s:.0f} s")
     for event in EVENTS:
         seconds = [t["seconds to the next step"] for t in told if t["event"] == event and t["seconds to the next step"]]
         if seconds:
-            print(f"{event:24s} x {len(seconds):2d}  to the next step: median {statistics.median(seconds):5.1f} s, "
-                  f"worst {max(seconds):5.1f} s")  # fmt: skip
-    result = {"events": told, "steps": options.steps, "seed": options.seed, "checkpoint_every": _CHECKPOINT_EVERY}
+            repeated = max(t["steps repeated"] for t in told if t["event"] == event)
+            print(f"{event:30s} x {len(seconds):2d}  to the next step: median {statistics.median(seconds):5.1f} s, "
+                  f"worst {max(seconds):5.1f} s; at most {repeated} steps repeated")  # fmt: skip
+    result = {
+        "events": told,
+        "requests_failed": faults,
+        "steps": options.steps,
+        "seed": options.seed,
+        "checkpoint_every": _CHECKPOINT_EVERY,
+    }
     print(save("chaos", {**result, "undisturbed_s": round(calm_s, 1), "disturbed_s": round(chaos_s, 1)}))
 
 

@@ -181,7 +181,7 @@ def one_epoch(loader: str, images: int) -> dict[str, float]:
     """In this process: seconds to the first sample, and samples a second over the whole epoch, the start included."""
     if module := MODULES.get(loader):
         importlib.import_module(module)
-    with tempfile.TemporaryDirectory(prefix="plca-streaming-cache-") as cache:
+    with tempfile.TemporaryDirectory(prefix="plca-streaming-cache-", ignore_cleanup_errors=True) as cache:
         seen, first, began = set(), 0.0, time.perf_counter()
         for number, image, label in LOADERS[loader](images, Path(cache)):
             first = first or time.perf_counter() - began

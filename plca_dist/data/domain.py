@@ -124,15 +124,16 @@ class DomainStream:
                         log.warning("passing over damaged rows: %s", error)
         finally:
             self.groups.release(int(self.groups.group_of(stretch[within])))
-        label = None if self._table is None else self._table[decode_label(row["label"]).long()]
         image, label = augment(
             decode_image(row["image"]),
-            label,
+            None if self._table is None else decode_label(row["label"]),
             sample_rng(self._seed, self._name, epoch, index),
             shorter_edge=self._shorter_edge,
             crop=self._crop,
             flip=self._flip,
         )
+        if self._table is not None and label is not None:
+            label = self._table[label.long()]  # after the crop: fewer pixels, and the same ones
         return Sample(image, label, replaced=past > 0)
 
 
