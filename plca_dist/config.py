@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError, nearest
 from plca_dist.models.backbone import BACKBONES, STYLES
-from plca_dist.ops import BACKENDS, PRODUCTS
+from plca_dist.ops import BACKENDS, PRODUCTS, check_backend
 
 Size = tuple[int, int]
 
@@ -114,9 +114,16 @@ class Objective(Section):
 
     @model_validator(mode="after")
     def _together(self) -> "Objective":
-        if self.backend == "dense" and self.products != "float32":
-            raise ValueError(f"backend 'dense' multiplies in float32 only, not in {self.products}: use 'auto'")
+        try:
+            check_backend(self.backend, self.products)
+        except UserError as error:
+            raise ValueError(str(error).rstrip(".")) from None
         return self
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """What aggregation at inference takes over from training, as keyword arguments of `training.evaluation`."""
+        return self.model_dump(include={"kl_aggregation_contrast", "products", "backend"})
 
 
 class Optimizer(Section):

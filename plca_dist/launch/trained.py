@@ -37,7 +37,7 @@ class Trained:
     def inference(self) -> dict[str, Any]:
         """How the network was trained to aggregate, as `evaluate` and `probabilities` take it."""
         settings = self.config.objective if self.config else Objective()
-        return settings.model_dump(include={"kl_aggregation_contrast", "products", "backend"})
+        return settings.inference
 
 
 def load_trained(place: str, endpoint: str | None = None) -> Trained:

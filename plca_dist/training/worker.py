@@ -174,9 +174,7 @@ def _evaluate(
         num_classes=len(labels),
         size=settings.size,
         ratios=ratios(settings.aggregation),
-        kl_aggregation_contrast=config.objective.kl_aggregation_contrast,
-        products=config.objective.products,
-        backend=config.objective.backend,
+        **config.objective.inference,
     ).over_ranks(session.device)
     stop = control.agree(stop=session.stop()).stop
     if stop is not None:
