@@ -78,9 +78,12 @@ class Domain(Section):
 
 
 class Evaluation(Section):
-    """Measuring mIoU on labelled images that training never sees."""
+    """Measuring mIoU on labelled images that training never sees, and criteria that need no labels of the target."""
 
-    uri: str | None = Field(None, description="Labelled shard directory; null: no evaluation during training.")
+    uri: str | None = Field(None, description="Labelled shard directory; null: no mIoU during training.")
+    unlabelled: int = Field(
+        0, ge=0, description="Target training images on which the label-free criteria are measured too; 0: none."
+    )
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: at the end only.")
     size: Size | None = Field(None, description="Height and width of the network's input; null: as stored.")
     aggregation: float = Field(0.5, ge=0, lt=1, description="λ at inference; results are reported without it too.")

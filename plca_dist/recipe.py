@@ -1,6 +1,6 @@
 """From YAML to settings: shipped recipes, files, overrides, and errors that name the key and the fix."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,26 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Co
         raise UserError(f"{where}: a recipe is a YAML mapping of sections; got {type(tree).__name__}.")
     for override in overrides:
         _override(tree, override)
+    return _checked(tree, where)
+
+
+def changed(config: Config, settings: Mapping[str, Any], where: str = "recipe") -> Config:
+    """`config` with other values for some dotted keys, checked as a whole; `where` names it in errors.
+
+    Raises:
+        UserError: unknown key, wrong type, value out of range, values that do not go together.
+    """
+    tree = config.model_dump()
+    for key, value in settings.items():
+        _put(tree, key, value, where)
+    return _checked(tree, where)
+
+
+def _checked(tree: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(error)}") from error
+        raise UserError(f"{where}: {explain(error, [*keys(), *Config.model_fields])}") from error
 
 
 def keys() -> list[str]:
@@ -76,30 +92,41 @@ def _override(tree: dict[str, Any], text: str) -> None:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"--set {text!r}: write key=value, for instance --set optimizer.lr=0.01.")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+    _put(tree, key, parsed, f"--set {text!r}")
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     node = tree
     *sections, leaf = key.split(".")
     for section in sections:
         node = node.setdefault(section, {})
         if not isinstance(node, dict):
-            raise UserError(f"--set {text!r}: {section!r} is a value, not a section.")
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+            raise UserError(f"{where}: {section!r} is a value, not a section.")
+    node[leaf] = value
 
 
-def _explain(error: ValidationError) -> str:
-    """One line for the first of pydantic's errors, but a misspelt key before what is missing for it."""
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """What to say of a key that is none of `known`: the one that ends alike, or else the nearest."""
+    leaves = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    return f"unknown key {key!r}." + (f" Did you mean {leaves[0]!r}?" if leaves else nearest(key, known))
+
+
+def explain(error: ValidationError, known: Sequence[str]) -> str:
+    """One line for the first of pydantic's errors, but a misspelt key (of `known`) before what is missing for it."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = keys()
-        leaves = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-        hint = f" Did you mean {leaves[0]!r}?" if leaves else nearest(key, [*known, *Config.model_fields])
-        return f"unknown key {key!r}.{hint}{more}"
+        return f"{unknown_key(key, known)}{more}"
     if first["type"] == "missing":
         return f"{key} is missing{more}."
     message = first["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return f"{key}{shown}: {message[0].lower() + message[1:]}{more}."
+    end = "" if message.endswith("?") and not more else "."
+    # What concerns several keys names them itself.
+    place = f"{key}{shown}: " if key else ""
+    return f"{place}{message[0].lower() + message[1:]}{more}{end}"

@@ -9,12 +9,13 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "ops", "storage", "method", "models", "data", "config", "recipe", "training", "report", "launch", "cli",
+    "errors", "ops", "storage", "method", "models", "data", "config", "recipe", "training", "space",
+    "report", "launch", "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("launch/",),
     "deepspeed": ("training/engine.py", "training/universal.py", "launch/doctor.py"),
-    "pydantic": ("config.py", "recipe.py"),
+    "pydantic": ("config.py", "recipe.py", "space/"),
 }
 
 

@@ -18,17 +18,37 @@ def demo(parsed: Namespace) -> None:
 def train(parsed: Namespace) -> None:
     from plca_dist.recipe import load
 
-    storage = [f"storage.uri={parsed.storage}"] if parsed.storage else []
-    config = load(parsed.recipe, [*parsed.set, *storage])  # a typing error is answered before Ray is imported
+    config = load(parsed.recipe, _settings(parsed))  # a typing error is answered before Ray is imported
     from plca_dist.launch.train import train
     from plca_dist.report.console import Console
     from plca_dist.report.tables import outcome_table
 
     with Console(config.schedule.steps) as console:
         run = train(config, parsed.name or Path(parsed.recipe).stem, console.show)
-    if outcome := run.evaluation():
+    if (outcome := run.evaluation()) and "scores" in outcome:
         print(outcome_table(outcome), end="")
     print(f"run: {run.store.uri}")
+
+
+def _settings(parsed: Namespace) -> list[str]:
+    return [*parsed.set, *([f"storage.uri={parsed.storage}"] if parsed.storage else [])]
+
+
+def tune(parsed: Namespace) -> None:
+    from plca_dist.recipe import load
+    from plca_dist.space import load_space
+
+    space = load_space(parsed.space)
+    base = load(parsed.recipe, _settings(parsed))
+    space.check(base)
+    from plca_dist.launch.results import leave_results
+    from plca_dist.launch.tune import tune
+    from plca_dist.report.search_console import SearchConsole
+
+    with SearchConsole(space.metric) as console:
+        name = parsed.name or f"{Path(parsed.space).stem}-{Path(parsed.recipe).stem}"
+        search = tune(space, base, name, console)
+    print(leave_results(search), end="")
 
 
 def evaluate(parsed: Namespace) -> None:
@@ -36,9 +56,11 @@ def evaluate(parsed: Namespace) -> None:
     from plca_dist.report.console import Counters
     from plca_dist.report.tables import outcome_table
 
-    job, workers = _job(parsed)
+    job, workers = _job(parsed, None)
     with Counters() as counters:
-        outcome, written = evaluate_run(job, parsed.data, workers, counters.show, json_uri=parsed.json)
+        outcome, written = evaluate_run(
+            job, parsed.data, workers, counters.show, aggregation=parsed.aggregation, json_uri=parsed.json
+        )
     print(outcome_table(outcome), end="")
     print(f"json: {written}")
 
@@ -47,16 +69,16 @@ def predict(parsed: Namespace) -> None:
     from plca_dist.launch.predict import predict_images
     from plca_dist.report.console import Counters
 
-    job, workers = _job(parsed)
+    job, workers = _job(parsed, parsed.aggregation)
     with Counters() as counters:
         images, folders = predict_images(job, parsed.images, parsed.out, workers, counters.show)
     print("\n".join([f"{images} images:", *(f"  {folder}" for folder in folders)]))
 
 
-def _job(parsed: Namespace) -> Any:
+def _job(parsed: Namespace, aggregation: float | None) -> Any:
     from plca_dist.launch.job import job_from
 
-    return job_from(parsed.weights, parsed.aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
+    return job_from(parsed.weights, aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
 
 
 def shards(parsed: Namespace) -> None:

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable
 from importlib.metadata import version
 
+_RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file"
 _ENDPOINT = "of an S3-compatible server (default: AWS_ENDPOINT_URL)"
 
 
@@ -19,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=_Command
     )
-    for add in (_demo, _train, _evaluate, _predict, _shards, _recipes, _doctor):
+    for add in (_demo, _train, _tune, _evaluate, _predict, _shards, _recipes, _doctor):
         add(commands)
     return parser
 
@@ -79,16 +80,40 @@ plca train runs/toytown/recipe.yaml --name again --set seed=1""",
         """A run is its directory, STORAGE/NAME. The same command again continues it from its newest checkpoint, and
         finds a finished one finished. It runs on the cluster that RAY_ADDRESS names, else on this machine.""",
     )
-    train.add_argument("recipe", metavar="RECIPE", help="a shipped recipe (see `plca recipes`) or a YAML file")
+    train.add_argument("recipe", metavar="RECIPE", help=_RECIPE)
     train.add_argument("--name", help="of the run (default: the recipe's)")
-    train.add_argument("--storage", metavar="URI", help="s3://bucket/prefix or a path (default: the recipe's, runs)")
-    train.add_argument(
+    _settings(train)
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", metavar="URI", help="s3://bucket/prefix or a path (default: the recipe's, runs)")
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="change one key, e.g. optimizer.lr=0.01; repeatable; `plca recipes --keys` lists all",
     )
+
+
+def _tune(commands: "argparse._SubParsersAction[_Command]") -> None:
+    tune = _command(
+        commands,
+        "tune",
+        "search loss weights, λ and γ with Ray Tune, or continue a search",
+        """
+plca tune tune_spaces/smoke.yaml --recipe toytown
+plca tune tune_spaces/loss_weights.yaml --recipe gtav_to_cityscapes --set data=s3://bucket/shards
+plca tune tune_spaces/ablation.yaml --recipe toytown --name table-1
+plca train runs/smoke-toytown/best.yaml --name best""",
+        """A search is its directory, STORAGE/NAME, and each of its trials a run below trials/ in it. The same command
+        again continues the search without repeating trials that ended. It leaves best.yaml, a recipe for `plca train`,
+        trials.csv and index.html. It runs on the cluster that RAY_ADDRESS names, else on this machine.""",
+    )
+    tune.add_argument("space", metavar="SPACE", help="a space file, such as those in tune_spaces/")
+    tune.add_argument("--recipe", required=True, metavar="RECIPE", help=_RECIPE)
+    tune.add_argument("--name", help="of the search (default: the space's and the recipe's names)")
+    _settings(tune)
 
 
 def _evaluate(commands: "argparse._SubParsersAction[_Command]") -> None:
@@ -99,6 +124,7 @@ def _evaluate(commands: "argparse._SubParsersAction[_Command]") -> None:
         """
 plca evaluate runs/toytown --data data/toytown/val
 plca evaluate runs/toytown/checkpoints/step-00000100-of-2 --data data/toytown/val --json scores.json
+plca evaluate runs/toytown --data data/toytown/val --aggregation 0,0.25,0.5,0.75
 plca evaluate weights.safetensors --data data/camvid_val --size 180 240 --aggregation 0
 plca evaluate s3://bucket/runs/gtav --data s3://bucket/shards/cityscapes_val --workers 4 --gpu""",
         "Every image counts once, over the classes of the run's recipe. Prints the per-class table and writes JSON.",
@@ -106,6 +132,13 @@ plca evaluate s3://bucket/runs/gtav --data s3://bucket/shards/cityscapes_val --w
     evaluate.add_argument("--data", required=True, metavar="URI", help="labelled shards (see `plca shards`)")
     evaluate.add_argument(
         "--json", metavar="URI", help="where the JSON goes (default: evaluations/ beside the weights)"
+    )
+    evaluate.add_argument(
+        "--aggregation",
+        type=_ratios,
+        default=(),
+        metavar="λ[,λ…]",
+        help="aggregation ratios, measured as listed; a single one beside 0 (default: the recipe's; of a file 0.5)",
     )
     _weights(evaluate)
 
@@ -124,14 +157,14 @@ plca predict s3://bucket/runs/gtav --images s3://bucket/photos --out s3://bucket
     )
     predict.add_argument("--images", required=True, metavar="DIR", help="folder or URI of PNG or JPEG images")
     predict.add_argument("--out", required=True, metavar="DIR", help="folder or URI for the results")
+    predict.add_argument(
+        "--aggregation", type=_ratio, metavar="λ", help="aggregation ratio (default: the recipe's; of a file 0.5)"
+    )
     _weights(predict)
 
 
 def _weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="RUN", help="a run, RUN/checkpoints/step-…, or a .safetensors file")
-    parser.add_argument(
-        "--aggregation", type=_ratio, metavar="λ", help="aggregation ratio (default: the recipe's; of a file 0.5)"
-    )
     parser.add_argument(
         "--size",
         type=_at_least(8),
@@ -239,3 +272,11 @@ def _ratio(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    values = tuple(map(_ratio, text.split(",")))
+    shown = [f"{value:g}" for value in values]
+    if twice := [name for name in dict.fromkeys(shown) if shown.count(name) > 1]:
+        raise argparse.ArgumentTypeError(f"{', '.join(twice)} is given twice")
+    return values

@@ -5,11 +5,13 @@ so a resumed run sees the batches it would have seen. Fetching, decoding and res
 threads in the worker keep all cores busy without worker processes, forks or shared memory.
 """
 
+import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +20,10 @@ from plca_dist.data.codec import decode_image, decode_label
 from plca_dist.data.domain import DomainStream, Sample, label_table
 from plca_dist.data.fetch import RowGroups
 from plca_dist.data.labels import LabelSet
-from plca_dist.data.shards import ShardReader, read_manifest
-from plca_dist.storage import OUTAGE_PATIENCE_S, resolve
+from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
+from plca_dist.storage import OUTAGE_PATIENCE_S, Store, resolve
+
+log = logging.getLogger(__name__)
 
 #: Row groups of a slot that are fetched before the slot needs them: one would do for a store as fast as the training.
 _GROUPS_AHEAD = 2
@@ -128,16 +132,78 @@ def labelled_samples(
     store = resolve(uri, endpoint, patience_s=OUTAGE_PATIENCE_S)
     manifest = read_manifest(store)
     table = label_table(manifest, labels.classes, store.uri)
-    share = range(manifest.rows * part // parts, manifest.rows * (part + 1) // parts)
-    with closing(RowGroups(ShardReader(store, manifest), ["image", "label"])) as groups:
+    with closing(_rows(store, manifest, ["image", "label"], _share(manifest.rows, part, parts))) as rows:
+        for read in rows:
+            row = read()
+            yield decode_image(row["image"]), table[decode_label(row["label"]).long()]
+
+
+class Pair(NamedTuple):
+    """A source image (3, H, W) uint8 with its label (H, W) uint8, and a target image (3, H', W') uint8; whole ones."""
+
+    source_image: Tensor
+    source_label: Tensor
+    target_image: Tensor
+
+
+def whole_pairs(
+    source: str,
+    target: str,
+    labels: LabelSet,
+    most: int,
+    part: int,
+    parts: int,
+    endpoint: str | None = None,
+    *,
+    skip_damaged: bool = False,
+) -> Iterator[Pair]:
+    """The `part`-th of `parts` contiguous shares of the first `most` pairs, fewer where a domain has fewer images.
+
+    The k-th source image goes with the k-th target image, in the order of the shards, which is shuffled when they are
+    written. Of the target nothing but images is read. `skip_damaged` passes over a pair with a damaged row.
+    """
+    stores = [resolve(uri, endpoint, patience_s=OUTAGE_PATIENCE_S) for uri in (source, target)]
+    of_source, of_target = (read_manifest(store) for store in stores)
+    table = label_table(of_source, labels.classes, stores[0].uri)
+    share = _share(min(most, of_source.rows, of_target.rows), part, parts)
+    passed: set[str] = set()
+    with (
+        closing(_rows(stores[0], of_source, ["image", "label"], share)) as source_rows,
+        closing(_rows(stores[1], of_target, ["image"], share)) as target_rows,
+    ):
+        for read_source, read_target in zip(source_rows, target_rows, strict=True):
+            try:
+                ours, theirs = read_source(), read_target()
+            except Damaged as error:
+                if not skip_damaged:
+                    raise
+                if str(error) not in passed:
+                    passed.add(str(error))
+                    log.warning("passing over damaged rows: %s", error)
+                continue
+            label = table[decode_label(ours["label"]).long()]
+            yield Pair(decode_image(ours["image"]), label, decode_image(theirs["image"]))
+
+
+def _share(rows: int, part: int, parts: int) -> range:
+    return range(rows * part // parts, rows * (part + 1) // parts)
+
+
+def _rows(
+    store: Store, manifest: Manifest, columns: list[str], share: range
+) -> Generator[Callable[[], dict[str, Any]], None, None]:
+    """A call for each of the rows, good until the next one is asked for, that gives its columns.
+
+    Calls rather than rows: a generator that raised for a damaged row could not go on to the next.
+    """
+    with closing(RowGroups(ShardReader(store, manifest), columns)) as groups:
         for index in share:
             here = int(groups.group_of(index))
             if index == share.start:
                 groups.hold(here)
             if index in (share.start, groups.first_rows[here]) and here + 1 <= groups.group_of(share.stop - 1):
                 groups.hold(here + 1)  # is fetched while this one is used
-            row = groups.row(index)
-            yield decode_image(row["image"]), table[decode_label(row["label"]).long()]
+            yield partial(groups.row, index)
             if index + 1 not in share or groups.group_of(index + 1) != here:
                 groups.release(here)
 

@@ -1,6 +1,7 @@
 """Scores of trained weights on labelled shards, every image once."""
 
 import json
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -22,14 +23,16 @@ def evaluate_run(
     workers: Cluster,
     progress: Progress,
     *,
+    aggregation: Sequence[float] = (),
     json_uri: str | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Score trained weights on labelled shards, every image once, without aggregation and with it.
+    """Score trained weights on labelled shards, every image once, at one or several aggregation ratios.
 
     Args:
         data: URI of a labelled shard directory.
         workers: how many processes, and whether on GPUs; one without a GPU runs here, without a cluster.
         progress: called with (what, images done, images in all).
+        aggregation: ratios λ; a single one is measured beside 0, several as they are. None given: the job's one.
         json_uri: where the result is written; default `evaluations/<last part of data>.json` in the run, with the
             checkpoint's name before `.json` where the weights are a checkpoint's.
 
@@ -43,8 +46,9 @@ def evaluate_run(
     if manifest.rows == 0:
         raise UserError(f"{data} holds no images.")
     store, name = _place_of_result(trained, data, json_uri, job.endpoint)
+    measured = ratios(*(aggregation or (job.aggregation,)))
     total: list[Counts] = []
-    for counts in share_out(_score_part, (job, data), manifest.rows, workers):
+    for counts in share_out(_score_part, (job, data, measured), manifest.rows, workers):
         total.append(counts)
         progress("images", sum(c.images for c in total), manifest.rows)
     outcome = {"weights": job.place, "data": data, **reduce(add, total).result(trained.labels)}
@@ -60,7 +64,7 @@ def _place_of_result(trained: Trained, data: str, json_uri: str | None, endpoint
     return trained.store, f"evaluations/{data.rstrip('/').rpartition('/')[2]}{of}.json"
 
 
-def _score_part(job: Job, data: str, part: int, parts: int, device: str) -> Counts:
+def _score_part(job: Job, data: str, measured: tuple[float, ...], part: int, parts: int, device: str) -> Counts:
     trained = loaded(job, device)
     samples = labelled_samples(data, trained.labels, part, parts, job.endpoint)
     return evaluate(
@@ -68,6 +72,6 @@ def _score_part(job: Job, data: str, part: int, parts: int, device: str) -> Coun
         samples,
         num_classes=len(trained.labels),
         size=job.size,
-        ratios=ratios(job.aggregation),
+        ratios=measured,
         **trained.inference,
     )

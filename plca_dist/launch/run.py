@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from plca_dist.training.feed import check_data
 from plca_dist.training.worker import EVALUATION, WEIGHTS, fresh_network
 
 RECIPE = "recipe.yaml"
+SPACE = "space.yaml"  # of a search, which is no run
 DATA = "data.json"
 
 
@@ -56,20 +58,27 @@ def open_run(config: Config, name: str) -> Run:
         UserError: a store out of reach, missing or unsuitable shards or weights, a batch that does not divide, or a
             run of this name whose recipe would give another result (the differing keys are named).
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UserError(
-            f"run name {name!r} may hold letters, digits, '.', '_' and '-' only, at most 100, and starts with a letter "
-            "or digit; give another with --name."
-        )
+    check_name(name)
     config = portable(config)
     _ = config.world_sizes  # for its refusal
     store = probe(config.storage.uri, config.storage.endpoint).child(name)
     if config.model.weights:
         _check_weights(config, config.model.weights)
     prints = check_data(config, with_target=build_objective(config).needs_target)
+    if store.exists(SPACE):
+        raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
     if store.exists(RECIPE):
         _compare(store, config, prints)
     return Run(name, store, config, prints)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a name that a run or a search cannot have."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UserError(
+            f"run name {name!r} may hold letters, digits, '.', '_' and '-' only, at most 100, and starts with a letter "
+            "or digit; give another with --name."
+        )
 
 
 def _check_weights(config: Config, weights: str) -> None:
@@ -84,13 +93,8 @@ def _check_weights(config: Config, weights: str) -> None:
 
 
 def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:
-    ours = config.identity()
-    theirs = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}").identity()
-    different = [
-        f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} here)"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    ]
+    theirs = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
+    different = differences(theirs.identity(), config.identity())
     trained_on = json.loads(store.read(DATA))
     different += [f"the {name} shards" for name in prints if prints[name] != trained_on.get(name)]
     if different:
@@ -98,6 +102,15 @@ def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:
             f"run {store.uri} exists with another recipe: {'; '.join(different)}. "
             "Take another --name, or give the recipe it was started with."
         )
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """The keys in which what stands in a directory and what is wanted there differ, with both values."""
+    return [
+        f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} here)"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def portable(config: Config) -> Config:

@@ -18,25 +18,26 @@ from plca_dist.training.lease import Lease
 from plca_dist.training.session import Record
 
 
-def train(config: Config, name: str, show: Callable[[Record], None]) -> Run:
+def train(config: Config, name: str, show: Callable[[Record], None], notices: Notices | None = None) -> Run:
     """Train the recipe as run `name`, or continue it; returns when the result stands in its directory.
 
     Args:
         config: the recipe; `storage.uri` says where runs are kept.
         name: of the run. The same name continues it, and a finished one is returned as it is.
         show: gets every record (metrics, or `{"message": …}`) while training goes on.
+        notices: a final one, given from another thread, ends the run as a signal would.
 
     Raises:
         UserError: bad input; nothing was started, or it could only be met on the way.
         RunFailed: a fault in training; names the newest checkpoint.
-        RunPreempted: SIGTERM, SIGUSR2, or a node that drains and that the run cannot do without.
+        RunPreempted: SIGTERM, SIGUSR2, a final notice, or a node that drains and that the run cannot do without.
         KeyboardInterrupt: Ctrl-C; says where the run stands.
     """
     run = open_run(config, name)
     if run.finished:
         show({"message": f"run {run.store.uri} is finished; nothing to do"})
         return run
-    notices = Notices()
+    notices = notices or Notices()
 
     def say(message: str) -> None:
         show({"message": message})

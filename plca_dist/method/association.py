@@ -56,7 +56,7 @@ def association_loss(
     Raises UserError for an unknown similarity or backend and an aggregation outside [0, 1); ValueError for shapes.
     """
     settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
-    *_, found = _cycles(source, target, labels, *settings)
+    *_, found = _associate(source, target, labels, *settings)
     loss = _mean_over_consistent(-found.log_probability, found.consistent)
     return Association(loss, found.consistent, found.target_index, found.source_index)
 
@@ -79,11 +79,29 @@ def similarity_loss(
     entropy. Arguments, means and errors as in `association_loss`.
     """
     settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
-    of_source, of_target, found = _cycles(source, target, labels, *settings)
+    of_source, of_target, found = _associate(source, target, labels, *settings)
     there, back = _take(of_target, found.target_index), _take(of_source, found.source_index)
     closeness = pairwise(of_source, there) + pairwise(there, back)
     loss = _mean_over_consistent(-closeness, found.consistent)
     return Association(loss, found.consistent, found.target_index, found.source_index)
+
+
+def cycles(
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    *,
+    similarity: str = "cosine",
+    aggregation: float = 0.5,
+    kl_aggregation_contrast: bool = False,
+    ignore_index: int = 255,
+    products: str = "float32",
+    backend: str = "auto",
+) -> Cycle:
+    """Eq. 2, 3: the cycles that the losses stand on, to be looked at. Arguments and errors as in `association_loss`."""
+    settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
+    *_, found = _associate(source, target, labels, *settings)
+    return found
 
 
 def labels_to_grid(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -92,7 +110,7 @@ def labels_to_grid(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels_BHW[:, None].float(), size=size, mode="nearest")[:, 0].to(labels_BHW.dtype)
 
 
-def _cycles(
+def _associate(
     source: Tensor,
     target: Tensor,
     labels: Tensor,

@@ -33,7 +33,9 @@ def facts(
         "workers": f"{_range(config.cluster)} {'GPU' if config.cluster.gpu else 'CPU'}",
     }
     if evaluation:
-        found["evaluated"] = f"{evaluation['images']} images at step {evaluation['step']}"
+        counts = {"images": evaluation.get("images"), "unlabelled images": evaluation.get("unlabelled")}
+        images = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        found["evaluated"] = f"{images} at step {evaluation['step']}"
     for name, key, text in (
         ("pairs per second", metrics.PAIRS_PER_SECOND, "{:.2f} (median)"),
         ("data wait", metrics.DATA_WAIT, "{:.1%} of the time (median)"),

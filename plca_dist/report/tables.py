@@ -19,16 +19,16 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text cells: `classes` and `means` are rows, the first cell of a row is its name."""
+    """A table as text cells; the first cell of a row is its name. `means` are rows too, set apart below the others."""
 
     head: tuple[str, ...]
-    classes: tuple[tuple[str, ...], ...]
-    means: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    means: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_text(self) -> str:
         """For a terminal: names flush left, numbers flush right, a rule above the means."""
-        widths = [max(map(len, cells)) for cells in zip(self.head, *self.classes, *self.means, strict=True)]
+        widths = [max(map(len, cells)) for cells in zip(self.head, *self.rows, *self.means, strict=True)]
 
         def line(cells: tuple[str, ...]) -> str:
             name, *numbers = cells
@@ -36,7 +36,8 @@ class Table:
             return "  ".join(padded).rstrip()
 
         rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-        rows = [line(self.head), rule, *map(line, self.classes), rule, *map(line, self.means), *self.notes]
+        means = [rule, *map(line, self.means)] if self.means else []
+        rows = [line(self.head), rule, *map(line, self.rows), *means, *self.notes]
         return "\n".join(rows) + "\n"
 
     def as_markdown(self) -> str:
@@ -47,7 +48,7 @@ class Table:
 
         rule = "|---|" + "---:|" * (len(self.head) - 1)
         bold = (tuple(f"**{c}**" for c in row) for row in self.means)
-        rows = [line(self.head), rule, *map(line, self.classes), *map(line, bold)]
+        rows = [line(self.head), rule, *map(line, self.rows), *map(line, bold)]
         return "\n".join([*rows, *(f"\n{note}" for note in self.notes)]) + "\n"
 
 

@@ -3,7 +3,7 @@
 Shapes: B images (always 1: stored images differ in size), K classes, H x W the label's size, h x w the grid.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LabelSet
 from plca_dist.method.aggregation import aggregated_prediction
-from plca_dist.models.deeplab import Network
+from plca_dist.models.deeplab import Network, Output
 from plca_dist.training.metrics import confusion, score
 
 
@@ -43,19 +43,25 @@ def probabilities(
     Returns:
         (K, H, W) float32.
     """
+    features_1Chw = output(network, image_3HW, size).features
+    aggregation = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
+    return _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, aggregation)
+
+
+def output(network: Network, image_3HW: Tensor, size: tuple[int, int] | None) -> Output:
+    """What the network in evaluation mode gives for one uint8 image resized to `size`: features and logits, B = 1."""
     network.eval()
     device = next(network.parameters()).device
     resized = image_3HW if size is None else resize_for_test(image_3HW, size)
-    features_1Chw = network(resized[None].to(device)).features
-    grid_1Khw = aggregated_prediction(
-        features_1Chw,
-        network.classify,
-        ratio,
-        kl_aggregation_contrast=kl_aggregation_contrast,
-        products=products,
-        backend=backend,
-    )
-    return F.interpolate(grid_1Khw, size=image_3HW.shape[-2:], mode="bilinear", align_corners=False)[0]
+    return network(resized[None].to(device))
+
+
+def _probabilities(
+    network: Network, features_1Chw: Tensor, size: Sequence[int], ratio: float, aggregation: Mapping[str, Any]
+) -> Tensor:
+    """(K, *size) class probabilities from the features; `aggregation`: settings of `aggregated_prediction`."""
+    grid_1Khw = aggregated_prediction(features_1Chw, network.classify, ratio, **aggregation)
+    return F.interpolate(grid_1Khw, size=size, mode="bilinear", align_corners=False)[0]
 
 
 @dataclass
@@ -85,6 +91,7 @@ class Counts:
         }
 
 
+@torch.no_grad()
 def evaluate(
     network: Network,
     samples: Iterable[tuple[Tensor, Tensor]],
@@ -96,24 +103,21 @@ def evaluate(
     products: str = "float32",
     backend: str = "auto",
 ) -> Counts:
-    """Score the network on (image (3, H, W) uint8, label (H, W) uint8) samples, once for every aggregation ratio."""
+    """Score the network on (image (3, H, W) uint8, label (H, W) uint8) samples, once for every aggregation ratio.
+
+    The network runs once an image; see `probabilities` for the settings.
+    """
+    aggregation = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
     counts = Counts({ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64) for ratio in ratios})
     for image_3HW, label_HW in samples:
+        features_1Chw = output(network, image_3HW, size).features
         for ratio, matrix in counts.matrices.items():
-            probability_KHW = probabilities(
-                network,
-                image_3HW,
-                size=size,
-                ratio=ratio,
-                kl_aggregation_contrast=kl_aggregation_contrast,
-                products=products,
-                backend=backend,
-            )
+            probability_KHW = _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, aggregation)
             matrix += confusion(probability_KHW.argmax(0).cpu(), label_HW, num_classes)
         counts.images += 1
     return counts
 
 
-def ratios(aggregation: float) -> tuple[float, ...]:
-    """The ratios reported: without aggregation always, with it where it is on."""
-    return (0.0, aggregation) if aggregation else (0.0,)
+def ratios(*aggregation: float) -> tuple[float, ...]:
+    """The ratios reported for those asked for: several as they are, a single one beside 0, which is without it."""
+    return aggregation if len(aggregation) > 1 or not any(aggregation) else (0.0, *aggregation)

@@ -1,15 +1,18 @@
 """From a recipe to its data: the streams it trains on, checked before anything starts."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from plca_dist.config import Config
 from plca_dist.data.domain import DomainStream, label_table
 from plca_dist.data.labels import label_set
 from plca_dist.data.order import slots_of_rank
-from plca_dist.data.shards import read_manifest
+from plca_dist.data.shards import Manifest, read_manifest
 from plca_dist.data.stream import Stream
 from plca_dist.errors import UserError
 from plca_dist.storage import OUTAGE_PATIENCE_S, probe, resolve
+
+Name = Literal["source", "target"]
+DOMAINS: Final[tuple[Name, ...]] = ("source", "target")
 
 
 def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, with_target: bool = True) -> Stream:
@@ -27,7 +30,7 @@ def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, 
     )
 
 
-def _domain(config: Config, name: Literal["source", "target"]) -> DomainStream:
+def _domain(config: Config, name: Name) -> DomainStream:
     settings = config.source if name == "source" else config.target
     return DomainStream(
         resolve(config.data_uri(settings.uri), config.storage.endpoint, patience_s=OUTAGE_PATIENCE_S),
@@ -44,25 +47,34 @@ def _domain(config: Config, name: Literal["source", "target"]) -> DomainStream:
 
 
 def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
-    """Look at every manifest the recipe names; returns a fingerprint of each training set's content.
+    """Look at every manifest the recipe names; returns a fingerprint of the content of each set that is trained on.
 
     Raises:
         UserError: a store out of reach, no manifest, no labels where they are needed (or labels where they must not
             be), no class in common, fewer samples than a batch.
     """
-    endpoint = config.storage.endpoint
-    prints = {}
-    for name in ("source", "target") if with_target else ("source",):
-        uri = config.data_uri((config.source if name == "source" else config.target).uri)
-        manifest = read_manifest(probe(uri, endpoint))
-        if name == "target" and manifest.with_labels:
-            raise UserError(
-                f"{uri} holds labels, and target labels must not reach training; "
-                "write the target's shards with --no-labels."
-            )
-        prints[name] = manifest.fingerprint()
-        _domain(config, "source" if name == "source" else "target")
+    prints: dict[str, str] = {}
+    for name in DOMAINS if with_target else DOMAINS[:1]:
+        prints[name] = _manifest(config, name).fingerprint()
+        _domain(config, name)
+    if config.evaluation.unlabelled and not with_target and _manifest(config, "target").rows == 0:
+        raise UserError(
+            f"{config.data_uri(config.target.uri)} holds no images to measure evaluation.unlabelled = "
+            f"{config.evaluation.unlabelled} on; write shards of the target, or set that to 0."
+        )
     if config.evaluation.uri:
         uri = config.data_uri(config.evaluation.uri)
-        label_table(read_manifest(probe(uri, endpoint)), label_set(config.labels).classes, uri)
+        manifest = read_manifest(probe(uri, config.storage.endpoint))
+        label_table(manifest, label_set(config.labels).classes, uri)
     return prints
+
+
+def _manifest(config: Config, name: Name) -> Manifest:
+    uri = config.data_uri((config.source if name == "source" else config.target).uri)
+    manifest = read_manifest(probe(uri, config.storage.endpoint))
+    if name == "target" and manifest.with_labels:
+        raise UserError(
+            f"{uri} holds labels, and target labels must not reach training; "
+            "write the target's shards with --no-labels."
+        )
+    return manifest

@@ -1,7 +1,7 @@
 """Names of what is measured, with units, and mIoU as the paper reports it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,28 @@ GPU_MEMORY = "gpu_memory_gb"  # peak since the last record
 ELAPSED = "elapsed_s"  # since this launch began training
 MIOU = "miou"  # percent, without aggregation
 MIOU_AGGREGATED = "miou_aggregated"  # percent
+DENSITY = "criteria/neighbourhood_density"  # nats; soft neighbourhood density of target images
+ENTROPY = "criteria/entropy"  # of predictions on target images, as a share of its largest value, 0-1
+CYCLES_FEATURE = "criteria/consistent_feature"  # share of labelled source positions of whole images, 0-1
+CYCLES_PREDICTION = "criteria/consistent_prediction"  # the same at the prediction level
+
+
+class Criterion(NamedTuple):
+    """What a search can go by: the record's key, and which end of it is good."""
+
+    key: str
+    mode: Literal["max", "min"]
+    needs_labels: bool = False
+
+
+#: By the names that space files use. All but the first are measured on unlabelled target images.
+CRITERIA = {
+    "target_miou": Criterion(MIOU, "max", needs_labels=True),
+    "neighbourhood_density": Criterion(DENSITY, "max"),
+    "entropy": Criterion(ENTROPY, "min"),
+    "consistent_feature": Criterion(CYCLES_FEATURE, "max"),
+    "consistent_prediction": Criterion(CYCLES_PREDICTION, "max"),
+}
 
 
 def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:

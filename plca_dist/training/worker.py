@@ -1,6 +1,7 @@
 """The training loop of one rank: batch -> engine -> record, evaluation, checkpoint. Reads top to bottom."""
 
 import json
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -10,17 +11,18 @@ import torch.distributed as dist
 
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
-from plca_dist.data.stream import labelled_samples
+from plca_dist.data.stream import labelled_samples, whole_pairs
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.weights import load_pretrained, to_bytes
-from plca_dist.storage import resolve
-from plca_dist.training import checkpoint, health, metrics
-from plca_dist.training.control import Control
+from plca_dist.storage import Store, resolve
+from plca_dist.training import checkpoint, criteria, health, metrics
+from plca_dist.training.commits import Checkpoint
+from plca_dist.training.control import Control, on_rank_0
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.evaluation import evaluate, ratios
 from plca_dist.training.feed import open_stream
 from plca_dist.training.health import TrainingFault
-from plca_dist.training.journal import Journal
+from plca_dist.training.journal import METRICS, Journal, read_records
 from plca_dist.training.meter import Meter
 from plca_dist.training.saver import Saver
 from plca_dist.training.session import Preempted, Session
@@ -61,8 +63,8 @@ def run_worker(config: Config, session: Session) -> None:
         Watchdog(session.run, rank, config.cluster.step_timeout_s, start) as watchdog,
         health.naming_faults(meter, session.run),
     ):
-        if resumed and resumed.miou is None and due_after(config, start).evaluation:
-            with watchdog.patient("evaluation"):  # put off by a preemption
+        if resumed and _put_off(config, session, resumed):
+            with watchdog.patient("evaluation"):
                 miou, stop = _evaluate(engine, config, session, control, journal, start)
             if stop is not None:
                 raise Preempted(start, stop)
@@ -124,9 +126,28 @@ def due_after(config: Config, step: int, *, leaving: bool = False) -> Due:
 
     return Due(
         record=due(config.log.every),
-        evaluation=config.evaluation.uri is not None and due(config.evaluation.every) and not leaving,
+        evaluation=_wanted(config) and due(config.evaluation.every) and not leaving,
         checkpoint=due(config.checkpoint.every) or leaving,
     )
+
+
+def _wanted(config: Config) -> bool:
+    return config.evaluation.uri is not None or config.evaluation.unlabelled > 0
+
+
+def _put_off(config: Config, session: Session, resumed: Checkpoint) -> bool:
+    """Whether the checkpoint's evaluation is still to be made, because a preemption put it off. A collective call."""
+    if resumed.miou is not None or not due_after(config, resumed.step).evaluation:
+        return False
+    if config.evaluation.uri is not None:
+        return True
+    # A checkpoint keeps the mIoU alone; but the records of its step were written before its commit.
+    return not on_rank_0(lambda: _recorded(session.run, resumed.step))
+
+
+def _recorded(run: Store, step: int) -> bool:
+    records = read_records(run) if run.exists(METRICS) else []
+    return any(r[metrics.STEP] == step and metrics.DENSITY in r for r in records)
 
 
 def prepare_torch(config: Config) -> None:
@@ -155,38 +176,51 @@ def fresh_network(config: Config) -> Network:
 def _evaluate(
     engine: Any, config: Config, session: Session, control: Control, journal: Journal, step: int
 ) -> tuple[float | None, str | None]:
-    """Score the weights as they are, on all ranks; leaves evaluation.json.
+    """Measure the weights as they are, on all ranks: mIoU, the criteria, or both; leaves evaluation.json.
 
     Returns:
-        The mIoU without aggregation; or None and the reason to stop, where one came before the last image was scored.
+        The mIoU without aggregation, None without labels; or None and the reason to stop, where one came before the
+        last image was done.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    labels = label_set(config.labels)
+    labels, settings, endpoint = label_set(config.labels), config.evaluation, config.storage.endpoint
     # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
     network = empty_network(config).to(session.device)
     network.load_state_dict(full_state(engine))
-    settings = config.evaluation
-    assert settings.uri
-    samples = labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, config.storage.endpoint)
-    counts = evaluate(
-        network,
-        takewhile(lambda _: session.stop() is None, samples),
-        num_classes=len(labels),
-        size=settings.size,
-        ratios=ratios(settings.aggregation),
-        **config.objective.inference,
-    ).over_ranks(session.device)
+    common = {"size": settings.size, **config.objective.inference}
+
+    def until_told(images: Iterable[Any]) -> Iterator[Any]:
+        return takewhile(lambda _: session.stop() is None, images)
+
+    counts = found = None
+    if settings.uri:
+        samples = labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, endpoint)
+        counts = evaluate(
+            network, until_told(samples), num_classes=len(labels), ratios=ratios(settings.aggregation), **common
+        ).over_ranks(session.device)
+    if settings.unlabelled:
+        domains = config.data_uri(config.source.uri), config.data_uri(config.target.uri)
+        skip = config.order.damaged == "skip"
+        pairs = whole_pairs(*domains, labels, settings.unlabelled, rank, world_size, endpoint, skip_damaged=skip)
+        found = criteria.measure(
+            network, until_told(pairs), aggregation=config.objective.aggregation, **common
+        ).over_ranks(session.device)
     stop = control.agree(stop=session.stop()).stop
     if stop is not None:
         return None, stop
-    outcome = {"step": step, **counts.result(labels)}
-    record = {metrics.STEP: step, metrics.MIOU: outcome["scores"][0]["miou"]}
-    if settings.aggregation:
-        record[metrics.MIOU_AGGREGATED] = outcome["scores"][1]["miou"]
+    outcome: dict[str, Any] = {"step": step}
+    record: dict[str, Any] = {metrics.STEP: step}
+    if counts:
+        outcome |= counts.result(labels)
+        keys = (metrics.MIOU, metrics.MIOU_AGGREGATED)
+        record |= {key: score["miou"] for key, score in zip(keys, outcome["scores"], strict=False)}
+    if found:
+        outcome |= {"unlabelled": found.images, "criteria": found.result()}
+        record |= found.result()
     journal.add(record)
     if rank == 0:
         session.run.write(EVALUATION, json.dumps(outcome, indent=1).encode())
-    return record[metrics.MIOU], None
+    return record.get(metrics.MIOU), None
 
 
 def _leave_weights(engine: Any, config: Config, session: Session) -> None:

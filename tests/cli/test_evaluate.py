@@ -75,6 +75,45 @@ def test_a_weight_file_and_a_place_for_the_json(
     assert f"json: {tmp_path}/new/file.json" in capsys.readouterr().out
 
 
+def test_a_list_of_ratios_is_swept_on_one_checkpoint(
+    run: Path, toytown_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = toytown_shards / "val"
+    assert main(["evaluate", str(run), "--data", str(val), "--aggregation", "0.75,0,0.25"]) == 0
+    head, *_ = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "class"
+    assert [c.strip() for c in head.split("  ") if "λ" in c] == ["λ = 0.75", "λ = 0", "λ = 0.25"]
+    scores = json.loads((run / "evaluations" / "val.json").read_text())["scores"]
+    assert [s["aggregation"] for s in scores] == [0.75, 0, 0.25]
+    for score in scores:
+        assert score["confusion"] == confusion(run, val, score["aggregation"]).tolist()
+    assert main(["evaluate", str(run), "--data", str(val), "--aggregation", "0.25"]) == 0
+    single = json.loads((run / "evaluations" / "val.json").read_text())["scores"]
+    assert single == scores[1:]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("0,0.5,0.50", "0.5 is given twice"),
+        ("0,1", "1 is not in [0, 1)"),
+        ("0,,0.5", "'' is no number"),
+        ("0;1", "no number"),
+    ],
+)
+def test_a_list_of_ratios_that_is_none(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", "run", "--data", "x", "--aggregation", given])
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_prediction_has_one_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "--images", "x", "--out", "y", "--aggregation", "0,0.5"])
+    assert "'0,0.5' is no number" in capsys.readouterr().err
+
+
 def test_foreign_classes_are_ignored_and_absent_ones_named(
     toytown_shards: Path, tmp_path: Path, weights: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:

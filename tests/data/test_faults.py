@@ -22,7 +22,7 @@ from plca_dist.data.samples import Sample
 from plca_dist.data.shards import Damaged, read_manifest, write_shards
 from plca_dist.data.stream import Batch, Stream
 from plca_dist.errors import UserError
-from plca_dist.storage import Store, StoreAway, resolve, store
+from plca_dist.storage import OUTAGE_PATIENCE_S, Store, StoreAway, resolve, store
 from tests.proxy import FaultyProxy
 
 TOYTOWN = LABEL_SETS["toytown"]
@@ -92,17 +92,18 @@ def test_a_store_that_refuses_drops_and_cuts_costs_no_sample(shards: Store, remo
         assert min(proxy.faults[kind] for kind in ("refuse", "drop", "cut")) > 0
 
 
+@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_store_that_is_away_stalls_the_stream_which_then_goes_on(
-    shards: Store, remote: str, s3: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    shards: Store, remote: str, s3: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     monkeypatch.setattr(store, "_QUIET_S", 3.0)
     with FaultyProxy(s3.endpoint) as proxy, caplog.at_level(logging.WARNING, logger="plca_dist"):
-        stream = opened(resolve(remote, proxy.endpoint, patience_s=60))
+        stream = opened(resolve(remote, proxy.endpoint, patience_s=OUTAGE_PATIENCE_S))
         found = [next(stream)]
-        proxy.away(8)
+        proxy.away(seconds)
         began = time.monotonic()
         found += taken(stream, 11)
-        assert time.monotonic() - began > 5
+        assert seconds - 3 < time.monotonic() - began < seconds + 30
         assert proxy.faults["away"] > 3
     assert same(found, taken(opened(shards), 12))
     # One a domain at most for each of its requests in flight, not one a try.

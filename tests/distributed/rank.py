@@ -151,7 +151,7 @@ def told_on_rank_1() -> Callable[[], str | None]:
 def first() -> None:
     """Two ranks: whole runs at every ZeRO stage, interrupted ones, one that sees a NaN, one whose rank 1 is killed."""
     for stage in (0, 1, 2, 3):
-        run(f"whole-{stage}", zero(stage), "evaluation.uri=val")
+        run(f"whole-{stage}", zero(stage), "evaluation.uri=val", "evaluation.unlabelled=5")
     for stage in (0, 3):
         run(f"cut-{stage}", zero(stage), before_step_ends=stop)
     for stage in (1, 2):

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.prepare import prepare_toytown
-from plca_dist.data.stream import labelled_samples
+from plca_dist.data.stream import labelled_samples, whole_pairs
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
 from plca_dist.training.checkpoint import committed, weights_of
+from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate
 from plca_dist.training.watchdog import EXIT_CODE
 
@@ -301,6 +302,17 @@ def test_two_ranks_count_an_odd_number_of_images_once_each(world: SimpleNamespac
     alone = evaluate(network, images, num_classes=len(labels), size=None, ratios=(0.0, 0.5))
     assert [s["confusion"] for s in outcome["scores"]] == [m.tolist() for m in alone.matrices.values()]
     assert committed(resolve(str(world.place / "whole-0")))[0].miou == outcome["scores"][0]["miou"]
+
+
+def test_two_ranks_measure_the_criteria_of_one(world: SimpleNamespace) -> None:
+    labels, data = LABEL_SETS["toytown"], world.place / "data"
+    network = load_weights((world.place / "whole-0" / "model.safetensors").read_bytes())
+    pairs = whole_pairs(str(data / "source"), str(data / "target"), labels, 5, 0, 1)
+    alone = measure(network, pairs, size=None, aggregation=0.5).result()
+    outcome = json.loads((world.place / "whole-0" / "evaluation.json").read_text())
+    assert outcome["unlabelled"] == 5
+    assert outcome["criteria"] == pytest.approx(alone, rel=1e-9)
+    assert len(set(outcome["criteria"].values())) == 4
 
 
 def test_ranks_say_nothing_but_what_went_wrong(world: SimpleNamespace) -> None:

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from plca_dist.report.console import Console, Counter, Counters, Pace, duration
+from plca_dist.report.console import Console, Counter, Counters, Pace, duration, evaluation_line
 
 
 class Clock:
@@ -83,6 +83,39 @@ def test_a_log_is_not_flooded_but_loses_no_message_and_not_the_end(clock: Clock)
         clock.now += 0.25
     starts = [line.split("  ")[0] for line in log.getvalue().splitlines()]
     assert starts == ["1/100", "21/100", "41/100", "half", "step 50: mIoU 1.0 %", "61/100", "81/100", "100/100"]
+
+
+CRITERIA = {
+    "criteria/neighbourhood_density": 3.21449, "criteria/entropy": 0.1234, "criteria/consistent_feature": 0.617,
+    "criteria/consistent_prediction": 0.71,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "line"),
+    [
+        ({"miou": 41.26}, "mIoU 41.3 %"),
+        ({**CRITERIA}, "without labels: density 3.214, entropy 0.123, cycles 62%/71%"),
+        (
+            {"miou": 0.0, "miou_aggregated": 0.0, **CRITERIA},
+            "mIoU 0.0 %, with aggregation 0.0 %; without labels: density 3.214, entropy 0.123, cycles 62%/71%",
+        ),
+        ({"loss/total": 1.0, "consistent/feature": 0.5}, ""),
+    ],
+)
+def test_an_evaluation_in_one_line(record: dict, line: str) -> None:
+    assert evaluation_line({"step": 3, **record}) == line
+
+
+def test_criteria_are_shown_where_there_is_no_miou(clock: Clock) -> None:
+    log = io.StringIO()
+    with Console(100, log, "PLCA", clock=clock) as console:
+        console.show({"step": 20, **CRITERIA})
+        console.show(training(30))
+    assert log.getvalue().splitlines() == [
+        "PLCA: step 20: without labels: density 3.214, entropy 0.123, cycles 62%/71%",
+        "PLCA 30/100  loss 1.235  12.3 pairs/s  data wait 3%",
+    ]
 
 
 @pytest.mark.usefixtures("wide")

@@ -11,6 +11,7 @@ from PIL import Image
 from plca_dist.errors import UserError
 from plca_dist.report import curves
 from plca_dist.report.curves import CHART_SIZE, charts
+from plca_dist.training.metrics import CRITERIA
 
 
 def records(count: int) -> list[dict]:
@@ -35,6 +36,23 @@ def test_there_is_a_chart_for_what_was_recorded() -> None:
     assert list(drawn) == ["mIoU, %", "consistent cycles, %", "total loss", "cross-entropy"]
     assert {size(data) for data in drawn.values()} == {CHART_SIZE}
     assert charts({"new": []}) == {}
+
+
+def test_every_criterion_has_its_chart() -> None:
+    points = [{"step": s, **{c.key: s / 100 for c in CRITERIA.values()}} for s in (10, 20)]
+    assert list(charts({"PLCA": points})) == [
+        "mIoU, %",
+        "soft neighbourhood density on the target, nats",
+        "entropy of predictions on the target, % of its largest",
+        "consistent cycles on whole images, %",
+    ]
+    drawn = {key for chart in curves._CHARTS for key in chart.series}
+    assert {c.key for c in CRITERIA.values()} <= drawn
+    axes = Figure().add_subplot()
+    curves._draw(axes, next(c for c in curves._CHARTS if c.title.startswith("consistent cycles on")), {"PLCA": points})
+    assert [line.get_label() for line in axes.get_lines()] == ["PLCA, feature", "PLCA, prediction"]
+    for line in axes.get_lines():
+        np.testing.assert_allclose(line.get_xydata(), [[10, 10], [20, 20]])
 
 
 @pytest.mark.parametrize(("columns", "grid"), [(3, (3, 2)), (2, (2, 2)), (9, (4, 1))])

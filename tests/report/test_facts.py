@@ -47,6 +47,17 @@ def test_facts_of_a_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"unlabelled": 32}, "32 unlabelled images at step 20"),
+        ({"images": 500, "unlabelled": 32}, "500 images and 32 unlabelled images at step 20"),
+    ],
+)
+def test_facts_of_an_evaluation_without_labels(counts: dict[str, int], words: str) -> None:
+    assert facts(config(), [], {"step": 20, **counts})["evaluated"] == words
+
+
+@pytest.mark.parametrize(
     ("row", "words"),
     [
         ("source_only", "CE"),

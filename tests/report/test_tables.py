@@ -106,7 +106,7 @@ def test_real_scores_after_a_trip_through_json(name: str, means: list[str]) -> N
     counts = torch.eye(len(labels), dtype=torch.int64)
     measured = json.loads(json.dumps({"aggregation": 0.0, **score(counts, labels).as_dict()}))
     table = tabulate({"PLCA": measured}, labels)
-    assert [row[0] for row in table.classes] == list(labels.classes)
+    assert [row[0] for row in table.rows] == list(labels.classes)
     assert table.means == tuple((m, "100.0") for m in means)
 
 

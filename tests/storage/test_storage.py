@@ -1,13 +1,18 @@
 """One Store for directories and buckets: the same calls, the same results, errors a person can act on."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from plca_dist.errors import UserError
-from plca_dist.storage import Store, probe, resolve
+from plca_dist.storage import Store, StoreAway, probe, resolve
+from plca_dist.storage.s3 import filesystem
+from tests.proxy import FaultyProxy
+from tests.seaweed import S3
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -126,3 +131,29 @@ def test_creating_where_nothing_may_be_written_is_explained(s3: object, monkeypa
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(UserError, match=r"s3://bucket/x/once: the secret key is wrong"):
         resolve("s3://bucket/x").create("once", b"1")
+
+
+def test_a_store_that_stalls_is_waited_for_and_not_asked_twice(s3: S3) -> None:
+    """Longer than the three seconds that arrow would wait by itself."""
+    resolve("s3://bucket").write("stalled", b"late")
+    with FaultyProxy(s3.endpoint) as proxy:
+        proxy.stall, proxy.stall_s = 1.0, 4.0
+        assert resolve("s3://bucket", proxy.endpoint, patience_s=60).read("stalled") == b"late"
+        assert proxy.requests == {"HEAD": 1, "GET": 1}
+        assert proxy.faults["stall"] == 2
+
+
+def test_a_request_that_stalls_for_too_long_is_given_up_and_asked_again(s3: S3) -> None:
+    resolve("s3://bucket").write("stalled", b"at last")
+    with FaultyProxy(s3.endpoint) as proxy:
+        proxy.stall, proxy.stall_s = 1.0, 600.0
+        hasty = filesystem(proxy.endpoint, attempts=1, request_timeout=1)
+        patient = replace(resolve("s3://bucket", proxy.endpoint, patience_s=60), filesystem=hasty)
+        with pytest.raises(StoreAway, match=r"s3://bucket/stalled: the endpoint does not answer"):
+            replace(patient, patience_s=0.0).read("stalled")
+        asked = proxy.faults["stall"]
+        threading.Timer(3, setattr, (proxy, "stall", 0.0)).start()
+        began = time.monotonic()
+        assert patient.read("stalled") == b"at last"
+        assert 3 < time.monotonic() - began < 15
+        assert proxy.faults["stall"] >= asked + 2

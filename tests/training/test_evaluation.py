@@ -129,9 +129,26 @@ def test_a_network_in_training_mode_is_scored_in_evaluation_mode(network: Networ
         assert torch.equal(value, statistics[name]), name
 
 
-@pytest.mark.parametrize(("aggregation", "expected"), [(0.0, (0.0,)), (0.5, (0.0, 0.5))])
-def test_ratios_reported(aggregation: float, expected: tuple[float, ...]) -> None:
-    assert ratios(aggregation) == expected
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [((0.0,), (0.0,)), ((0.5,), (0.0, 0.5)), ((0.5, 0.25), (0.5, 0.25)), ((0.0, 0.5, 0.75), (0.0, 0.5, 0.75))],
+)
+def test_ratios_reported(asked: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    assert ratios(*asked) == expected
+
+
+def test_the_network_runs_once_an_image_for_all_ratios(network: Network, shards: Path) -> None:
+    ran: list[int] = []
+    hook = network.register_forward_pre_hook(lambda *_: ran.append(1))
+    samples = list(labelled_samples(str(shards / "val"), LABELS, 0, 1))
+    swept = evaluate(network, samples, num_classes=len(LABELS), size=None, ratios=(0.75, 0.0, 0.25))
+    assert len(ran) == IMAGES
+    hook.remove()
+    assert list(swept.matrices) == [0.75, 0.0, 0.25]
+    for ratio, matrix in swept.matrices.items():
+        alone = evaluate(network, samples, num_classes=len(LABELS), size=None, ratios=(ratio,))
+        assert torch.equal(matrix, alone.matrices[ratio])
+    assert len({str(m.tolist()) for m in swept.matrices.values()}) == 3
 
 
 def test_ignored_pixels_and_unequal_images_are_counted_one_by_one(network: Network, draw_image: Callable) -> None:

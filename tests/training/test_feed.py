@@ -1,5 +1,6 @@
 """Data is looked at before anything starts, and every rank reads its part of the same batches."""
 
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -40,6 +41,23 @@ def test_target_labels_must_not_reach_training(make_config: MakeConfig, shards: 
     assert f"{shards}/val" in message
     assert "--no-labels" in message
     check_data(make_config("target.uri=val"), with_target=False)  # where no target is read, none is asked for
+
+
+def test_criteria_need_the_target_even_where_training_does_not(
+    make_config: MakeConfig, shards: Path, tmp_path: Path
+) -> None:
+    wanted = "evaluation.unlabelled=4"
+    prints = check_data(make_config(wanted), with_target=False)
+    assert list(prints) == ["source"], "what is measured does not decide the weights"
+    assert f"{shards}/val holds labels" in refused(make_config(wanted, "target.uri=val"), with_target=False)
+    missing = refused(make_config(wanted, f"target.uri={tmp_path}"), with_target=False)
+    assert f"no manifest.json under {tmp_path}" in missing
+    check_data(make_config(f"target.uri={tmp_path}"), with_target=False)
+    raw = json.loads((shards / "target" / "manifest.json").read_text()) | {"rows": 0, "shards": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(raw))
+    message = refused(make_config(wanted, f"target.uri={tmp_path}"), with_target=False)
+    assert f"{tmp_path} holds no images" in message
+    assert "evaluation.unlabelled = 4" in message
 
 
 def test_a_source_without_labels(make_config: MakeConfig, shards: Path) -> None:

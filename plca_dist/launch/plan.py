@@ -1,0 +1,122 @@
+"""What Tune is told to try, and what it tells of the trials: unfinished ones first, then what is proposed."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from plca_dist.launch.search import Search, number_of
+from plca_dist.launch.suggest import Proposals, trial_name
+from plca_dist.launch.trial import FAILED, LEFT, SECONDS
+from plca_dist.report.trials import Trial
+from plca_dist.training.metrics import CRITERIA, STEP
+from plca_dist.training.session import Record
+
+#: Times that the process of a trial may die before the trial counts as failed.
+_DEATHS = 2
+
+
+class Plan(Searcher):
+    """Ray Tune's searcher: it knows every trial of the search by name, and keeps each one's state in its directory.
+
+    Args:
+        known: trials of a former launch; those that had not ended are tried again, from their checkpoints.
+        leaving: whether the search is on its way out, so that nothing new may start.
+    """
+
+    def __init__(
+        self, search: Search, known: Sequence[Trial], proposals: Proposals, leaving: Callable[[], bool]
+    ) -> None:
+        super().__init__(metric=search.space.metric, mode=search.space.criterion.mode)
+        self._search, self._proposals, self._leaving = search, proposals, leaving
+        self._trials = {t.name: replace(t, state="waiting") if t.state == "running" else t for t in known}
+        self._again = deque(t.name for t in self.trials if t.state == "waiting")
+        self._next = 1 + max((number_of(t) for t in known), default=-1)
+        self._names: dict[str, str] = {}  # Tune's id -> ours, of those that run
+        self._deaths: dict[str, int] = {}
+        self._began: dict[str, float] = {}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial as far as is known, in the order in which they were drawn."""
+        return list(self._trials.values())
+
+    @property
+    def open(self) -> bool:
+        """Whether the search is not at its end: trials are left to be tried, or to be tried again."""
+        return any(t.state in ("waiting", "running") for t in self.trials) or self._next < self._search.space.count
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial; None while there may be one again later; FINISHED when there will be none."""
+        if self._leaving():
+            return Searcher.FINISHED
+        if self._again:
+            name = self._again.popleft()
+        else:
+            values = self._proposals.propose(self._next)
+            if values is None:
+                return None if self._names else Searcher.FINISHED
+            name = trial_name(self._next)
+            self._next += 1
+            self._trials[name] = Trial(name, values, "waiting", 0, self._search.config(values).schedule.steps, [])
+        trial = self._trials[name]
+        self._trials[name] = replace(trial, state="running", curve=[])
+        self._search.record(self._trials[name])
+        self._names[trial_id] = name
+        self._began[name] = time.monotonic()
+        return {"trial": name, "settings": self._search.config(trial.values).model_dump(mode="json")}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """An evaluation."""
+        trial = self._trials[self._names[trial_id]]
+        self._trials[trial.name] = _with(trial, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """It finished, failed or left; or the scheduler stopped it; or its process died."""
+        name = self._names.pop(trial_id)
+        trial, result = _with(self._trials[name], result or {}), result or {}
+        self._trials[name] = trial
+        if error:
+            self._deaths[name] = self._deaths.get(name, 0) + 1
+            if self._deaths[name] <= _DEATHS:
+                self._again.append(name)
+                return
+            self._end(replace(trial, state="failed", note=f"its process died {self._deaths[name]} times"))
+        elif result.get(FAILED):
+            self._end(replace(trial, state="failed", note=result[FAILED]))
+        elif result.get(LEFT):
+            self._again.append(name)  # a node of its went; where the search leaves too, the next launch finds it
+        elif SECONDS in result:
+            self._end(replace(trial, state="finished"))
+        else:
+            self._end(replace(trial, state="stopped"))
+
+    def progress(self, record: Record) -> None:
+        """What a trial's run reported on its way."""
+        trial = self._trials.get(record.get("trial", ""))
+        if trial and record.get(STEP, 0) > trial.step:
+            self._trials[trial.name] = replace(trial, step=record[STEP])
+
+    def _end(self, trial: Trial) -> None:
+        trial = replace(trial, seconds=time.monotonic() - self._began[trial.name])
+        self._trials[trial.name] = trial
+        self._search.record(trial)
+        self._proposals.told(trial)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the directories of the trials hold it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the directories of the trials hold it all."""
+
+
+def _with(trial: Trial, result: dict[str, Any]) -> Trial:
+    """The trial after an evaluation, by the names of the criteria; one of its step takes the place of the former."""
+    measured = {c.key: result[name] for name, c in CRITERIA.items() if name in result}
+    if not measured:
+        return trial
+    curve = [r for r in trial.curve if r[STEP] < result[STEP]]
+    return replace(trial, step=max(trial.step, result[STEP]), curve=[*curve, {STEP: result[STEP], **measured}])

@@ -1,0 +1,35 @@
+"""What a search leaves: the best recipe, the trials as a table for programs and as a page for people."""
+
+from plca_dist.launch.search import BEST, Search
+from plca_dist.report.ablation import ablation_table
+from plca_dist.report.facts import loss_in_words
+from plca_dist.report.search_page import search_page
+from plca_dist.report.trials import best, trials_csv, trials_table
+
+PAGE = "index.html"
+TABLE = "trials.csv"
+
+
+def leave_results(search: Search) -> str:
+    """Write `best.yaml`, `trials.csv` and `index.html`; returns what to print: the table, and where these are."""
+    trials, criterion = search.read(), search.space.metric
+    store = search.store
+    store.write(TABLE, trials_csv(trials).encode())
+    facts = {
+        "space": search.space.about.summary,
+        "recipe": search.base.about.summary,
+        "loss of the recipe": loss_in_words(search.base.objective),
+        "algorithm": search.space.algorithm,
+        "scheduler": str(search.space.model_dump(mode="json")["scheduler"]),
+        "steps of a trial": str(search.config(search.any_values()).schedule.steps),
+        "seed of the draws": str(search.space.seed),
+    }
+    store.write(PAGE, search_page(f"search {search.name}", trials=trials, criterion=criterion, facts=facts).encode())
+    lines = [trials_table(trials, criterion)]
+    if search.space.variants:
+        lines.append(ablation_table(trials).as_text())
+    if winner := best(trials, criterion):
+        store.write(BEST, search.best_recipe(winner).to_yaml().encode())
+        lines.append(f"best    {winner.name}: plca train {store.uri}/{BEST} --name NAME\n")
+    lines.append(f"trials  {store.uri}/{TABLE}\npage    {store.uri}/{PAGE}\n")
+    return "\n".join(lines)
