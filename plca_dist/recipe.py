@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError, nearest
+from plca_dist.storage import file_at
 
 
 def recipes() -> dict[str, Path]:
@@ -19,11 +20,20 @@ def recipes() -> dict[str, Path]:
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
-    """The settings of a shipped recipe or a YAML file, with `a.b=value` overrides.
+    """The settings of a shipped recipe or a YAML file (a path or a URI), with `a.b=value` overrides.
 
     Raises:
         UserError: unknown recipe or key, wrong type, value out of range; the message names the fix.
     """
+    return parse(_text(recipe), overrides, where=recipe)
+
+
+def _text(recipe: str) -> str:
+    if "://" in recipe:
+        store, name = file_at(recipe)
+        if not store.exists(name):
+            raise UserError(f"recipe {recipe} does not exist.")
+        return store.read(name).decode()
     path = recipes().get(recipe, Path(recipe))
     if not path.is_file():
         raise UserError(
@@ -31,10 +41,9 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
             f"shipped: {', '.join(recipes())}.{nearest(recipe, recipes())}"
         )
     try:
-        text = path.read_text()
+        return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {recipe!r} is no readable text file ({error}).") from error
-    return parse(text, overrides, where=str(recipe))
 
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:

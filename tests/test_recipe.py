@@ -7,6 +7,7 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION, Objective
 from plca_dist.recipe import documented_keys, load, parse, recipes
+from plca_dist.storage import resolve
 
 MINIMAL = "source: {uri: a, crop: [16, 16]}\ntarget: {uri: b, crop: [16, 16]}\nschedule: {steps: 10}\n"
 
@@ -91,6 +92,17 @@ def test_overrides_reach_every_documented_key() -> None:
         if isinstance(value, tuple):
             text = str(list(value))
         assert parse(MINIMAL, [f"{key}={text}"]) == config
+
+
+def test_a_recipe_may_lie_in_a_bucket(s3: object) -> None:
+    written = load("toytown", ["seed=5"])
+    resolve("s3://bucket/searches").write("best.yaml", written.to_yaml().encode())
+    assert load("s3://bucket/searches/best.yaml") == written
+    assert load("s3://bucket/searches/best.yaml", ["seed=6"]).seed == 6
+    with pytest.raises(UserError, match=r"recipe s3://bucket/searches/worst.yaml does not exist"):
+        load("s3://bucket/searches/worst.yaml")
+    with pytest.raises(UserError, match="the bucket does not exist"):
+        load("s3://nowhere/best.yaml")
 
 
 def test_unknown_recipe_names_the_nearest() -> None:

@@ -13,7 +13,7 @@ from plca_dist.data.stream import label_table, labelled_samples
 from plca_dist.errors import UserError
 from plca_dist.launch.job import Job, loaded, share_out
 from plca_dist.launch.trained import Trained, load_trained
-from plca_dist.storage import Store, absolute, probe
+from plca_dist.storage import Store, absolute, file_at, probe
 from plca_dist.training.evaluation import Counts, evaluate, ratios
 
 
@@ -58,8 +58,7 @@ def evaluate_run(
 
 def _place_of_result(trained: Trained, data: str, json_uri: str | None, endpoint: str | None) -> tuple[Store, str]:
     if json_uri:
-        folder, _, name = absolute(json_uri).rpartition("/")
-        return probe(folder, endpoint), name
+        return file_at(json_uri, endpoint)
     of = f"-{trained.checkpoint}" if trained.checkpoint else ""
     return trained.store, f"evaluations/{data.rstrip('/').rpartition('/')[2]}{of}.json"
 

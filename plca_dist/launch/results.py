@@ -24,7 +24,14 @@ def leave_results(search: Search) -> str:
         "steps of a trial": str(search.config(search.any_values()).schedule.steps),
         "seed of the draws": str(search.space.seed),
     }
-    store.write(PAGE, search_page(f"search {search.name}", trials=trials, criterion=criterion, facts=facts).encode())
+    page = search_page(
+        f"search {search.name}",
+        trials=trials,
+        criterion=criterion,
+        facts=facts,
+        logarithmic=[key for key, d in search.space.search.items() if d.name == "loguniform"],
+    )
+    store.write(PAGE, page.encode())
     lines = [trials_table(trials, criterion)]
     if search.space.variants:
         lines.append(ablation_table(trials).as_text())

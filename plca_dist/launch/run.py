@@ -9,7 +9,7 @@ from typing import Any
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.recipe import parse
-from plca_dist.storage import Store, absolute, endpoint_or_default, probe
+from plca_dist.storage import Store, absolute, endpoint_or_default, file_at, probe
 from plca_dist.training.engine import build_objective
 from plca_dist.training.feed import check_data
 from plca_dist.training.worker import EVALUATION, WEIGHTS, fresh_network
@@ -83,8 +83,8 @@ def check_name(name: str) -> None:
 
 def _check_weights(config: Config, weights: str) -> None:
     """The workers load them too; here a file that does not fit is refused before anything is written."""
-    folder, _, file = weights.rpartition("/")
-    if not probe(folder or "/", config.storage.endpoint).exists(file):
+    store, file = file_at(weights, config.storage.endpoint)
+    if not store.exists(file):
         raise UserError(
             f"model.weights: {weights} does not exist; put the file there (nothing is downloaded), "
             "or --set model.weights=null to start from random weights."

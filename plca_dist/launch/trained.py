@@ -12,7 +12,7 @@ from plca_dist.launch.run import RECIPE
 from plca_dist.models.deeplab import Network
 from plca_dist.models.weights import describe, load_weights
 from plca_dist.recipe import parse
-from plca_dist.storage import Store, probe
+from plca_dist.storage import Store, file_at, probe
 from plca_dist.training.checkpoint import FOLDER, weights_of
 from plca_dist.training.worker import WEIGHTS, empty_network
 
@@ -48,8 +48,7 @@ def load_trained(place: str, endpoint: str | None = None) -> Trained:
     """
     place = place.rstrip("/") if "://" in place else str(Path(place).expanduser().absolute())
     if place.endswith(".safetensors"):
-        folder, _, file = place.rpartition("/")
-        store = probe(folder, endpoint)
+        store, file = file_at(place, endpoint)
         if not store.exists(file):
             raise UserError(f"{place} does not exist; give a run's directory, or the weight file it left.")
         return _from_file(store, file, None)

@@ -4,34 +4,21 @@ One small chart per quantity rather than many lines in one: the terms of the los
 has one colour in all charts. Where there are many records, they are drawn faintly under their running mean.
 """
 
-import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from plca_dist.errors import UserError
+from plca_dist.report.figure import COLOURS, render
 from plca_dist.training import metrics
 
 Records = Sequence[Mapping[str, Any]]
 
-CHART_SIZE = (440, 286)  # px, width and height
-_DPI = 110
 _SMOOTH_FROM = 60  # records
-_COLOURS = ("#3b6fb6", "#d1603d", "#3f8f5b", "#8a5fa8", "#b58a2b", "#5c6670")
-_STYLE: dict[Any, Any] = {
-    "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9aa0a6", "axes.labelcolor": "#5f6368",
-    "xtick.color": "#5f6368", "ytick.color": "#5f6368", "axes.grid": True, "grid.color": "#eceff1",
-    "grid.linewidth": 0.8, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 7.5,
-    "lines.linewidth": 1.4, "lines.solid_capstyle": "round", "text.parse_math": False,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ _CHARTS = (
 
 def charts(runs: Mapping[str, Records]) -> dict[str, bytes]:
     """A PNG of `CHART_SIZE` for every quantity that any of the runs has, by its title."""
-    return {c.title: _render([c], runs, columns=1) for c in _present(runs)}
+    return {c.title: render([partial(_draw, chart=c, runs=runs)]) for c in _present(runs)}
 
 
 def curves(runs: Mapping[str, Records], *, columns: int = 3) -> bytes:
@@ -89,7 +76,7 @@ def curves(runs: Mapping[str, Records], *, columns: int = 3) -> bytes:
         raise UserError(
             f"no curves to draw: {', '.join(runs) or 'no run'} has no records yet; they come every log.every steps."
         )
-    return _render(present, runs, columns=min(columns, len(present)))
+    return render([partial(_draw, chart=c, runs=runs) for c in present], columns=min(columns, len(present)))
 
 
 def _present(runs: Mapping[str, Records]) -> list[Chart]:
@@ -97,25 +84,11 @@ def _present(runs: Mapping[str, Records]) -> list[Chart]:
     return [chart for chart in _CHARTS if keys & set(chart.series)]
 
 
-def _render(wanted: Sequence[Chart], runs: Mapping[str, Records], *, columns: int) -> bytes:
-    rows = math.ceil(len(wanted) / columns)
-    width, height = CHART_SIZE[0] * columns / _DPI, CHART_SIZE[1] * rows / _DPI
-    with matplotlib.rc_context(_STYLE):
-        # Not pyplot: it keeps every figure in a global list, and would look for a display.
-        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        for k, chart in enumerate(wanted):
-            _draw(figure.add_subplot(rows, columns, k + 1), chart, runs)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=_DPI)
-    return stream.getvalue()
-
-
 def _draw(axes: Axes, chart: Chart, runs: Mapping[str, Records]) -> None:
     axes.set_title(chart.title)
     axes.set_xlabel("step")
     for k, (name, records) in enumerate(runs.items()):
-        ink = _COLOURS[k % len(_COLOURS)]
+        ink = COLOURS[k % len(COLOURS)]
         for (key, variant), dash in zip(chart.series.items(), ("-", (0, (3, 1.5))), strict=False):
             steps, values = _series(records, key)
             if not len(steps):

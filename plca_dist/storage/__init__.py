@@ -4,9 +4,10 @@ Everything the project reads or leaves behind goes through a `Store` (store.py),
 finds by its URI. s3.py alone knows of S3.
 """
 
-from plca_dist.storage.places import absolute, endpoint_or_default, probe, resolve
+from plca_dist.storage.places import absolute, endpoint_or_default, file_at, probe, resolve
 from plca_dist.storage.store import OUTAGE_PATIENCE_S, Entry, Store, StoreAway
 
 __all__ = [
-    "OUTAGE_PATIENCE_S", "Entry", "Store", "StoreAway", "absolute", "endpoint_or_default", "probe", "resolve",
+    "OUTAGE_PATIENCE_S", "Entry", "Store", "StoreAway", "absolute", "endpoint_or_default", "file_at",
+    "probe", "resolve",
 ]  # fmt: skip

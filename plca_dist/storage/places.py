@@ -44,6 +44,12 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
+def file_at(uri: str, endpoint: str | None = None) -> tuple[Store, str]:
+    """The folder that the file at `uri` lies in, as `probe` gives it, and the file's name there."""
+    folder, _, name = absolute(uri).rpartition("/")
+    return probe(folder or "/", endpoint), name
+
+
 def probe(uri: str, endpoint: str | None = None) -> Store:
     """`resolve`, after a look that the place can be reached; raises UserError saying what is missing.
 

@@ -14,7 +14,7 @@ from plca_dist.data.labels import label_set
 from plca_dist.data.stream import labelled_samples, whole_pairs
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.weights import load_pretrained, to_bytes
-from plca_dist.storage import Store, resolve
+from plca_dist.storage import Store, file_at
 from plca_dist.training import checkpoint, criteria, health, metrics
 from plca_dist.training.commits import Checkpoint
 from plca_dist.training.control import Control, on_rank_0
@@ -167,9 +167,8 @@ def fresh_network(config: Config) -> Network:
     """The recipe's network at step 0: random, or with the weights it names."""
     network = empty_network(config)
     if weights := config.model.weights:
-        folder, _, file = weights.rpartition("/")
-        data = resolve(folder or "/", config.storage.endpoint).read(file)
-        load_pretrained(network, data, label_set(config.labels).classes, origin=weights)
+        store, file = file_at(weights, config.storage.endpoint)
+        load_pretrained(network, store.read(file), label_set(config.labels).classes, origin=weights)
     return network
 
 

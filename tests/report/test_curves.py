@@ -10,7 +10,8 @@ from PIL import Image
 
 from plca_dist.errors import UserError
 from plca_dist.report import curves
-from plca_dist.report.curves import CHART_SIZE, charts
+from plca_dist.report.curves import charts
+from plca_dist.report.figure import CHART_SIZE
 from plca_dist.training.metrics import CRITERIA
 
 

@@ -200,16 +200,17 @@ def test_the_table_fits_the_window_and_keeps_what_runs(height: int, window: pyte
         assert screen[-2] == "… 8 more"
 
 
-@pytest.mark.parametrize(("columns", "widest"), [(2, 1), (20, 19), (34, 33), (100, 64)])
+@pytest.mark.parametrize(("columns", "widest"), [(2, 1), (20, 19), (34, 26), (100, 64)])
 def test_no_line_is_wider_than_the_window(columns: int, widest: int, window: pytest.MonkeyPatch) -> None:
     window.setenv("COLUMNS", str(columns))
     terminal = Terminal()
     SearchConsole("neighbourhood_density", terminal).show([trial(k, "finished", 20, float(k)) for k in range(3)])
     assert max(map(len, terminal.screen())) == widest
     if columns == 34:  # whole columns only: half a number would be another number
-        assert terminal.screen() == [
+        assert terminal.screen()[:3] == [
             "━━━━━━━━━━━━ 3/3 trials",
-            "trial  state     density ↑  lovasz",
+            "trial  state     density ↑",
+            "t2     finished      2.000",
         ]
 
 
