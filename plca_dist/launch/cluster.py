@@ -16,6 +16,7 @@ import ray
 
 from plca_dist.config import Cluster
 from plca_dist.errors import UserError
+from plca_dist.launch import LOCAL_CLUSTER
 
 #: For every worker process: DeepSpeed compiles an optimizer nobody uses when it is imported, unless dynamo is off;
 #: OpenMP's threads spin while they wait, which starves whatever else the cores do.
@@ -54,6 +55,7 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
         finally:
             with _signals_held_back():
                 ray.shutdown()
+            os.environ.pop(LOCAL_CLUSTER, None)
 
 
 def _start(wanted: Cluster) -> None:
@@ -63,6 +65,7 @@ def _start(wanted: Cluster) -> None:
             f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
             "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
         )
+    os.environ[LOCAL_CLUSTER] = "1"
     # A local cluster is one user on one machine; a token file left by another ray would confuse it.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(

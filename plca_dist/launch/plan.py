@@ -87,10 +87,10 @@ class Plan(Searcher):
             self._end(replace(trial, state="failed", note=f"its process died {self._deaths[name]} times"))
         elif result.get(FAILED):
             self._end(replace(trial, state="failed", note=result[FAILED]))
-        elif result.get(LEFT):
-            self._again.append(name)  # a node of its went; where the search leaves too, the next launch finds it
-        elif SECONDS in result:
+        elif SECONDS in result and not result.get(LEFT):
             self._end(replace(trial, state="finished"))
+        elif result.get(LEFT) or self._leaving():
+            self._again.append(name)  # for a node that went; or the search leaves, and the next launch goes on with it
         else:
             self._end(replace(trial, state="stopped"))
 

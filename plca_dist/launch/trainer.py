@@ -1,9 +1,11 @@
 """Ray's TorchTrainer without the parts that this project has no use for.
 
 Each of them is a process that starts before the workers do or beside them, a second or two apiece on two cores. This
-is the one place that reaches into Ray Train's internals. Ray's controller imports it, so it imports nothing of ours.
+is the one place that reaches into Ray Train's internals. Ray's controller imports it, so it imports next to nothing of
+ours.
 """
 
+import os
 from typing import Any
 
 import ray
@@ -11,6 +13,8 @@ import ray.train.torch
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+from plca_dist.launch import LOCAL_CLUSTER
 
 
 class Trainer(ray.train.torch.TorchTrainer):
@@ -43,4 +47,4 @@ class _AsItIs(FixedScalingPolicy):
 
 def _alone() -> bool:
     """Whether this is the cluster that `connection` starts: this machine, without a dashboard."""
-    return not ray._private.worker.get_dashboard_url()
+    return LOCAL_CLUSTER in os.environ or not ray._private.worker.get_dashboard_url()

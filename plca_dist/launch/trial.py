@@ -45,7 +45,17 @@ class Trial(ray.tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], board: Any) -> None:
-        self._name, self._board = config["trial"], board
+        self._board, self._told = board, listen(board)
+        self._begin(config)
+
+    def reset_config(self, config: dict[str, Any]) -> bool:
+        """The next trial in the same process, which saves its start and imports."""
+        self.cleanup()
+        self._begin(config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._name = config["trial"]
         self._config = Config.model_validate(config["settings"])
         self._events: Queue[Record | _Ended] = Queue()
         self._notices = Notices()
@@ -74,10 +84,10 @@ class Trial(ray.tune.Trainable):
         self._thread.join()
 
     def _leave_when_told(self) -> None:
-        stop = listen(self._board)
-        while self._thread.is_alive():
-            if reason := stop():
-                self._notices.give(reason, final=True)
+        thread, notices = self._thread, self._notices
+        while thread.is_alive():
+            if reason := self._told():
+                notices.give(reason, final=True)
                 return
             time.sleep(0.25)
 

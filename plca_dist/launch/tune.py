@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -37,7 +38,9 @@ from plca_dist.training.metrics import STEP
 from plca_dist.training.session import Record
 
 #: Of a trial's own process, which waits for its workers most of the time: memory is what it takes, and no core.
-_TRIAL_MEMORY = 400 << 20
+_TRIAL_MEMORY = 1 << 30
+#: Time for trials to leave with a checkpoint, once the search has to.
+_LEAVE_S = 60.0
 #: Messages of a run that say nothing which the table of trials does not.
 _ROUTINE = ("starting ", "checkpoint ", "continuing ")
 
@@ -115,6 +118,7 @@ def _search(search: Search, plan: Plan, notices: Notices, shown: Shown) -> None:
                 scheduler=_scheduler(search, past),
                 num_samples=-1,  # as many as the plan has
                 max_concurrent_trials=search.space.concurrency,
+                reuse_actors=True,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
             ),
@@ -122,11 +126,26 @@ def _search(search: Search, plan: Plan, notices: Notices, shown: Shown) -> None:
             run_config=ray.tune.RunConfig(
                 name="search",
                 storage_path=scratch,
+                stop=_Deadline(notices),
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()
     shown.show(plan.trials)
+
+
+class _Deadline(ray.tune.Stopper):
+    """The end of the search where trials that should leave do not, for instance because they wait for a place."""
+
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        notice = self._notices.current
+        return notice is not None and time.monotonic() - notice.at > _LEAVE_S
 
 
 def _name(trial: Any) -> str:

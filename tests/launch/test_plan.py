@@ -131,6 +131,18 @@ def test_a_search_that_leaves_starts_nothing(base: Config) -> None:
     assert plan.open
 
 
+def test_a_trial_that_ends_because_the_search_leaves_is_not_stopped(base: Config) -> None:
+    """Tune stops those that did not leave in time, in the same way as its scheduler does."""
+    search = opened(base)
+    leaving = False
+    plan = Plan(search, [], proposals(search.space, []), lambda: leaving)
+    suggested(plan, "t0")
+    leaving = True
+    plan.on_trial_complete("t0", result(4))
+    assert [t.state for t in search.read()] == ["running"]
+    assert plan.open
+
+
 def test_another_space_or_recipe_is_refused_under_the_same_name(base: Config) -> None:
     opened(base)
     with pytest.raises(UserError, match=r"exists with another space or recipe: trials \(4 there, 5 here\)"):
