@@ -133,7 +133,7 @@ class DomainStream:
             flip=self._flip,
         )
         if self._table is not None and label is not None:
-            label = self._table[label.long()]  # after the crop: fewer pixels, and the same ones
+            label = look_up(self._table, label)  # after the crop: fewer pixels, and the same ones
         return Sample(image, label, replaced=past > 0)
 
 
@@ -149,3 +149,8 @@ def label_table(manifest: Manifest, classes: Sequence[str], where: str) -> Tenso
             f"{where} (label set {manifest.label_set!r}) knows none of the classes wanted: {', '.join(classes)}."
         )
     return torch.from_numpy(remap(manifest.classes, classes))
+
+
+def look_up(table: Tensor, label_HW: Tensor) -> Tensor:
+    """`table[label]` for a (256,) uint8 table and uint8 labels on the CPU; torch's own takes six times as long."""
+    return torch.from_numpy(np.take(table.numpy(), label_HW.numpy()))

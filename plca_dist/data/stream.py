@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.domain import DomainStream, Sample, label_table
+from plca_dist.data.domain import DomainStream, Sample, label_table, look_up
 from plca_dist.data.fetch import RowGroups
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
@@ -135,7 +135,7 @@ def labelled_samples(
     with closing(_rows(store, manifest, ["image", "label"], _share(manifest.rows, part, parts))) as rows:
         for read in rows:
             row = read()
-            yield decode_image(row["image"]), table[decode_label(row["label"]).long()]
+            yield decode_image(row["image"]), look_up(table, decode_label(row["label"]))
 
 
 class Pair(NamedTuple):
@@ -181,7 +181,7 @@ def whole_pairs(
                     passed.add(str(error))
                     log.warning("passing over damaged rows: %s", error)
                 continue
-            label = table[decode_label(ours["label"]).long()]
+            label = look_up(table, decode_label(ours["label"]))
             yield Pair(decode_image(ours["image"]), label, decode_image(theirs["image"]))
 
 
