@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -38,6 +39,7 @@ class Plan(Searcher):
         self._names: dict[str, str] = {}  # Tune's id -> ours, of those that run
         self._deaths: dict[str, int] = {}
         self._began: dict[str, float] = {}
+        self._lock = Lock()  # Tune's thread, and that of the board
 
     @property
     def trials(self) -> list[Trial]:
@@ -63,7 +65,8 @@ class Plan(Searcher):
             self._next += 1
             self._trials[name] = Trial(name, values, "waiting", 0, self._search.config(values).schedule.steps, [])
         trial = self._trials[name]
-        self._trials[name] = replace(trial, state="running", curve=[])
+        with self._lock:
+            self._trials[name] = replace(trial, state="running", curve=[])
         self._search.record(self._trials[name])
         self._names[trial_id] = name
         self._began[name] = time.monotonic()
@@ -71,14 +74,12 @@ class Plan(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An evaluation."""
-        trial = self._trials[self._names[trial_id]]
-        self._trials[trial.name] = _with(trial, result)
+        self._now(self._names[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """It finished, failed or left; or the scheduler stopped it; or its process died."""
-        name = self._names.pop(trial_id)
-        trial, result = _with(self._trials[name], result or {}), result or {}
-        self._trials[name] = trial
+        name, result = self._names.pop(trial_id), result or {}
+        trial = self._now(name, result)
         if error:
             self._deaths[name] = self._deaths.get(name, 0) + 1
             if self._deaths[name] <= _DEATHS:
@@ -96,13 +97,21 @@ class Plan(Searcher):
 
     def progress(self, record: Record) -> None:
         """What a trial's run reported on its way."""
-        trial = self._trials.get(record.get("trial", ""))
-        if trial and record.get(STEP, 0) > trial.step:
-            self._trials[trial.name] = replace(trial, step=record[STEP])
+        with self._lock:
+            trial = self._trials.get(record.get("trial", ""))
+            if trial and record.get(STEP, 0) > trial.step:
+                self._trials[trial.name] = replace(trial, step=record[STEP])
+
+    def _now(self, name: str, result: dict[str, Any]) -> Trial:
+        """The trial, after what `result` measured."""
+        with self._lock:
+            self._trials[name] = _with(self._trials[name], result)
+            return self._trials[name]
 
     def _end(self, trial: Trial) -> None:
         trial = replace(trial, seconds=time.monotonic() - self._began[trial.name])
-        self._trials[trial.name] = trial
+        with self._lock:
+            self._trials[trial.name] = trial
         self._search.record(trial)
         self._proposals.told(trial)
 
