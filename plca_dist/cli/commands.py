@@ -45,7 +45,7 @@ def tune(parsed: Namespace) -> None:
     from plca_dist.launch.tune import tune
     from plca_dist.report.search_console import SearchConsole
 
-    with SearchConsole(space.metric) as console:
+    with SearchConsole(space.metric, space.count) as console:
         name = parsed.name or f"{Path(parsed.space).stem}-{Path(parsed.recipe).stem}"
         search = tune(space, base, name, console)
     print(leave_results(search), end="")

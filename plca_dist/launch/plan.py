@@ -1,5 +1,6 @@
 """What Tune is told to try, and what it tells of the trials: unfinished ones first, then what is proposed."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,14 +10,17 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from plca_dist.errors import UserError
 from plca_dist.launch.search import Search, number_of
 from plca_dist.launch.suggest import Proposals, trial_name
-from plca_dist.launch.trial import FAILED, LEFT, SECONDS
+from plca_dist.launch.trial import ERROR, FAILED, LEFT, SECONDS
 from plca_dist.report.trials import Trial
 from plca_dist.training.metrics import CRITERIA, STEP
 from plca_dist.training.session import Record
 
-#: Times that the process of a trial may die before the trial counts as failed.
+log = logging.getLogger(__name__)
+
+#: Times in a row that the process of a trial may die without the trial having got further; then it has failed.
 _DEATHS = 2
 
 
@@ -37,7 +41,9 @@ class Plan(Searcher):
         self._again = deque(t.name for t in self.trials if t.state == "waiting")
         self._next = 1 + max((number_of(t) for t in known), default=-1)
         self._names: dict[str, str] = {}  # Tune's id -> ours, of those that run
-        self._deaths: dict[str, int] = {}
+        self._deaths: dict[str, tuple[int, int]] = {}  # how many, and the step that was reached by then
+        self._why: dict[str, str] = {}
+        self._unkept: dict[str, Trial] = {}
         self._began: dict[str, float] = {}
         self._lock = Lock()  # Tune's thread, and that of the board
 
@@ -66,8 +72,8 @@ class Plan(Searcher):
             self._trials[name] = Trial(name, values, "waiting", 0, self._search.config(values).schedule.steps, [])
         trial = self._trials[name]
         with self._lock:
-            self._trials[name] = replace(trial, state="running", curve=[])
-        self._search.record(self._trials[name])
+            self._trials[name] = trial = replace(trial, state="running")
+        self._keep(trial)
         self._names[trial_id] = name
         self._began[name] = time.monotonic()
         return {"trial": name, "settings": self._search.config(trial.values).model_dump(mode="json")}
@@ -78,29 +84,55 @@ class Plan(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """It finished, failed or left; or the scheduler stopped it; or its process died."""
+        if trial_id not in self._names:
+            return
         name, result = self._names.pop(trial_id), result or {}
         trial = self._now(name, result)
+        trial = replace(trial, seconds=(trial.seconds or 0) + time.monotonic() - self._began[name])
         if error:
-            self._deaths[name] = self._deaths.get(name, 0) + 1
-            if self._deaths[name] <= _DEATHS:
+            deaths, reached = self._deaths.get(name, (0, -1))
+            deaths = 1 if trial.step > reached else deaths + 1
+            self._deaths[name] = deaths, trial.step
+            if deaths <= _DEATHS:
+                self._put(replace(trial, state="waiting"))
                 self._again.append(name)
                 return
-            self._end(replace(trial, state="failed", note=f"its process died {self._deaths[name]} times"))
+            why = self._why.get(name, "killed, or out of memory")
+            self._end(
+                replace(trial, state="failed", note=f"its process died {deaths} times at step {trial.step}; {why}")
+            )
         elif result.get(FAILED):
             self._end(replace(trial, state="failed", note=result[FAILED]))
         elif SECONDS in result and not result.get(LEFT):
             self._end(replace(trial, state="finished"))
         elif result.get(LEFT) or self._leaving():
-            self._again.append(name)  # for a node that went; or the search leaves, and the next launch goes on with it
+            self._put(replace(trial, state="waiting"))  # for the next launch
         else:
             self._end(replace(trial, state="stopped"))
 
     def progress(self, record: Record) -> None:
         """What a trial's run reported on its way."""
+        name = record.get("trial", "")
+        if why := record.get(ERROR):
+            self._why[name] = why
         with self._lock:
-            trial = self._trials.get(record.get("trial", ""))
+            trial = self._trials.get(name)
             if trial and record.get(STEP, 0) > trial.step:
-                self._trials[trial.name] = replace(trial, step=record[STEP])
+                self._trials[name] = replace(trial, step=record[STEP])
+
+    def keep(self) -> None:
+        """Write what the store would not take before. Raises UserError where it still does not."""
+        for trial in list(self._unkept.values()):
+            self._search.record(trial)
+            self._unkept.pop(trial.name, None)
+
+    def _keep(self, trial: Trial) -> None:
+        try:
+            self._search.record(trial)
+            self._unkept.pop(trial.name, None)
+        except UserError as error:  # Tune must not trip over it; `keep` comes back to it
+            log.warning("%s could not be recorded: %s", trial.name, error)
+            self._unkept[trial.name] = trial
 
     def _now(self, name: str, result: dict[str, Any]) -> Trial:
         """The trial, after what `result` measured."""
@@ -108,12 +140,18 @@ class Plan(Searcher):
             self._trials[name] = _with(self._trials[name], result)
             return self._trials[name]
 
-    def _end(self, trial: Trial) -> None:
-        trial = replace(trial, seconds=time.monotonic() - self._began[trial.name])
+    def _put(self, trial: Trial) -> None:
         with self._lock:
             self._trials[trial.name] = trial
-        self._search.record(trial)
+        self._keep(trial)
+
+    def _end(self, trial: Trial) -> None:
+        self._put(trial)
         self._proposals.told(trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restoration that is not used."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the directories of the trials hold it all."""

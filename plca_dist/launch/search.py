@@ -10,7 +10,7 @@ kept, by Ray least of all.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from plca_dist.space import Space, parse_space
 from plca_dist.storage import Store, probe
 from plca_dist.training.commits import committed
 from plca_dist.training.journal import METRICS, read_records
-from plca_dist.training.metrics import CRITERIA, STEP
+from plca_dist.training.metrics import CRITERIA
 from plca_dist.training.session import Record
 from plca_dist.training.worker import WEIGHTS
 
@@ -55,9 +55,15 @@ class Search:
     def best_recipe(self, trial: Trial) -> Config:
         """What decides the trial's result, with the rest (cluster, storage, …) as in the recipe that was searched."""
         config = self.space.trial_config(self.base, trial.values)
-        free = ("cluster", "checkpoint", "storage", "log", "evaluation")
+        free = ("checkpoint", "storage", "log", "evaluation")
         about = self.base.about.model_copy(update={"summary": f"{trial.name} of search {self.name}"})
-        return config.model_copy(update={name: getattr(self.base, name) for name in free} | {"about": about})
+        best = config.model_copy(update={name: getattr(self.base, name) for name in free} | {"about": about})
+        on_cluster = best.model_copy(update={"cluster": self.base.cluster})
+        try:
+            _ = on_cluster.world_sizes
+        except UserError:  # the space set another batch, which the recipe's workers cannot share
+            return best
+        return on_cluster
 
     def any_values(self) -> dict[str, Any]:
         """Values of a trial, for what all trials have in common."""
@@ -69,9 +75,9 @@ class Search:
         self.store.write(SPACE, self.space.to_yaml().encode())
 
     def record(self, trial: Trial) -> None:
-        """Keep what is known of a trial; its curve stands in its run's metrics."""
-        kept = {"values": dict(trial.values), "state": trial.state, "step": trial.step, "note": trial.note}
-        data = json.dumps({**kept, "seconds": trial.seconds}, indent=1)
+        """Keep what is known of a trial; its curve too, which its run's metrics may get later, or never."""
+        kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
+        data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
         self.store.write(f"{TRIALS}/{trial.name}/{_TRIAL}", data.encode())
 
     def read(self) -> list[Trial]:
@@ -84,7 +90,7 @@ class Search:
         kept = json.loads(run.read(_TRIAL))
         trial = Trial(
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
-            curve_of(run), kept["note"], kept["seconds"],
+            max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
         )  # fmt: skip
         # What the run says counts: it may have ended just before a kill, and a stopped one still took the steps until
         # it heard of it.
@@ -109,15 +115,21 @@ def open_search(space: Space, base: Config, name: str) -> Search:
     search = Search(name, store, space, base)
     if store.exists(SPACE):
         _compare(search)
-    open_run(search.config(search.any_values()), "trial-000")  # for its refusals
+    config = search.config(search.any_values())
+    if not isinstance(config.cluster.workers, int):
+        raise UserError(
+            f"cluster.workers = {list(config.cluster.workers)}: trials side by side cannot share a cluster that each "
+            "would fill; set resources.workers in the space to a number."
+        )
+    open_run(config, "any")  # for its refusals
     return search
 
 
-def curve_of(run: Store, upto: int | None = None) -> Sequence[Record]:
-    """The evaluations among a run's records, up to a step."""
+def curve_of(run: Store) -> list[Record]:
+    """The evaluations among a run's records."""
     records = read_records(run) if run.exists(METRICS) else []
     keys = {criterion.key for criterion in CRITERIA.values()}
-    return [r for r in records if keys & r.keys() and (upto is None or r[STEP] <= upto)]
+    return [r for r in records if keys & r.keys()]
 
 
 def number_of(trial: Trial) -> int:

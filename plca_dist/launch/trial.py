@@ -19,15 +19,16 @@ from plca_dist.errors import UserError
 from plca_dist.launch.board import listen
 from plca_dist.launch.failure import RunFailed, RunPreempted
 from plca_dist.launch.preemption import Notices
-from plca_dist.launch.run import open_run
-from plca_dist.launch.search import curve_of
 from plca_dist.launch.train import train
-from plca_dist.training.commits import committed
+from plca_dist.storage import StoreAway
+from plca_dist.training.lease import Held
 from plca_dist.training.metrics import CRITERIA, STEP
 from plca_dist.training.session import Record
 
-#: In a trial's last result: "" where the run finished, else why it did not.
+#: In a trial's last result: why it failed, or ""; whether it left with the search; how long this process had it.
 FAILED, LEFT, SECONDS = "failed", "left", "seconds"
+#: In a record to the board: why the trial's process is about to end.
+ERROR = "error"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,13 @@ class Trial(ray.tune.Trainable):
             if event[STEP] < self._config.schedule.steps:
                 return event
 
-    def cleanup(self) -> None:
+    def leave(self) -> None:
         """Tune has done with the trial: the run leaves at its next step, with a checkpoint, and frees its places."""
         self._notices.give("stopped by the search", final=True)
+
+    def cleanup(self) -> None:
+        """Before the process ends, or takes another trial."""
+        self.leave()
         self._thread.join()
 
     def _leave_when_told(self) -> None:
@@ -98,19 +103,21 @@ class Trial(ray.tune.Trainable):
 
     def _train(self) -> None:
         try:
-            self._replay()
             train(self._config, self._name, self._show, self._notices)
             self._events.put(_Ended())
-        except RunPreempted:
-            self._events.put(_Ended(left=True))
+        except RunPreempted as left:
+            # Told by the search, it leaves with it. Else this node goes: an error ends the process, which would only
+            # take the next trial here, and another one goes on elsewhere.
+            self._events.put(_Ended(left=True) if self._told() else self._error(left))
+        except (StoreAway, Held) as error:  # may be over by the next try
+            self._events.put(self._error(error))
         except (UserError, RunFailed) as error:
             self._events.put(_Ended(failed=str(error)))
         except BaseException as error:
-            self._events.put(_Ended(error=error))
+            self._events.put(self._error(error))
 
-    def _replay(self) -> None:
-        """What was measured before this launch, for a scheduler that compares curves."""
-        run = open_run(self._config, self._name)
-        newest = next(iter(committed(run.store)), None)
-        for record in curve_of(run.store, upto=newest.step if newest else 0):
-            self._show(record)
+    def _error(self, error: BaseException) -> _Ended:
+        text = str(error).strip().splitlines()
+        why = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        self._board.put.remote({"trial": self._name, ERROR: why})
+        return _Ended(error=error)

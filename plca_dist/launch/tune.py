@@ -1,7 +1,6 @@
 """A search from start to end: Ray Tune decides which trials go on, each trial is an ordinary run."""
 
-import contextlib
-import math
+import logging
 import os
 import tempfile
 import threading
@@ -14,12 +13,12 @@ from typing import Any, Protocol
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # a Ctrl-C is Python's own
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # its files; the runs keep their own
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that failed has none
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # the plan tells of them, in a line
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the one that heeds verbose=0
 
 import ray
 import ray.tune
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.error import TuneError
 
 from plca_dist.config import Config
 from plca_dist.launch.abandoned import give_back
@@ -28,17 +27,20 @@ from plca_dist.launch.cluster import connection
 from plca_dist.launch.failure import RunFailed, RunPreempted
 from plca_dist.launch.plan import Plan
 from plca_dist.launch.preemption import Notices, draining, signals
+from plca_dist.launch.schedule import scheduler
 from plca_dist.launch.search import Search, open_search
 from plca_dist.launch.suggest import proposals
 from plca_dist.launch.trial import Trial as TrialActor
 from plca_dist.report.trials import Trial
 from plca_dist.space import Space
 from plca_dist.training.lease import Lease
-from plca_dist.training.metrics import STEP
 from plca_dist.training.session import Record
 
-#: Of a trial's own process, which waits for its workers most of the time: memory is what it takes, and no core.
-_TRIAL_MEMORY = 1 << 30
+log = logging.getLogger(__name__)
+
+#: Of a trial's own process, which waits for its workers most of the time: no core, and a little of a resource that
+#: every node has, because Tune wants something to reserve.
+_TRIAL_MEMORY = 64 << 20
 #: Time for trials to leave with a checkpoint, once the search has to.
 _LEAVE_S = 60.0
 #: Messages of a run that say nothing which the table of trials does not.
@@ -63,35 +65,43 @@ def tune(space: Space, base: Config, name: str, shown: Shown) -> Search:
     """
     search = open_search(space, base, name)
     notices = Notices()
-    with signals(notices), Lease.acquire(search.store, say=shown.say):
-        search.claim()
-        known = search.read()
-        plan = Plan(search, known, proposals(space, known), lambda: notices.reason is not None)
-        shown.show(plan.trials)
-        if plan.open:
-            try:
-                _search(search, plan, notices, shown)
-            except KeyboardInterrupt:
-                if notices.leaving:
-                    raise RunPreempted(f"preempted ({notices.reason}): {_standing(search, plan)}") from None
-                raise KeyboardInterrupt(_standing(search, plan)) from None
-        else:
-            shown.say(f"search {search.store.uri} is finished; nothing to do")
-        if plan.open:
-            raise RunPreempted(f"preempted ({notices.reason}): {_standing(search, plan)}")
+    plan: Plan | None = None
+    with signals(notices):
+        try:
+            with Lease.acquire(search.store, say=shown.say) as lease:
+                search.claim()
+                known = search.read()
+                plan = Plan(search, known, proposals(space, known), lambda: notices.reason is not None)
+                shown.show(plan.trials)
+                if plan.open:
+                    _search(search, plan, lease, notices, shown)
+                else:
+                    shown.say(f"search {search.store.uri} is finished; nothing to do")
+        except KeyboardInterrupt:
+            if notices.leaving:
+                raise RunPreempted(f"preempted ({notices.reason}): {_standing(search, plan)}") from None
+            raise KeyboardInterrupt(_standing(search, plan)) from None
+    if plan.open:
+        if lease.lost:
+            raise RunFailed(f"another launch took {search.store.uri} over; this one left")
+        raise RunPreempted(f"preempted ({notices.reason}): {_standing(search, plan)}")
     if not any(t.state == "finished" for t in plan.trials):
         notes = next((t.note for t in plan.trials if t.note), "")
         raise RunFailed(f"no trial of {search.store.uri} finished; the first one's reason: {notes}")
     return search
 
 
-def _standing(search: Search, plan: Plan) -> str:
-    ended = sum(t.state in ("finished", "stopped", "failed") for t in plan.trials)
-    return f"{ended} trials of search {search.store.uri} have ended; the same command continues it"
+def _standing(search: Search, plan: Plan | None) -> str:
+    trials = plan.trials if plan else []
+    ended = sum(t.state in ("finished", "stopped", "failed") for t in trials)
+    return (
+        f"{ended} of {search.space.count} trials of search {search.store.uri} have ended; the same command continues it"
+    )
 
 
-def _search(search: Search, plan: Plan, notices: Notices, shown: Shown) -> None:
-    wanted = search.config(search.any_values()).cluster
+def _search(search: Search, plan: Plan, lease: Lease, notices: Notices, shown: Shown) -> None:
+    config = search.config(search.any_values())
+    wanted, steps = config.cluster, config.schedule.steps
 
     def show(record: Record) -> None:
         plan.progress(record)
@@ -105,17 +115,16 @@ def _search(search: Search, plan: Plan, notices: Notices, shown: Shown) -> None:
         connection(cluster, shown.say),
         board(show, lambda: notices.reason) as ours,
         signals(notices, training=lambda: True),
-        _every_second(lambda: shown.show(plan.trials), _watch(notices)),
+        _every_second(_watch(lease, notices), plan.keep, lambda: shown.show(plan.trials)),
         tempfile.TemporaryDirectory(prefix="plca-tune-") as scratch,
     ):
-        past = [t for t in plan.trials if t.state in ("finished", "stopped")]
-        ray.tune.Tuner(
+        tuner = ray.tune.Tuner(
             ray.tune.with_resources(
                 ray.tune.with_parameters(TrialActor, board=ours.actor), {"cpu": 0, "memory": _TRIAL_MEMORY}
             ),
             tune_config=ray.tune.TuneConfig(
                 search_alg=plan,
-                scheduler=_scheduler(search, past),
+                scheduler=scheduler(search.space, steps, plan.trials),
                 num_samples=-1,  # as many as the plan has
                 max_concurrent_trials=search.space.concurrency,
                 reuse_actors=True,
@@ -130,7 +139,12 @@ def _search(search: Search, plan: Plan, notices: Notices, shown: Shown) -> None:
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except TuneError as error:
+            raise RunFailed(f"{_standing(search, plan)}; Ray Tune: {str(error).strip().splitlines()[0]}") from error
+    plan.keep()
     shown.show(plan.trials)
 
 
@@ -152,60 +166,33 @@ def _name(trial: Any) -> str:
     return str(trial.config["trial"])
 
 
-def _scheduler(search: Search, past: Sequence[Trial]) -> TrialScheduler:
-    """The space's scheduler, having seen the curves of the trials that ended in a former launch."""
-    space, steps = search.space, search.config(search.any_values()).schedule.steps
-    common: dict[str, Any] = {"time_attr": STEP, "metric": space.metric, "mode": space.criterion.mode}
-    made: TrialScheduler
-    if asha := space.scheduler.asha:
-        made = AsyncHyperBandScheduler(
-            **common,
-            max_t=steps,
-            grace_period=max(1, round(asha.grace * steps)),
-            reduction_factor=asha.reduction,
-            stop_last_trials=False,  # they would lack the weights that they are about to leave
-        )
-    elif median := space.scheduler.median:
-        made = MedianStoppingRule(
-            **common,
-            grace_period=median.grace * steps,
-            min_samples_required=median.min_trials,
-            min_time_slice=math.inf,  # it would pause trials while there are too few to compare: a start-up each time
-        )
-    else:
-        return FIFOScheduler()
-    for trial in past:
-        seen = TuneTrial("plca", stub=True)
-        made.on_trial_add(None, seen)
-        key = space.criterion.key
-        results = [{STEP: r[STEP], space.metric: r[key]} for r in trial.curve if key in r]
-        for result in results:
-            made.on_trial_result(None, seen, result)
-        made.on_trial_complete(None, seen, results[-1] if results else {})
-    return made
-
-
-def _watch(notices: Notices) -> Callable[[], None]:
-    """Gives back what killed trials left reserved, and notices when this machine is about to go."""
+def _watch(lease: Lease, notices: Notices) -> Callable[[], None]:
+    """Gives back what killed trials left reserved; notices when this machine is about to go, or the lease is lost."""
 
     def look() -> None:
-        # Asked while the cluster goes down under us, it has no answer.
-        with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-            give_back()
-            if ray.get_runtime_context().get_node_id() in draining():
-                notices.give("the machine of the search drains", final=True)
+        if lease.lost:
+            notices.give("another launch took over", final=True)
+        give_back()
+        if ray.get_runtime_context().get_node_id() in draining():
+            notices.give("the machine of the search drains", final=True)
 
     return look
 
 
 @contextmanager
 def _every_second(*tasks: Callable[[], None]) -> Iterator[None]:
-    done = threading.Event()
+    """Inside the block a thread does the tasks, one of them failing for itself alone."""
+    done, told = threading.Event(), set[str]()
 
     def run() -> None:
         while not done.wait(1.0):
             for task in tasks:
-                task()
+                try:
+                    task()
+                except Exception as error:  # a store or a cluster that is away for a while, a terminal that is gone
+                    if str(error) not in told:
+                        told.add(str(error))
+                        log.warning("%s: %s", type(error).__name__, error)
 
     thread = threading.Thread(target=run, name="plca-search", daemon=True)
     thread.start()

@@ -39,18 +39,19 @@ _GAP = "  "
 
 
 class SearchConsole:
-    """Shows a search: `with SearchConsole("entropy") as console:`, then `console.show(trials)` about every second.
+    """Shows a search: `with SearchConsole("entropy", 12) as console:`, then `console.show(trials)` about every second.
 
     Args:
         criterion: what the search goes by, a name of `metrics.CRITERIA`.
+        count: trials of the whole search.
         stream: standard error where none is given.
         clock: seconds, of any start.
     """
 
     def __init__(
-        self, criterion: str, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic
+        self, criterion: str, count: int, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._criterion, self._clock = criterion, clock
+        self._criterion, self._count, self._clock = criterion, count, clock
         self._stream = stream or sys.stderr
         self._line = Line(self._stream, clock)
         self._live = self._line.live and os.environ.get("TERM") != "dumb"  # such a terminal cannot move its cursor up
@@ -92,7 +93,7 @@ class SearchConsole:
 
     def _headline(self, trials: Sequence[Trial]) -> str:
         done = sum(t.state in _ENDED for t in trials)
-        fields = [f"{self._line.bar(done, len(trials))} {done}/{len(trials)} trials".strip(), counts(trials)]
+        fields = [f"{self._line.bar(done, self._count)} {done}/{self._count} trials".strip(), counts(trials)]
         if (leader := best(trials, self._criterion)) is not None:
             fields.append(f"best {leader.name} {_scores(leader.curve, [self._criterion])}")
         fields.append(duration(self._clock() - self._begun))

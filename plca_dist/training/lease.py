@@ -29,6 +29,10 @@ TTL_S = 8.0
 _NAME = re.compile(rf"{FOLDER}/(\d+)\.json$")
 
 
+class Held(UserError):
+    """Another launch holds the lease, and renews it."""
+
+
 class Lease:
     """The right to write to a run, renewed by a thread until it is released or lost. A context manager.
 
@@ -46,7 +50,7 @@ class Lease:
             say: told, once, who is being waited for.
 
         Raises:
-            UserError: when another launch holds the lease and renews it.
+            Held: when another launch holds the lease and renews it.
         """
         watch = _Watch(ttl)
         while True:
@@ -60,7 +64,7 @@ class Lease:
                 watch = _Watch(ttl)  # another launch was quicker: its lease is a new one
                 continue
             if watch.alive():
-                raise UserError(
+                raise Held(
                     f"{store.uri} is being written by {_holder(content)}: one run has one writer; "
                     "wait for it to end, end it, or start under another name."
                 )

@@ -11,10 +11,10 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.launch.plan import Plan
 from plca_dist.launch.run import open_run
+from plca_dist.launch.schedule import scheduler
 from plca_dist.launch.search import Search, open_search
 from plca_dist.launch.suggest import draw, proposals
 from plca_dist.launch.trial import FAILED, LEFT, SECONDS
-from plca_dist.launch.tune import _scheduler
 from plca_dist.recipe import load
 from plca_dist.report.trials import Trial
 from plca_dist.space import Space, parse_space
@@ -107,22 +107,54 @@ def test_what_becomes_of_trials(base: Config) -> None:
     plan.on_trial_complete("t2", {**result(2, 0.4), SECONDS: 1.0, FAILED: "loss is nan", LEFT: False})
     plan.on_trial_complete("t3", {SECONDS: 1.0, FAILED: "", LEFT: True})
     found = by_name(plan)
-    assert [t.state for t in plan.trials] == ["finished", "stopped", "failed", "running"]
+    assert [t.state for t in plan.trials] == ["finished", "stopped", "failed", "waiting"]
     assert [(r["step"], r[ENTROPY]) for r in found["trial-000"].curve] == [(2, 0.9), (4, 0.8), (8, 0.7)]
     assert found["trial-001"].step == 4
     assert found["trial-002"].note == "loss is nan"
-    assert [t.state for t in search.read()] == ["finished", "stopped", "failed", "running"]
-    assert suggested(plan, "t4") == "trial-003", "it left for a node that drains, and goes on"
+    assert [t.state for t in search.read()] == ["finished", "stopped", "failed", "waiting"]
+    assert plan.suggest("t4") == Searcher.FINISHED, "it left with the search"
+    assert plan.open
 
 
-def test_a_trial_whose_process_dies_is_tried_again_and_then_recorded(base: Config) -> None:
+def test_a_trial_whose_process_dies_is_tried_again_while_it_gets_further(base: Config) -> None:
     plan = planned(opened(base))
-    for k in range(3):
+    for k, reached in enumerate((2, 4, 6)):  # a machine lost each time, and the run went on
         assert suggested(plan, f"t{k}") == "trial-000"
+        plan.on_trial_result(f"t{k}", result(reached))
         plan.on_trial_complete(f"t{k}", None, error=True)
-    assert suggested(plan, "t3") == "trial-001"
+    for k in range(3, 5):
+        assert suggested(plan, f"t{k}") == "trial-000"
+        plan.progress({"trial": "trial-000", "error": "OSError: no space"})
+        plan.on_trial_complete(f"t{k}", None, error=True)
+    assert suggested(plan, "t5") == "trial-001"
     assert by_name(plan)["trial-000"].state == "failed"
-    assert by_name(plan)["trial-000"].note == "its process died 3 times"
+    assert by_name(plan)["trial-000"].note == "its process died 3 times at step 6; OSError: no space"
+
+
+def test_a_store_that_is_away_costs_no_trial(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = opened(base)
+    plan = planned(search)
+    suggested(plan, "t0")
+
+    def away(self: Search, trial: Trial) -> None:
+        raise UserError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "record", away)
+        plan.on_trial_complete("t0", result(8, **{SECONDS: 1.0}))
+        with pytest.raises(UserError, match="away"):
+            plan.keep()
+    assert search.read()[0].state == "running"
+    plan.keep()
+    assert search.read()[0].state == "finished"
+
+
+def test_what_the_scheduler_saw_outlives_a_kill_before_the_run_wrote_it(base: Config) -> None:
+    search = opened(base)
+    plan = planned(search)
+    suggested(plan, "t0")
+    plan.on_trial_complete("t0", result(4, 0.6))
+    assert [r[ENTROPY] for r in search.read()[0].curve] == [0.6]
 
 
 def test_a_search_that_leaves_starts_nothing(base: Config) -> None:
@@ -139,7 +171,7 @@ def test_a_trial_that_ends_because_the_search_leaves_is_not_stopped(base: Config
     suggested(plan, "t0")
     leaving = True
     plan.on_trial_complete("t0", result(4))
-    assert [t.state for t in search.read()] == ["running"]
+    assert [t.state for t in search.read()] == ["waiting"]
     assert plan.open
 
 
@@ -174,6 +206,23 @@ def test_the_best_recipe_gives_the_trial_again_on_the_recipes_own_cluster(base: 
     assert base.cluster.workers == 2
 
 
+def test_the_best_recipe_is_one_that_trains(base: Config) -> None:
+    """With the trial's own workers where the recipe's cannot share the batch that the space set."""
+    search = opened(
+        base, SPACE.replace("schedule.steps: 8", "schedule.steps: 8, batch.pairs: 1") + "resources: {workers: 1}"
+    )
+    plan = planned(search)
+    suggested(plan, "t0")
+    assert search.best_recipe(plan.trials[0]).world_sizes == (1,)
+
+
+def test_trials_do_not_follow_the_cluster(base: Config) -> None:
+    ranged = base.model_copy(update={"cluster": base.cluster.model_copy(update={"workers": (1, 2)})})
+    with pytest.raises(UserError, match=r"cluster.workers = \[1, 2\].*set resources.workers"):
+        opened(ranged)
+    opened(ranged, SPACE + "resources: {workers: 1}")
+
+
 def test_optuna_learns_from_the_trials_of_both_launches(base: Config) -> None:
     """Entropy falls with association: told of both, the sampler goes to its upper end, which draws would not."""
     text = SPACE.replace("trials: 4", "trials: 40\nalgorithm: optuna").replace("[0.03, 0.3]", "[0.001, 1.0]")
@@ -185,33 +234,71 @@ def test_optuna_learns_from_the_trials_of_both_launches(base: Config) -> None:
             value = by_name(plan)[name].values["objective.association"]
             values.append(value)
             plan.on_trial_complete(f"t{k}", result(8, 1 - value, **{SECONDS: 1.0}))
-            run = plan._search.trials.child(name)
-            run.write("metrics.jsonl", f'{{"step": 8, "{ENTROPY}": {1 - value}}}\n'.encode())
+            open_run(plan._search.config(by_name(plan)[name].values), name).claim()
     assert len(set(values)) == 40
     late = values[28:]
     assert sum(v > 0.3 for v in late) > len(late) / 2, late
 
 
-@pytest.mark.parametrize("scheduler", ["{asha: {grace: 0.25, reduction: 2}}", "{median: {grace: 0.25, min_trials: 3}}"])
-def test_the_scheduler_knows_the_curves_of_a_former_launch(base: Config, scheduler: str) -> None:
-    """A bad trial after four good ones of a former launch is stopped; after none, it goes on."""
-    search = opened(base, SPACE + f"scheduler: {scheduler}")
+ASHA, MEDIAN = "{asha: {grace: 0.25, reduction: 2}}", "{median: {grace: 0.25, min_trials: 3}}"
+CURVE = [{"step": 2, ENTROPY: 0.1}, {"step": 4, ENTROPY: 0.1}]
+GOOD = [Trial(f"trial-{k:03d}", {}, "finished", 8, 8, CURVE) for k in range(4)]
 
-    def decision(past: list[Trial]) -> str:
-        made, new = _scheduler(search, past), _tune_trial()
+
+class Tunes:
+    """A trial as Tune hands it to a scheduler; `left` once it was told to leave."""
+
+    def __init__(self, name: str) -> None:
+        self.config, self.left = {"trial": name}, False
+        self.temporary_state, self.ray_actor, self.leave = self, self, self
+
+    def remote(self) -> None:
+        self.left = True
+
+
+@pytest.mark.parametrize("text", [ASHA, MEDIAN], ids=["asha", "median"])
+def test_the_scheduler_knows_the_curves_of_a_former_launch(text: str) -> None:
+    """A bad trial after four good ones of a former launch is stopped, and told to leave; after none, it goes on."""
+    space = parse_space(SPACE + f"scheduler: {text}")
+    for known, decision in ((GOOD, TrialScheduler.STOP), ([], TrialScheduler.CONTINUE)):
+        made, new = scheduler(space, 8, known), Tunes("trial-009")
         made.on_trial_add(None, new)  # type: ignore[arg-type]
-        return made.on_trial_result(None, new, result(2, 0.9))  # type: ignore[arg-type]
-
-    curve = [{"step": 2, ENTROPY: 0.1}, {"step": 4, ENTROPY: 0.1}]
-    good = [Trial(f"trial-{k:03d}", {}, "finished", 8, 8, curve) for k in range(4)]
-    assert decision(good) == TrialScheduler.STOP
-    assert decision([]) == TrialScheduler.CONTINUE
+        assert made.on_trial_result(None, new, result(2, 0.9)) == decision  # type: ignore[arg-type]
+        assert new.left == (decision == TrialScheduler.STOP)
 
 
-def _tune_trial() -> Any:
-    from ray.tune.experiment import Trial as TuneTrial
+@pytest.mark.parametrize("text", [ASHA, MEDIAN], ids=["asha", "median"])
+@pytest.mark.parametrize("launches", [1, 2])
+def test_a_trial_that_comes_back_is_not_judged_again_by_what_it_passed(text: str, launches: int) -> None:
+    """It passed its first rung; better ones came; back, in this launch or the next, it stands where it stood."""
+    space = parse_space(SPACE + f"scheduler: {text}")
+    before = [{"step": 2, ENTROPY: 0.5}]
+    if launches == 2:
+        made = scheduler(space, 8, [Trial("trial-000", {}, "waiting", 2, 8, before)])
+    else:
+        made, old = scheduler(space, 8, []), Tunes("trial-000")
+        made.on_trial_add(None, old)  # type: ignore[arg-type]
+        made.on_trial_result(None, old, result(2, 0.5))  # type: ignore[arg-type]
+        made.on_trial_complete(None, old, result(2, 0.5, **{LEFT: True}))  # type: ignore[arg-type]
+    for k in range(1, 4):
+        better = Tunes(f"trial-{k:03d}")
+        made.on_trial_add(None, better)  # type: ignore[arg-type]
+        made.on_trial_result(None, better, result(2, 0.1))  # type: ignore[arg-type]
+    back = Tunes("trial-000")
+    made.on_trial_add(None, back)  # type: ignore[arg-type]
+    if text == ASHA:  # between rungs: the median compares at every evaluation
+        assert made.on_trial_result(None, back, result(3, 0.5)) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
+    assert made.on_trial_result(None, back, result(4, 0.05)) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
 
-    return TuneTrial("plca", stub=True)
+
+@pytest.mark.parametrize("text", [ASHA, MEDIAN], ids=["asha", "median"])
+def test_a_trial_that_failed_before_its_first_evaluation_harms_no_other(text: str) -> None:
+    space = parse_space(SPACE + f"scheduler: {text}")
+    made, failed, other = scheduler(space, 8, [Trial("trial-005", {}, "failed", 0, 8, [])]), Tunes("a"), Tunes("b")
+    for trial in (failed, other):
+        made.on_trial_add(None, trial)  # type: ignore[arg-type]
+    made.on_trial_complete(None, failed, {FAILED: "loss is nan", SECONDS: 1.0})  # type: ignore[arg-type]
+    assert made.on_trial_result(None, other, result(2)) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
 
 
 def test_the_space_kept_is_the_space_given(base: Config) -> None:

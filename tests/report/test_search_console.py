@@ -66,7 +66,7 @@ def window(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_a_log_gets_a_line_for_each_change() -> None:
     log = io.StringIO()
-    with SearchConsole("neighbourhood_density", log) as console:
+    with SearchConsole("neighbourhood_density", 12, log) as console:
         console.show([trial(0, "waiting"), trial(1, "waiting"), trial(2, "waiting"), trial(3, "waiting")])
         console.show([trial(0), trial(1), trial(2, "waiting"), trial(3, "waiting")])
         console.show([trial(0), trial(1), trial(2, "waiting"), trial(3, "waiting")])
@@ -104,7 +104,7 @@ def test_a_log_gets_a_line_for_each_change() -> None:
 
 def test_a_search_that_goes_on_says_how_its_trials_stand_and_not_how_they_came_there() -> None:
     log = io.StringIO()
-    console = SearchConsole("neighbourhood_density", log)
+    console = SearchConsole("neighbourhood_density", 12, log)
     console.show([trial(0, "finished", 20, 4.0, 5.0), trial(1, "running", 10, 4.5), trial(2, "waiting")])
     console.show([trial(0, "finished", 20, 4.0, 5.0), trial(1, "running", 12, 4.5, 4.6), trial(2, "waiting")])
     assert log.getvalue().splitlines() == [
@@ -116,7 +116,7 @@ def test_a_search_that_goes_on_says_how_its_trials_stand_and_not_how_they_came_t
 
 def test_every_criterion_of_an_evaluation_is_in_its_line() -> None:
     log = io.StringIO()
-    console = SearchConsole("entropy", log)
+    console = SearchConsole("entropy", 12, log)
     point = {"step": 5, "miou": 41.26, "criteria/entropy": 0.5, "criteria/consistent_feature": 0.25}
     console.show([trial(0, "waiting")])
     console.show([replace(trial(0), curve=[{"step": 1, "criteria/consistent_prediction": 0.75}, point])])
@@ -129,7 +129,7 @@ def test_every_criterion_of_an_evaluation_is_in_its_line() -> None:
 @pytest.mark.usefixtures("window")
 def test_a_terminal_shows_the_best_first_and_in_place(clock: Clock) -> None:
     terminal = Terminal()
-    with SearchConsole("neighbourhood_density", terminal, clock=clock) as console:
+    with SearchConsole("neighbourhood_density", 4, terminal, clock=clock) as console:
         console.show([trial(k, "waiting") for k in range(4)])
         assert terminal.screen() == [
             "──────────── 0/4 trials  4 waiting  0:00",
@@ -162,7 +162,7 @@ def test_a_terminal_shows_the_best_first_and_in_place(clock: Clock) -> None:
 @pytest.mark.usefixtures("window")
 def test_why_a_trial_failed_stands_above_the_table_once() -> None:
     terminal = Terminal()
-    console = SearchConsole("neighbourhood_density", terminal)
+    console = SearchConsole("neighbourhood_density", 12, terminal)
     for _ in range(3):
         console.show([trial(0, "failed", 3, note="loss is NaN at step 3"), trial(1)])
     screen = terminal.screen()
@@ -174,7 +174,7 @@ def test_why_a_trial_failed_stands_above_the_table_once() -> None:
 @pytest.mark.usefixtures("window")
 def test_an_error_leaves_the_table_standing() -> None:
     terminal = Terminal()
-    console = SearchConsole("entropy", terminal)
+    console = SearchConsole("entropy", 12, terminal)
     console.show([trial(0), trial(1)])
     error = KeyboardInterrupt()
     console.__exit__(KeyboardInterrupt, error, None)
@@ -185,7 +185,7 @@ def test_an_error_leaves_the_table_standing() -> None:
 def test_the_table_fits_the_window_and_keeps_what_runs(height: int, window: pytest.MonkeyPatch) -> None:
     window.setenv("LINES", str(height))
     terminal = Terminal()
-    console = SearchConsole("neighbourhood_density", terminal)
+    console = SearchConsole("neighbourhood_density", 12, terminal)
     trials = [trial(k, "finished", 20, float(k)) for k in range(10)] + [trial(10), trial(11), trial(12, "waiting")]
     console.show(trials)
     screen = terminal.screen()
@@ -204,7 +204,7 @@ def test_the_table_fits_the_window_and_keeps_what_runs(height: int, window: pyte
 def test_no_line_is_wider_than_the_window(columns: int, widest: int, window: pytest.MonkeyPatch) -> None:
     window.setenv("COLUMNS", str(columns))
     terminal = Terminal()
-    SearchConsole("neighbourhood_density", terminal).show([trial(k, "finished", 20, float(k)) for k in range(3)])
+    SearchConsole("neighbourhood_density", 3, terminal).show([trial(k, "finished", 20, float(k)) for k in range(3)])
     assert max(map(len, terminal.screen())) == widest
     if columns == 34:  # whole columns only: half a number would be another number
         assert terminal.screen()[:3] == [
@@ -216,7 +216,7 @@ def test_no_line_is_wider_than_the_window(columns: int, widest: int, window: pyt
 
 def test_a_window_made_narrower_is_cleared_of_what_it_wrapped(window: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
-    console = SearchConsole("neighbourhood_density", terminal)
+    console = SearchConsole("neighbourhood_density", 12, terminal)
     console.show([trial(0, "finished", 20, 1.0)])
     lengths = list(map(len, terminal.screen()[:3]))
     window.setenv("COLUMNS", "30")
@@ -227,7 +227,7 @@ def test_a_window_made_narrower_is_cleared_of_what_it_wrapped(window: pytest.Mon
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(window: pytest.MonkeyPatch) -> None:
     window.setenv("TERM", "dumb")
     terminal = Terminal()
-    with SearchConsole("entropy", terminal) as console:
+    with SearchConsole("entropy", 12, terminal) as console:
         console.show([trial(0)])
         console.show([trial(0, "stopped", 10)])
     assert "\x1b" not in terminal.getvalue()
