@@ -107,17 +107,17 @@ def measure(
     pairs: Iterable[Pair],
     *,
     size: tuple[int, int] | None,
-    aggregation: float,
-    kl_aggregation_contrast: bool = False,
     products: str = "float32",
     backend: str = "auto",
 ) -> Criteria:
     """Measure all criteria on the pairs: density and entropy on the target, cycles from the source and back.
 
+    All of the plain network: with the λ that it was trained with, the shares of trials that differ in λ could not be
+    compared (aggregation alone lowers them).
+
     Args:
         size: the images are resized to it, as for mIoU; None: as they are.
-        aggregation: λ of the target in the cycles; the other criteria look at plain predictions.
-        kl_aggregation_contrast, products, backend: as the network was trained with (see `method.association`).
+        products, backend: as the network was trained with (see `method.association`).
     """
     found = Criteria()
     for pair in pairs:
@@ -133,8 +133,7 @@ def measure(
                 of_target,
                 labels_1hw,
                 similarity=similarity,
-                aggregation=aggregation,
-                kl_aggregation_contrast=kl_aggregation_contrast,
+                aggregation=0.0,
                 ignore_index=IGNORE,
                 products=products,
                 backend=backend,

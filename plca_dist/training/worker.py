@@ -186,7 +186,6 @@ def _evaluate(
     # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
     network = empty_network(config).to(session.device)
     network.load_state_dict(full_state(engine))
-    common = {"size": settings.size, **config.objective.inference}
 
     def until_told(images: Iterable[Any]) -> Iterator[Any]:
         return takewhile(lambda _: session.stop() is None, images)
@@ -195,14 +194,23 @@ def _evaluate(
     if settings.uri:
         samples = labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, endpoint)
         counts = evaluate(
-            network, until_told(samples), num_classes=len(labels), ratios=ratios(settings.aggregation), **common
+            network,
+            until_told(samples),
+            num_classes=len(labels),
+            size=settings.size,
+            ratios=ratios(settings.aggregation),
+            **config.objective.inference,
         ).over_ranks(session.device)
     if settings.unlabelled:
         domains = config.data_uri(config.source.uri), config.data_uri(config.target.uri)
         skip = config.order.damaged == "skip"
         pairs = whole_pairs(*domains, labels, settings.unlabelled, rank, world_size, endpoint, skip_damaged=skip)
         found = criteria.measure(
-            network, until_told(pairs), aggregation=config.objective.aggregation, **common
+            network,
+            until_told(pairs),
+            size=settings.size,
+            products=config.objective.products,
+            backend=config.objective.backend,
         ).over_ranks(session.device)
     stop = control.agree(stop=session.stop()).stop
     if stop is not None:

@@ -308,7 +308,7 @@ def test_two_ranks_measure_the_criteria_of_one(world: SimpleNamespace) -> None:
     labels, data = LABEL_SETS["toytown"], world.place / "data"
     network = load_weights((world.place / "whole-0" / "model.safetensors").read_bytes())
     pairs = whole_pairs(str(data / "source"), str(data / "target"), labels, 5, 0, 1)
-    alone = measure(network, pairs, size=None, aggregation=0.5).result()
+    alone = measure(network, pairs, size=None).result()
     outcome = json.loads((world.place / "whole-0" / "evaluation.json").read_text())
     assert outcome["unlabelled"] == 5
     assert outcome["criteria"] == pytest.approx(alone, rel=1e-9)

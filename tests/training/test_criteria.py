@@ -12,7 +12,6 @@ from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.stream import Pair, whole_pairs
 from plca_dist.errors import UserError
-from plca_dist.method.aggregation import aggregate
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.training import criteria, metrics
 from plca_dist.training.criteria import KEYS, Criteria, entropy, measure, neighbourhood_density
@@ -133,12 +132,11 @@ def consistent_by_loops(level: str, source: Tensor, target: Tensor, label: Tenso
     return hits / starts
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.5])
-def test_shares_of_consistent_cycles_are_those_of_loops(network: Network, shards: Path, ratio: float) -> None:
+def test_shares_of_consistent_cycles_are_those_of_loops(network: Network, shards: Path) -> None:
     (pair,) = pairs(shards, most=1)
     label = pair.source_label.clone()
     label[:8] = 255
-    found = measure(network, [pair._replace(source_label=label)], size=None, aggregation=ratio).result()
+    found = measure(network, [pair._replace(source_label=label)], size=None).result()
     network.eval()
     with torch.no_grad():
         source, target = (network(image[None]) for image in (pair.source_image, pair.target_image))
@@ -149,11 +147,11 @@ def test_shares_of_consistent_cycles_are_those_of_loops(network: Network, shards
     assert (grid == 255).any()
     assert (grid != 255).sum() > 10
     levels = {
-        "feature": (source.features, target.features, "cosine"),
-        "prediction": (source.logits.softmax(1), target.logits.softmax(1), "kl"),
+        "feature": (source.features, target.features),
+        "prediction": (source.logits.softmax(1), target.logits.softmax(1)),
     }
-    for level, (ours, theirs, similarity) in levels.items():
-        expected = consistent_by_loops(level, ours[0], aggregate(theirs, ratio, similarity)[0], grid)
+    for level, (ours, theirs) in levels.items():
+        expected = consistent_by_loops(level, ours[0], theirs[0], grid)
         assert 0 < expected < 1, "a test that could not fail"
         assert found[f"criteria/consistent_{level}"] == pytest.approx(expected), level
     assert found[metrics.ENTROPY] == pytest.approx(float(entropy(target.logits[0].softmax(0))))
@@ -164,13 +162,10 @@ def test_settings_reach_the_cycles_and_the_network(network: Network, shards: Pat
     some = pairs(shards, most=4)
 
     def found(**changed: Any) -> dict[str, float]:
-        return measure(network, some, **{"size": None, "aggregation": 0.5} | changed).result()
+        return measure(network, some, **{"size": None} | changed).result()
 
     plain = found()
-    assert found(aggregation=0.0)[metrics.CYCLES_FEATURE] != plain[metrics.CYCLES_FEATURE]
-    assert found(kl_aggregation_contrast=True)[metrics.CYCLES_PREDICTION] != plain[metrics.CYCLES_PREDICTION]
-    for key in (metrics.DENSITY, metrics.ENTROPY):
-        assert found(aggregation=0.0, kl_aggregation_contrast=True)[key] == plain[key]
+    for key in plain:
         assert found(size=(48, 96))[key] != plain[key]
     assert found(backend="streaming") == pytest.approx(plain)
 
@@ -181,16 +176,16 @@ def test_both_images_are_resized(network: Network, shards: Path) -> None:
         Pair(resize_for_test(p.source_image, (48, 96)), p.source_label, resize_for_test(p.target_image, (48, 96)))
         for p in some
     ]
-    expected = measure(network, resized, size=None, aggregation=0.5).result()
-    assert measure(network, some, size=(48, 96), aggregation=0.5).result() == expected
+    expected = measure(network, resized, size=None).result()
+    assert measure(network, some, size=(48, 96)).result() == expected
 
 
 def test_the_parts_add_up_to_the_whole_for_any_number_of_them(network: Network, shards: Path) -> None:
-    whole = measure(network, pairs(shards), size=None, aggregation=0.5)
+    whole = measure(network, pairs(shards), size=None)
     assert whole.images == PAIRS
     assert len(set(whole.sums.tolist())) == len(KEYS)
     for parts in (2, 3, PAIRS, PAIRS + 2):
-        each = [measure(network, pairs(shards, k, parts), size=None, aggregation=0.5) for k in range(parts)]
+        each = [measure(network, pairs(shards, k, parts), size=None) for k in range(parts)]
         total = sum(each[1:], each[0])
         assert total.images == PAIRS
         assert total.result() == pytest.approx(whole.result(), rel=1e-12), f"{parts} parts"
@@ -198,15 +193,15 @@ def test_the_parts_add_up_to_the_whole_for_any_number_of_them(network: Network, 
 
 @pytest.mark.usefixtures("group")
 def test_the_result_is_the_mean_over_images(network: Network, shards: Path) -> None:
-    each = [measure(network, [pair], size=None, aggregation=0.5).result() for pair in pairs(shards)]
-    whole = measure(network, pairs(shards), size=None, aggregation=0.5).over_ranks(torch.device("cpu"))
+    each = [measure(network, [pair], size=None).result() for pair in pairs(shards)]
+    whole = measure(network, pairs(shards), size=None).over_ranks(torch.device("cpu"))
     assert list(whole.result()) == list(KEYS)
     for key, value in whole.result().items():
         assert value == pytest.approx(sum(one[key] for one in each) / PAIRS, rel=1e-12)
 
 
 def test_no_image_at_all_is_said(network: Network) -> None:
-    assert measure(network, [], size=None, aggregation=0.5).images == 0
+    assert measure(network, [], size=None).images == 0
     with pytest.raises(UserError, match=r"evaluation\.unlabelled.*damaged.*--overwrite"):
         Criteria().result()
 
@@ -214,8 +209,8 @@ def test_no_image_at_all_is_said(network: Network) -> None:
 def test_measuring_leaves_the_network_as_it_was(network: Network, shards: Path) -> None:
     state = {name: value.clone() for name, value in network.state_dict().items()}
     network.train()
-    again = measure(network, pairs(shards), size=None, aggregation=0.5).result()
-    assert again == measure(network.eval(), pairs(shards), size=None, aggregation=0.5).result()
+    again = measure(network, pairs(shards), size=None).result()
+    assert again == measure(network.eval(), pairs(shards), size=None).result()
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
 
@@ -225,6 +220,6 @@ def test_pixels_without_a_label_start_no_cycle_and_an_image_of_them_counts_nothi
 ) -> None:
     (pair,) = pairs(shards, most=1)
     nothing = pair._replace(source_label=torch.full_like(pair.source_label, 255))
-    found = measure(network, [nothing], size=None, aggregation=0.5).result()
+    found = measure(network, [nothing], size=None).result()
     assert (found[metrics.CYCLES_FEATURE], found[metrics.CYCLES_PREDICTION]) == (0, 0)
     assert found[metrics.DENSITY] > 0

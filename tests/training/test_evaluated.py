@@ -41,12 +41,12 @@ def evaluations(run: Any) -> list[dict[str, Any]]:
     return [r for r in read_records(run.store) if "loss/total" not in r]
 
 
-def by_hand(run: Path, config: Config, *, ratio: float = 0.5) -> dict[str, float]:
+def by_hand(run: Path, config: Config) -> dict[str, float]:
     """The criteria of the weights that the run left."""
     network = load_weights((run / "model.safetensors").read_bytes())
     shards = Path(config.data)
     pairs = whole_pairs(str(shards / "source"), str(shards / "target"), LABEL_SETS["toytown"], IMAGES, 0, 1)
-    return measure(network, pairs, size=config.evaluation.size, aggregation=ratio).result()
+    return measure(network, pairs, size=config.evaluation.size).result()
 
 
 def test_without_labels_there_are_the_criteria_and_no_miou(whole: Any, config: Config) -> None:
@@ -68,7 +68,7 @@ def test_with_labels_there_are_both(make_config: Callable[..., Config], train: C
     run = train(config, tmp_path)
     (record,) = evaluations(run)
     assert set(record) == {"step", "miou", "miou_aggregated", *KEYS}
-    expected = by_hand(tmp_path, config, ratio=0.25)
+    expected = by_hand(tmp_path, config)
     assert {k: record[k] for k in KEYS} == expected
     outcome = json.loads((tmp_path / "evaluation.json").read_text())
     assert (outcome["criteria"], outcome["unlabelled"], outcome["images"]) == (expected, IMAGES, 6)
