@@ -155,7 +155,7 @@ def doctor(parsed: Namespace) -> int:
     from plca_dist.launch.doctor import examine
 
     failed = False
-    for finding in examine(parsed.storage, parsed.endpoint):
+    for finding in examine(parsed.storage, parsed.endpoint, cluster=parsed.cluster, gpu=parsed.gpu):
         failed |= not finding.good
         print(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what}: {finding.detail}", flush=True)
     return int(failed)

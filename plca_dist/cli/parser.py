@@ -244,10 +244,17 @@ def _doctor(commands: "argparse._SubParsersAction[_Command]") -> None:
         """
 plca doctor
 plca doctor --storage s3://bucket/runs
-plca doctor --storage s3://bucket/runs --endpoint http://127.0.0.1:8333""",
+plca doctor --storage s3://bucket/runs --endpoint http://127.0.0.1:8333
+plca doctor --cluster --gpu --storage s3://bucket/runs""",
         "The exit code is 1 where something fails.",
     )
     doctor.add_argument("--storage", default="runs", metavar="URI", help="store to try (default: %(default)s)")
+    doctor.add_argument(
+        "--cluster",
+        action="store_true",
+        help="look at every node of the Ray cluster (RAY_ADDRESS): versions, GPUs, /dev/shm, the store from there",
+    )
+    doctor.add_argument("--gpu", action="store_true", help="fail where there is no GPU for a worker")
     doctor.add_argument("--endpoint", metavar="URL", help=_ENDPOINT)
 
 

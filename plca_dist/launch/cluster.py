@@ -1,5 +1,6 @@
 """Reaching a Ray cluster, or starting one on this machine, without its chatter."""
 
+import logging
 import os
 import signal
 import socket
@@ -56,6 +57,21 @@ def connection(wanted: Cluster, say: Callable[[str], None]) -> Iterator[None]:
             with _signals_held_back():
                 ray.shutdown()
             os.environ.pop(LOCAL_CLUSTER, None)
+
+
+@contextmanager
+def warnings_shown(say: Callable[[str], None]) -> Iterator[None]:
+    """What this package warns of in this process goes where messages go, and not across the progress line."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
+    logger = logging.getLogger("plca_dist")
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def _start(wanted: Cluster) -> None:

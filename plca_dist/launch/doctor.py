@@ -26,28 +26,50 @@ class Finding(NamedTuple):
     detail: str
 
 
-def examine(storage: str, endpoint: str | None) -> Iterator[Finding]:
-    """Check Python, torch and CUDA, DeepSpeed, Ray, and the store at `storage` (a multipart round trip)."""
-    for what, check in (
-        ("Python", _python),
-        ("torch", _torch),
-        ("CUDA", _cuda),
-        ("DeepSpeed", _deepspeed),
-        ("Ray", _ray),
-        ("store", lambda: _store(storage, endpoint)),
-    ):
-        yield _find(what, check)
+def examine(storage: str, endpoint: str | None, *, cluster: bool = False, gpu: bool = False) -> Iterator[Finding]:
+    """Check Python, torch and CUDA, DeepSpeed, Ray, and the store at `storage` (a multipart round trip).
+
+    Args:
+        cluster: look at every node of the Ray cluster, instead of running one task on it.
+        gpu: GPUs are wanted: on the nodes that offer CPUs, or without `cluster` on this machine.
+    """
+    checks: dict[str, Callable[[], str]] = {
+        "Python": _python,
+        "torch": _torch,
+        "CUDA": lambda: _cuda(wanted=gpu and not cluster),
+        "DeepSpeed": _deepspeed,
+        "Ray": _ray,
+        "store": lambda: _store(storage, endpoint),
+    }
+    for what, check in checks.items():
+        if not (cluster and what == "Ray"):
+            yield _find(what, check)
+    if cluster:
+        yield from _nodes(storage, endpoint, gpu)
+
+
+def _nodes(storage: str, endpoint: str | None, gpu: bool) -> Iterator[Finding]:
+    try:
+        from plca_dist.launch.nodes import examine_nodes
+
+        yield from examine_nodes(storage, endpoint, gpu=gpu)
+    except Exception as error:
+        yield _failure("cluster", error)
 
 
 def _find(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, check())
-    except UserError as error:
-        return Finding(what, False, str(error))
-    except ImportError as error:
-        return Finding(what, False, f"{error}; install this package again, with what it needs: pip install plca-dist")
     except Exception as error:  # a doctor reports what it meets, whatever it is
-        return Finding(what, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return _failure(what, error)
+
+
+def _failure(what: str, error: Exception) -> Finding:
+    if isinstance(error, UserError):
+        return Finding(what, False, str(error))
+    if isinstance(error, ImportError):
+        return Finding(what, False, f"{error}; install this package again, with what it needs: pip install plca-dist")
+    return Finding(what, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _python() -> str:
@@ -67,10 +89,12 @@ def _torch() -> str:
     return f"{torch.__version__} with torchvision {torchvision.__version__}"
 
 
-def _cuda() -> str:
+def _cuda(*, wanted: bool = False) -> str:
     import torch
 
     if not torch.cuda.is_available():
+        if wanted:
+            raise UserError("no GPU here that torch can use; check the CUDA driver, and that torch is a CUDA build.")
         return "no GPU here; recipes with cluster.gpu=true need a cluster that has them"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     torch.ones(2, device="cuda").sum().item()
@@ -102,7 +126,7 @@ def _ray() -> str:
 
 def _store(uri: str, endpoint: str | None) -> str:
     store = probe(uri, endpoint)
-    made = None if "://" in store.uri else _first_missing(Path(store.root))
+    made = None if "://" in store.uri else first_missing(Path(store.root))
     name = f"plca-doctor-{uuid.uuid4().hex}"
     data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)
     began = time.monotonic()
@@ -117,7 +141,7 @@ def _store(uri: str, endpoint: str | None) -> str:
     return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted in {time.monotonic() - began:.1f} s"
 
 
-def _first_missing(path: Path) -> Path | None:
+def first_missing(path: Path) -> Path | None:
     """The outermost directory that writing into `path` would make."""
     missing = [p for p in (path, *path.parents) if not p.exists()]
     return missing[-1] if missing else None

@@ -1,17 +1,16 @@
 """A run from start to end, through failures and a cluster that changes: fit, and fit again from where it stands."""
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from plca_dist.config import Config
 from plca_dist.launch.board import Board, board
-from plca_dist.launch.cluster import connection, logs
+from plca_dist.launch.cluster import connection, logs, warnings_shown
 from plca_dist.launch.failure import RunFailed, RunPreempted
 from plca_dist.launch.fit import ControllerFailed, WorkersFailed, WorkersLeft, clear, fit
 from plca_dist.launch.placement import next_width, shortage
 from plca_dist.launch.preemption import Notices, can_go_on, signals, watch
 from plca_dist.launch.run import Run, open_run
+from plca_dist.launch.telemetry import Telemetry, telemetry
 from plca_dist.training.commits import committed, name_of
 from plca_dist.training.health import TrainingFault
 from plca_dist.training.lease import Lease
@@ -42,18 +41,19 @@ def train(config: Config, name: str, show: Callable[[Record], None], notices: No
     def say(message: str) -> None:
         show({"message": message})
 
-    with _warnings_shown(show), signals(notices):
+    with warnings_shown(say), signals(notices):
         try:
             with Lease.acquire(run.store, say=say) as lease:
                 run.claim()
                 try:
                     with (
                         connection(run.config.cluster, say),
-                        board(show, lambda: notices.reason) as ours,
+                        telemetry(run, lease.generation, show, notices) as told,
+                        board(told.show, lambda: notices.reason) as ours,
                         signals(notices, training=lambda: bool(ours.places)),
                         watch(run.config, ours, lease, notices),
                     ):
-                        _persist(run, ours, lease, notices, say)
+                        _persist(run, ours, lease, notices, told, say)
                 finally:
                     clear(run)
         except KeyboardInterrupt:
@@ -63,38 +63,27 @@ def train(config: Config, name: str, show: Callable[[Record], None], notices: No
     return run
 
 
-@contextmanager
-def _warnings_shown(show: Callable[[Record], None]) -> Iterator[None]:
-    """What this package warns of in this process goes where messages go, and not across the progress line."""
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: show({"message": f"warning: {record.getMessage()}"})  # type: ignore[method-assign]
-    logger = logging.getLogger("plca_dist")
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
-
-
-def _persist(run: Run, board: Board, lease: Lease, notices: Notices, say: Callable[[str], None]) -> None:
+def _persist(
+    run: Run, board: Board, lease: Lease, notices: Notices, told: Telemetry, say: Callable[[str], None]
+) -> None:
     """Fit, and fit again after a failure or a change: from the newest checkpoint, while the budget for errors lasts.
 
     A lost worker spends none of it as long as the run got further since the last loss. Ray's own retries are off:
     they cannot tell bad input, which no retry mends, from a lost machine.
     """
     failures, reached = 0, _reached(run)
+    told.set("plca_step", reached)
     while True:
         workers, fits = next_width(run.config)
         if not fits:
             say(f"waiting for the cluster to grow: {shortage(run.config)}")
+        told.set("plca_workers", workers)
         say(f"starting {workers} worker{'s' if workers > 1 else ''}")
         try:
             fit(run, board, workers, lease.generation)
             return
         except WorkersLeft as left:
-            _go_on_or_leave(run, left, workers, notices, say)
+            _go_on_or_leave(run, left, workers, notices, told, say)
         except ControllerFailed as error:
             if next_width(run.config)[0] < workers:  # a node went before they started, and there is another width
                 continue
@@ -104,6 +93,7 @@ def _persist(run: Run, board: Board, lease: Lease, notices: Notices, say: Callab
                 raise RunFailed(f"another launch took {run.store.uri} over; this one wrote nothing more") from error
             if notices.current and notices.current.final:
                 notices.followed = True
+                told.preempted(notices.current.reason)
                 raise RunPreempted(f"preempted ({notices.reason}), and workers were lost: {_standing(run)}") from error
             notices.withdraw()
             faults = [c for c in error.causes if isinstance(c, TrainingFault)]
@@ -119,18 +109,23 @@ def _persist(run: Run, board: Board, lease: Lease, notices: Notices, say: Callab
                     f"{said}; gave up after {failures} failure{'s' if failures > 1 else ''}. "
                     f"Newest checkpoint: step {now}; logs: {logs()}"
                 ) from error
+            told.count("restarts")
             say(f"worker failed ({said}); restarting from step {now}")
 
 
-def _go_on_or_leave(run: Run, left: WorkersLeft, workers: int, notices: Notices, say: Callable[[str], None]) -> None:
+def _go_on_or_leave(
+    run: Run, left: WorkersLeft, workers: int, notices: Notices, told: Telemetry, say: Callable[[str], None]
+) -> None:
     """After a notice: return where the rest of the cluster can go on, else raise RunPreempted."""
     assert notices.current
     reason, noticed, final = notices.current
     line = f"checkpoint {name_of(left.step, workers)} committed {max(left.at - noticed, 0):.1f} s after the notice"
     if final or not can_go_on(run.config):
         notices.followed = True
+        told.preempted(reason)
         raise RunPreempted(f"preempted ({reason}): {line}; the same command continues it")
     notices.withdraw()
+    told.preempted(reason)
     say(f"{reason}: {line}; going on with what the cluster holds")
 
 

@@ -23,7 +23,7 @@ from ray.tune.error import TuneError
 from plca_dist.config import Config
 from plca_dist.launch.abandoned import give_back
 from plca_dist.launch.board import board
-from plca_dist.launch.cluster import connection
+from plca_dist.launch.cluster import connection, warnings_shown
 from plca_dist.launch.failure import RunFailed, RunPreempted
 from plca_dist.launch.plan import Plan
 from plca_dist.launch.preemption import Notices, draining, signals
@@ -66,7 +66,7 @@ def tune(space: Space, base: Config, name: str, shown: Shown) -> Search:
     search = open_search(space, base, name)
     notices = Notices()
     plan: Plan | None = None
-    with signals(notices):
+    with warnings_shown(shown.say), signals(notices):
         try:
             with Lease.acquire(search.store, say=shown.say) as lease:
                 search.claim()
@@ -82,8 +82,9 @@ def tune(space: Space, base: Config, name: str, shown: Shown) -> Search:
                 raise RunPreempted(f"preempted ({notices.reason}): {_standing(search, plan)}") from None
             raise KeyboardInterrupt(_standing(search, plan)) from None
     if plan.open:
-        if lease.lost:
-            raise RunFailed(f"another launch took {search.store.uri} over; this one left")
+        if lease.lost or notices.current is None:
+            why = "another launch took over" if lease.lost else "Ray Tune ended before its trials"
+            raise RunFailed(f"{why}: {_standing(search, plan)}")
         raise RunPreempted(f"preempted ({notices.reason}): {_standing(search, plan)}")
     if not any(t.state == "finished" for t in plan.trials):
         notes = next((t.note for t in plan.trials if t.note), "")

@@ -1,13 +1,15 @@
-"""`metrics.jsonl`: one JSON object a line, continued across restarts without gaps or repeats."""
+"""`metrics.jsonl`: one JSON object a line, continued across restarts without gaps or repeats; TensorBoard's file."""
 
 import json
 import logging
 import time
 from collections.abc import Callable
 from threading import Lock
+from typing import Any
 
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
+from plca_dist.training.events import Events
 from plca_dist.training.metrics import STEP
 from plca_dist.training.session import Record
 
@@ -27,6 +29,7 @@ class Journal:
     def __init__(self, run: Store, report: Callable[[Record], None], *, upto: int, keep: bool) -> None:
         self._run, self._report, self._keep = run, report, keep
         self._records: list[Record] = []
+        self._events = Events(upto)
         self._flushed = time.monotonic()
         self._writing = Lock()
         if keep and run.exists(METRICS):
@@ -38,6 +41,7 @@ class Journal:
             return
         self._records = [r for r in self._records if (r[STEP], r.keys()) != (record[STEP], record.keys())]
         self._records.append(record)
+        self._events.add(record)
         self._report(record)
         if time.monotonic() - self._flushed > _FLUSH_S and not self._writing.locked():
             try:
@@ -46,10 +50,10 @@ class Journal:
                 log.warning("metrics could not be written: %s", error)
                 self._flushed = time.monotonic()
 
-    def say(self, message: str) -> None:
-        """Show a message; it is not kept."""
+    def say(self, message: str, **more: Any) -> None:
+        """Show a message; it is not kept. `more` goes with it, for who does not only show it."""
         if self._keep:
-            self._report({"message": message})
+            self._report({"message": message, **more})
 
     def flush(self) -> None:
         """Write everything so far. Any thread may; a later call never ends up below an earlier one."""
@@ -58,6 +62,10 @@ class Journal:
         with self._writing:
             self._run.write(METRICS, "".join(json.dumps(r) + "\n" for r in self._records).encode())
             self._flushed = time.monotonic()
+            try:
+                self._run.write(self._events.name, self._events.encoded())
+            except UserError as error:  # no checkpoint should fail for it; the next flush writes it all
+                log.warning("TensorBoard's file could not be written: %s", error)
 
 
 def read_records(run: Store) -> list[Record]:

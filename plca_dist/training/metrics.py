@@ -20,10 +20,12 @@ GPU_MEMORY = "gpu_memory_gb"  # peak since the last record
 ELAPSED = "elapsed_s"  # since this launch began training
 MIOU = "miou"  # percent, without aggregation
 MIOU_AGGREGATED = "miou_aggregated"  # percent
+CRITERIA_PREFIX = "criteria/"
 DENSITY = "criteria/neighbourhood_density"  # nats; soft neighbourhood density of target images
 ENTROPY = "criteria/entropy"  # of predictions on target images, as a share of its largest value, 0-1
 CYCLES_FEATURE = "criteria/consistent_feature"  # share of labelled source positions of whole images, 0-1
 CYCLES_PREDICTION = "criteria/consistent_prediction"  # the same at the prediction level
+CHECKPOINT = "checkpoint_s"  # with the message that a checkpoint is committed: seconds since its save began
 
 
 class Criterion(NamedTuple):

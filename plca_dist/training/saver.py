@@ -8,6 +8,7 @@ they agree on everything else too.
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from plca_dist.training.commits import Checkpoint, commit, name_of, prune, revok
 from plca_dist.training.control import on_rank_0
 from plca_dist.training.health import TrainingFault
 from plca_dist.training.journal import Journal
+from plca_dist.training.metrics import CHECKPOINT
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +35,10 @@ Files = dict[str, tuple[int, str]]
 
 @dataclass(frozen=True)
 class _Flight:
-    """The checkpoint under way. `work`: this rank's upload; then, with `committing`, the commit (rank 0's alone)."""
+    """The checkpoint under way, since `began`. `work`: this rank's upload; then, with `committing`, rank 0's commit."""
 
     checkpoint: Checkpoint
+    began: float
     work: Future[Files]
     committing: bool = False
 
@@ -80,6 +83,7 @@ class Saver:
             TrainingFault: more saves in a row have failed than `checkpoint.max_failed_saves`.
         """
         self.finish()
+        began = time.monotonic()
         rank, world_size = dist.get_rank(), dist.get_world_size()
         checkpoint = Checkpoint(
             name_of(step, world_size),
@@ -98,15 +102,15 @@ class Saver:
         # Every rank saves into a folder of its own, so that ranks on one host do not upload each other's files.
         scratch = Path(tempfile.mkdtemp(prefix="plca-save-"))
         folder = snapshot(self._engine, scratch, checkpoint.name, rank)
-        self._flight = _Flight(checkpoint, self._thread.submit(self._upload, scratch, folder, checkpoint))
+        self._flight = _Flight(checkpoint, began, self._thread.submit(self._upload, scratch, folder, checkpoint))
 
     def score(self, checkpoint: Checkpoint, miou: float | None) -> None:
         """Begin to give a committed checkpoint the mIoU that it was saved without. A collective call, like `save`."""
         self.finish()
-        self._declare(replace(checkpoint, miou=miou))
+        self._declare(replace(checkpoint, miou=miou), time.monotonic())
 
-    def _declare(self, checkpoint: Checkpoint) -> None:
-        self._flight = _Flight(checkpoint, self._thread.submit(self._commit, checkpoint), committing=True)
+    def _declare(self, checkpoint: Checkpoint, began: float) -> None:
+        self._flight = _Flight(checkpoint, began, self._thread.submit(self._commit, checkpoint), committing=True)
 
     def advance(self) -> None:
         """Take the checkpoint under way one stage further: uploaded, committed. Waits for the stage's end.
@@ -131,10 +135,10 @@ class Saver:
             self._failed(flight.checkpoint, problems[0][1])
         elif flight.committing:
             self._failures = 0
-            self._journal.say(f"checkpoint {flight.checkpoint.name}")
+            self._journal.say(f"checkpoint {flight.checkpoint.name}", **{CHECKPOINT: time.monotonic() - flight.began})
         else:
             files = {file: record for outcome in everyone for file, record in outcome[0].items()}
-            self._declare(replace(flight.checkpoint, files=files))
+            self._declare(replace(flight.checkpoint, files=files), flight.began)
 
     def finish(self, *, needed: bool = False) -> None:
         """Wait until the checkpoint under way is committed or has failed. A collective call.

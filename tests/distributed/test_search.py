@@ -108,6 +108,7 @@ def test_a_trial_is_a_run_and_its_recipe_trains(stopped: Search, runs: Any) -> N
     assert stopped.store.read("index.html").startswith(b"<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_a_search_survives_kills_of_a_trial_and_of_its_driver_and_a_preemption(
     runs: Any, driver: Callable[[list[str]], Any], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What a run does about failures, without a cluster: `fit` is replaced by a script of what happens."""
 
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -114,11 +115,12 @@ def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch)
     return without_starts
 
 
-def test_a_lost_worker_is_not_counted_as_long_as_the_run_gets_on(story: Story) -> None:
+def test_a_lost_worker_is_not_counted_as_long_as_the_run_gets_on(story: Story, tmp_path: Path) -> None:
     said, error = story([10, lost(), 20, lost(), 30, lost(), 40], max_failures=0)
     assert error is None
     assert [line.rpartition("; ")[2] for line in said] == [f"restarting from step {s}" for s in (10, 20, 30)]
     assert all("\n" not in line for line in said)
+    assert interruptions(tmp_path) == {"restarts": 3, "preemptions": 0}
 
 
 def test_a_worker_lost_again_and_again_at_one_place_is_counted(story: Story) -> None:
@@ -202,11 +204,12 @@ def test_a_notice_before_workers_train_leaves_at_once_and_says_where_the_run_sta
     assert str(error) == (
         f"preempted (SIGTERM): run {tmp_path}/run has checkpoint at step 20 of 300; the same command continues it"
     )
+    assert interruptions(tmp_path) == {"restarts": 0, "preemptions": 1}
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_start_again(
-    story: Story, notices: list[Notices], monkeypatch: pytest.MonkeyPatch
+    story: Story, notices: list[Notices], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def noticed(reason: str, *, final: bool) -> Callable[[], BaseException]:
         def give() -> BaseException:
@@ -223,3 +226,23 @@ def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_st
     ]
     assert isinstance(error, RunPreempted)
     assert "preempted (SIGTERM): checkpoint step-00000020-of-2 committed 1.2 s after the notice; the same" in str(error)
+    assert interruptions(tmp_path) == {"restarts": 0, "preemptions": 1}, "a cluster that grew is no preemption"
+
+
+def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(
+    story: Story, notices: list[Notices], tmp_path: Path
+) -> None:
+    def lost_after_a_notice() -> BaseException:
+        notices[-1].give("SIGTERM", final=True)
+        return lost()
+
+    _, error = story([20, lost_after_a_notice])
+    assert isinstance(error, RunPreempted)
+    assert "preempted (SIGTERM), and workers were lost" in str(error)
+    assert interruptions(tmp_path) == {"restarts": 0, "preemptions": 1}
+
+
+def interruptions(storage: Path) -> dict[str, int]:
+    """What the run of a story has seen, as its directory says."""
+    found: dict[str, int] = json.loads((storage / "run" / "interruptions.json").read_text())
+    return found

@@ -66,7 +66,7 @@ def test_the_whole_run_left_what_it_should(whole: SimpleNamespace, config: Confi
         (1, False), (2, False), (3, False), (3, True), (4, False), (5, False), (6, False), (6, True),
     ]  # fmt: skip
     assert {p.name for p in whole.path.iterdir()} == {
-        "checkpoints", "metrics.jsonl", "evaluation.json", "model.safetensors",
+        "checkpoints", "metrics.jsonl", "tensorboard", "evaluation.json", "model.safetensors",
     }  # fmt: skip
     evaluation = json.loads((whole.path / "evaluation.json").read_text())
     assert (evaluation["step"], evaluation["images"]) == (6, 6)
