@@ -1,0 +1,119 @@
+"""The image: what its Dockerfile copies is here, what it pins is what the project asks for, and pods fit it."""
+
+import re
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.kuberay.manifests import RAY, ROOT, build, pods, ray_object
+
+CLUSTER = ROOT / "cluster"
+#: Instructions with their continuation lines joined.
+STEPS = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", (CLUSTER / "Dockerfile").read_text())).split("\n")
+
+
+def arguments(instruction: str) -> list[str]:
+    return [step.removeprefix(f"{instruction} ") for step in STEPS if step.startswith(f"{instruction} ")]
+
+
+def pinned() -> dict[str, Version]:
+    lines = (CLUSTER / "requirements.txt").read_text().splitlines()
+    found = {}
+    for line in lines:
+        if not line.startswith("#"):
+            assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", line), f"not pinned: {line}"
+            name, _, version = line.partition("==")
+            found[canonicalize_name(name)] = Version(version)
+    return found
+
+
+def asked() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = (CLUSTER / "requirements.in").read_text().splitlines()
+    return [Requirement(line) for line in (*project["dependencies"], *extra) if not line.startswith("#")]
+
+
+def test_the_pins_are_what_the_project_asks_for() -> None:
+    """A dependency that is new in pyproject.toml, or wants another version, is not forgotten here."""
+    versions = pinned()
+    wrong = []
+    for requirement in asked():
+        version = versions.get(canonicalize_name(requirement.name))
+        if version is None or version not in requirement.specifier:
+            wrong.append(f"{requirement}: pinned is {version}")
+    assert not wrong, f"{wrong}; make cluster/requirements.txt again, as its first lines say"
+
+
+@pytest.mark.parametrize("package", ["ray", "torch", "deepspeed", "torchvision"])
+def test_the_image_has_what_was_tested(package: str) -> None:
+    """The versions of the environment in which this suite runs, up to the patch level."""
+    from importlib.metadata import version
+
+    assert pinned()[package].release[:2] == Version(version(package)).release[:2]
+
+
+def test_what_rays_job_server_needs_is_in() -> None:
+    """Every package of Ray's extras that the image's Python would install."""
+    from importlib.metadata import requires
+
+    versions = pinned()
+    extras = {extra for r in asked() if r.name == "ray" for extra in r.extras}
+    assert extras >= {"default", "train", "tune"}
+    for line in requires("ray") or ():
+        requirement = Requirement(line)
+        where = {"python_version": "3.12", "python_full_version": "3.12.3", "sys_platform": "linux"}
+        if any(requirement.marker and requirement.marker.evaluate({**where, "extra": extra}) for extra in extras):
+            assert canonicalize_name(requirement.name) in versions, line
+
+
+def test_what_is_copied_is_here_and_let_in() -> None:
+    let_in = {
+        line[1:] for line in (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    sources = [word for step in arguments("COPY") for word in step.split()[:-1] if not word.startswith("--")]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert source in let_in, f"{source} does not reach the build"
+
+
+def test_it_is_not_root_and_its_user_is_the_pods() -> None:
+    (user,) = arguments("USER")
+    assert STEPS.index(f"USER {user}") > max(STEPS.index(f"COPY {step}") for step in arguments("COPY"))
+    uid, gid = map(int, user.split(":"))
+    assert uid > 0
+    for directory in RAY:
+        for pod in pods(ray_object(directory)):
+            assert (pod.spec["securityContext"]["runAsUser"], pod.spec["securityContext"]["runAsGroup"]) == (uid, gid)
+
+
+def test_pods_work_where_the_image_has_the_spaces() -> None:
+    (home,) = arguments("WORKDIR")
+    assert any(step.endswith(f"tune_spaces {home}/tune_spaces") for step in arguments("COPY"))
+    for directory in RAY:
+        for pod in pods(ray_object(directory)):
+            if pod.role != "submitter":
+                assert pod.main["workingDir"] == home
+
+
+def test_pods_ask_for_the_ray_of_the_image() -> None:
+    for directory in RAY:
+        item = ray_object(directory)
+        cluster = item["spec"].get("rayClusterSpec", item["spec"])
+        assert Version(cluster["rayVersion"]) == pinned()["ray"]
+
+
+def test_the_tag_is_the_projects_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for directory in RAY:
+        for item in build(directory):
+            assert {pod.main["image"].rpartition(":")[2] for pod in pods(item)} == {version}
+
+
+def test_the_operators_probes_find_their_program() -> None:
+    """They run wget in bash; a liveness probe without it kills every pod in turn."""
+    (installed,) = [step for step in arguments("RUN") if "apt-get install" in step]
+    assert {"wget", "bash", "gcc", "python3-dev"} <= set(installed.split())
