@@ -32,6 +32,7 @@ main() {
     RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n')
     RAY_ADDRESS=$(address):$PLCA_PORT
     export RAY_ADDRESS PLCA_LOGS=$PWD/plca-$SLURM_JOB_ID.ray
+    export PLCA_CLUSTER_FIXED=1 # a run that does not fit must not wait for more nodes
     mkdir -p "$PLCA_LOGS"
     (umask 077 && echo "$RAY_AUTH_TOKEN" >"$PLCA_LOGS/token") # for whoever wants to look at this Ray
     mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")

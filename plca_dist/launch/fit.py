@@ -64,6 +64,7 @@ def fit(run: Run, board: Board, workers: int, generation: int) -> None:
     board.renew()
     trainer = Trainer(
         _run_rank,
+        most_workers=run.config.world_sizes[-1],
         # Plain data: Ray's controller reads it too, and starts sooner when it need not import what a run is made of.
         train_loop_config={
             "name": run.name,

@@ -1,5 +1,6 @@
 """How many workers the cluster can hold: what an attempt takes where `cluster.workers` is a range."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -30,6 +31,12 @@ def next_width(config: Config) -> tuple[int, bool]:
     while (now := width(config)) != most and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return now or config.world_sizes[0], now is not None
+
+
+def hopeless(config: Config) -> bool:
+    """Whether the cluster can never hold the run: too small when all of it is free, and PLCA_CLUSTER_FIXED=1."""
+    whole = _places(config.cluster, state.total_resources_per_node(), Counter())
+    return os.environ.get("PLCA_CLUSTER_FIXED") == "1" and _widest(config, whole) is None
 
 
 def shortage(config: Config) -> str:

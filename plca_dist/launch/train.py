@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from plca_dist.config import Config
+from plca_dist.errors import UserError
 from plca_dist.launch.board import Board, board
 from plca_dist.launch.cluster import connection, logs, warnings_shown
 from plca_dist.launch.failure import RunFailed, RunPreempted
 from plca_dist.launch.fit import ControllerFailed, WorkersFailed, WorkersLeft, clear, fit
-from plca_dist.launch.placement import next_width, shortage
+from plca_dist.launch.placement import hopeless, next_width, shortage
 from plca_dist.launch.preemption import Notices, can_go_on, signals, watch
 from plca_dist.launch.run import Run, open_run
 from plca_dist.launch.telemetry import Telemetry, telemetry
@@ -71,14 +72,22 @@ def _persist(
     A lost worker spends none of it as long as the run got further since the last loss. Ray's own retries are off:
     they cannot tell bad input, which no retry mends, from a lost machine.
     """
-    failures, reached = 0, _reached(run)
+    failures, reached, begun = 0, _reached(run), False
     told.set("plca_step", reached)
     while True:
         workers, fits = next_width(run.config)
         if not fits:
+            if hopeless(run.config) and begun:
+                raise RunPreempted(f"the cluster shrank, and is not one that grows: {_standing(run)}")
+            if hopeless(run.config):
+                raise UserError(
+                    f"{shortage(run.config)}, and the cluster is not one that grows; ask for more nodes, CPUs or "
+                    "GPUs, or --set cluster.workers to what fits."
+                )
             say(f"waiting for the cluster to grow: {shortage(run.config)}")
         told.set("plca_workers", workers)
         say(f"starting {workers} worker{'s' if workers > 1 else ''}")
+        begun = True
         try:
             fit(run, board, workers, lease.generation)
             return

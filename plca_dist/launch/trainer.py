@@ -18,7 +18,15 @@ from plca_dist.launch import LOCAL_CLUSTER
 
 
 class Trainer(ray.train.torch.TorchTrainer):
-    """TorchTrainer, started sooner, and with a Ctrl-C that is Python's own."""
+    """TorchTrainer, started sooner, and with a Ctrl-C that is Python's own.
+
+    Args:
+        most_workers: what an autoscaler is asked for room for, though the attempt may start with fewer.
+    """
+
+    def __init__(self, *parts: Any, most_workers: int, **named: Any) -> None:
+        super().__init__(*parts, **named)
+        self._most_workers = most_workers
 
     def _create_default_callbacks(self) -> list[Any]:
         unused: tuple[type, ...] = (DatasetsCallback,)  # no Ray Data here
@@ -27,8 +35,9 @@ class Trainer(ray.train.torch.TorchTrainer):
         return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        if _alone():
-            parts["scaling_policy"] = _AsItIs(self.scaling_config)
+        parts["scaling_policy"] = (
+            _AsItIs(self.scaling_config) if _alone() else RoomForMost(self.scaling_config, self._most_workers)
+        )
         return super()._initialize_and_run_controller(**parts)
 
     def _register_sigint_handler(self, controller: Any) -> None:
@@ -43,6 +52,17 @@ class _AsItIs(FixedScalingPolicy):
 
     def _maybe_send_resource_request(self) -> None:
         pass
+
+
+class RoomForMost(FixedScalingPolicy):
+    """So many workers, while an autoscaler is asked for the most that the recipe takes: the run follows what comes."""
+
+    def __init__(self, scaling_config: ray.train.ScalingConfig, most: int) -> None:
+        super().__init__(scaling_config)
+        self._most = most
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._most
 
 
 def _alone() -> bool:

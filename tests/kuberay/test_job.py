@@ -42,6 +42,7 @@ def cluster(s3_server: S3) -> Iterator[Running]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_training_outlives_a_pod_that_is_taken_away(cluster: Running) -> None:
     """The node drains at SIGTERM, the run checkpoints and leaves with 85, its pod ends; a retry finishes the run."""
     entrypoint = TRAIN["spec"]["entrypoint"]

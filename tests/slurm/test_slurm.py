@@ -139,6 +139,7 @@ def test_a_job_told_to_leave_is_requeued_and_goes_on_at_the_exact_step(
     leaves_nothing(told)
 
 
+@pytest.mark.slow
 def test_a_node_taken_away_costs_only_the_way_back_to_the_checkpoint(
     slurm: Slurm, operator: Operator, two: tuple[Job, Job], leaves_nothing: Callable[[Job], None]
 ) -> None:
@@ -171,6 +172,15 @@ def test_an_error_of_the_driver_fails_the_job_with_its_code_and_keeps_the_logs_o
     for node in ("n1", "n2"):
         assert job.of_ray(f"{node}/raylet.out").exists()
     leaves_nothing(job)
+
+
+def test_a_run_that_does_not_fit_into_the_job_ends_instead_of_waiting_for_nodes(operator: Operator) -> None:
+    job = operator.train("too-big", "--nodes=1")
+    job.wait_state("FAILED")
+    assert job.exit_code == 2
+    assert (
+        "plca: the recipe wants 2 CPUs where the cluster has 1 free, and the cluster is not one that grows" in job.log
+    )
 
 
 def test_a_node_whose_ray_does_not_start_fails_the_job_at_once_and_shows_why(
