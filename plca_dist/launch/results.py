@@ -1,5 +1,7 @@
 """What a search leaves: the best recipe, the trials as a table for programs and as a page for people."""
 
+from typing import Any
+
 from plca_dist.launch.search import BEST, Search
 from plca_dist.report.ablation import ablation_table
 from plca_dist.report.facts import loss_in_words
@@ -20,7 +22,7 @@ def leave_results(search: Search) -> str:
         "recipe": search.base.about.summary,
         "loss of the recipe": loss_in_words(search.base.objective),
         "algorithm": search.space.algorithm,
-        "scheduler": str(search.space.model_dump(mode="json")["scheduler"]),
+        "scheduler": _in_words(search.space.model_dump(mode="json")["scheduler"]),
         "steps of a trial": str(search.config(search.any_values()).schedule.steps),
         "seed of the draws": str(search.space.seed),
     }
@@ -40,3 +42,11 @@ def leave_results(search: Search) -> str:
         lines.append(f"best    {winner.name}: plca train {store.uri}/{BEST} --name NAME\n")
     lines.append(f"trials  {store.uri}/{TABLE}\npage    {store.uri}/{PAGE}\n")
     return "\n".join(lines)
+
+
+def _in_words(scheduler: str | dict[str, dict[str, Any]]) -> str:
+    """`none`, or `asha, grace 0.125, reduction 3`."""
+    if isinstance(scheduler, str):
+        return scheduler
+    [(name, settings)] = scheduler.items()
+    return ", ".join([name, *(f"{key} {value:g}" for key, value in settings.items())])

@@ -4,6 +4,7 @@ An object is either whole or absent: local files are written beside their name a
 completion.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -30,6 +31,7 @@ OUTAGE_PATIENCE_S = 540.0
 _QUIET_S = 10.0
 _LONGEST_PAUSE_S = 10.0
 _CREATE_ATTEMPTS = 10
+_LOOKS = 20
 _PARTIAL = ".partial"
 
 
@@ -213,7 +215,15 @@ class Store:
         """Every object at or below the directory `prefix`, sorted by name; partial writes are left out."""
         base = self._path(prefix) if prefix else self.root
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-        infos = self.patiently(prefix, lambda: self.filesystem.get_file_info(selector))
+
+        def look() -> Any:
+            # arrow does not find a local directory, then sees the one that somebody made meanwhile, and complains.
+            for _ in range(_LOOKS):
+                with contextlib.suppress(FileNotFoundError):
+                    return self.filesystem.get_file_info(selector)
+            return self.filesystem.get_file_info(selector)
+
+        infos = self.patiently(prefix, look)
         cut = len(self.root.rstrip("/")) + 1
         files = (Entry(i.path[cut:], i.size) for i in infos if i.type == pafs.FileType.File)
         return sorted(e for e in files if not e.name.endswith(_PARTIAL))

@@ -81,6 +81,7 @@ def test_a_cluster_out_of_reach_is_a_finding(
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session that other tests share
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     assert main(["doctor", "--cluster"]) == 1
     out, err = capsys.readouterr()

@@ -157,3 +157,27 @@ def test_a_request_that_stalls_for_too_long_is_given_up_and_asked_again(s3: S3) 
         assert patient.read("stalled") == b"at last"
         assert 3 < time.monotonic() - began < 15
         assert proxy.faults["stall"] >= asked + 2
+
+
+def test_a_listing_rides_out_the_making_of_its_directory(tmp_path: Path) -> None:
+    """Launches that race for a lease list the directory that one of them makes."""
+    found: list[BaseException] = []
+
+    def look(store: Store, start: threading.Barrier) -> None:
+        start.wait()
+        try:
+            for _ in range(5):
+                store.list("lease")
+        except UserError as error:
+            found.append(error)
+
+    for k in range(400):
+        store, start = resolve(str(tmp_path / str(k))), threading.Barrier(3)
+        lookers = [threading.Thread(target=look, args=(store, start)) for _ in range(2)]
+        for thread in lookers:
+            thread.start()
+        start.wait()
+        store.write("lease/00000001.json", b"x")
+        for thread in lookers:
+            thread.join()
+    assert not found
