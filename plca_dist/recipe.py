@@ -48,15 +48,21 @@ def _text(recipe: str) -> str:
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:
     """`load` from YAML text; `where` names it in errors."""
+    tree = mapping(text, where, "a recipe is a YAML mapping of sections")
+    for override in overrides:
+        _override(tree, override)
+    return _checked(tree, where)
+
+
+def mapping(text: str, where: str, form: str) -> dict[str, Any]:
+    """The YAML mapping that `text` is; `form` says in the error what it should have been."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise UserError(f"{where}: a recipe is a YAML mapping of sections; got {type(tree).__name__}.")
-    for override in overrides:
-        _override(tree, override)
-    return _checked(tree, where)
+        raise UserError(f"{where}: {form}; got {type(tree).__name__}.")
+    return tree
 
 
 def changed(config: Config, settings: Mapping[str, Any], where: str = "recipe") -> Config:

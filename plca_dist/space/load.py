@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from plca_dist.errors import UserError, nearest
-from plca_dist.recipe import documented_keys, explain
+from plca_dist.recipe import documented_keys, explain, mapping
 from plca_dist.space.sections import Asha, Median
 from plca_dist.space.space import Space
 
@@ -30,12 +29,7 @@ def load_space(path: Path | str) -> Space:
 
 def parse_space(text: str, where: str = "space") -> Space:
     """`load_space` from YAML text; `where` names it in errors."""
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{where}: a space is a YAML mapping; got {type(tree).__name__}.")
+    tree = mapping(text, where, "a space is a YAML mapping")
     try:
         return Space.model_validate(tree)
     except ValidationError as error:

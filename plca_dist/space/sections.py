@@ -1,10 +1,8 @@
 """The sections of a space file."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from plca_dist.config import Section
 
 
 class About(Section):

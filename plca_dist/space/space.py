@@ -7,11 +7,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
-from plca_dist.config import Config
+from plca_dist.config import Config, Section
 from plca_dist.errors import UserError, nearest
 from plca_dist.recipe import changed
 from plca_dist.space.distribution import Distribution
-from plca_dist.space.sections import About, Resources, Scheduler, Section
+from plca_dist.space.sections import About, Resources, Scheduler
 from plca_dist.space.varied import check_set, check_varied
 from plca_dist.training.metrics import CRITERIA, Criterion
 
