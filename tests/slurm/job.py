@@ -57,7 +57,7 @@ class Job:
 
     def wait_state(self, state: str, seconds: float = 240) -> None:
         self.wait_until(state, lambda: self.state in (state, *OVER), seconds)
-        assert self.state == state, self.log
+        assert self.state == state, self.run("scontrol", "show", "job", str(self.number)) + self.log
 
     def tell(self, signal: str) -> None:
         """What Slurm does some time before it ends the job."""
@@ -66,4 +66,5 @@ class Job:
     def start_now(self) -> None:
         """Once it is requeued, without the two minutes that Slurm would let pass."""
         self.wait_state("PENDING")
+        time.sleep(2)  # nodes refuse a job that starts again in the second of its end: "Job credential revoked"
         self.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
