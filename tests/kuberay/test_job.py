@@ -41,12 +41,24 @@ def cluster(s3_server: S3) -> Iterator[Running]:
             yield running
 
 
+@pytest.mark.slow  # .ci/run runs it: what the manifests call must not rot
+def test_a_training_finishes(cluster: Running) -> None:
+    workers = cluster.start("workers"), cluster.start("workers")
+    job = cluster.submit("plca-train-0", TRAIN["spec"]["entrypoint"])
+    assert job.succeeded(200), job.text
+    assert committed(_run())[0].step == 60
+    assert _run().exists("model.safetensors")
+    for pod in workers:
+        pod.terminate()
+        pod.wait(60)
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.slow
 def test_a_training_outlives_a_pod_that_is_taken_away(cluster: Running) -> None:
     """The node drains at SIGTERM, the run checkpoints and leaves with 85, its pod ends; a retry finishes the run."""
-    entrypoint = TRAIN["spec"]["entrypoint"]
-    run = resolve(argument(entrypoint, "--storage")).child(argument(entrypoint, "--name"))
+    entrypoint, run = TRAIN["spec"]["entrypoint"], _run()
+    run.delete_tree("")  # what a test before has left
     stays, goes = cluster.start("workers"), cluster.start("workers")
     first = cluster.submit("plca-train-1", entrypoint)
     first.wait_for("checkpoint step-", 120)
@@ -83,6 +95,12 @@ def test_a_search_finishes(cluster: Running) -> None:
     assert job.succeeded(500), job.text
     search = resolve(argument(entrypoint, "--storage")).child(argument(entrypoint, "--name"))
     assert search.exists("best.yaml")
+
+
+def _run() -> Store:
+    """Of the training's entrypoint."""
+    entrypoint = TRAIN["spec"]["entrypoint"]
+    return resolve(argument(entrypoint, "--storage")).child(argument(entrypoint, "--name"))
 
 
 def _steps(run: Store) -> list[int]:
