@@ -2,38 +2,35 @@
 
 `GAUGES` lists what there is; Ray puts `ray_` before every name. All are gauges, also what only ever grows: the agent
 forgets a gauge that nobody sets for half a minute, and counters never. So a thread sets what stands again and again,
-until the driver leaves the run. What must outlive a launch, because the next one is another process, is kept in the
-run's directory.
+until the driver leaves the run. What must outlive a launch, because the next one is another process, is in the run's
+`history.json`.
 
 The driver of a search's trial is a process of the search; its figures say which search they are of.
 """
 
-import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ray.util.metrics import Gauge
 
-from plca_dist.errors import UserError
+from plca_dist.launch.node import installed
 from plca_dist.launch.preemption import SIGNALS, Notices
 from plca_dist.launch.run import Run
-from plca_dist.storage import Store
 from plca_dist.training import metrics
+from plca_dist.training.history import End, History
+from plca_dist.training.lease import Lease
 from plca_dist.training.session import Record
 
-log = logging.getLogger(__name__)
-
-INTERRUPTIONS = "interruptions.json"
 _TRIALS = "trials"  # the folder of a search that holds its runs; launch.search is too heavy to import for it
 #: Ray's nodes take gauges every 10 s, those alone that were set since, and forget them after 20 s.
 _AGAIN_S = 4.0
-Kind = Literal["restarts", "preemptions"]
+#: Gauges of what interrupted a run -> how its attempts ended then.
+_INTERRUPTIONS: dict[str, End] = {"plca_restarts": "restarted", "plca_preemptions": "preempted"}
 
 
 class _Gauge(NamedTuple):
@@ -87,25 +84,24 @@ class Telemetry:
     """The figures of one launch of a run.
 
     Args:
-        launch: its number: the generation of its lease.
+        lease: this launch's; its generation is the launch's number.
         search: name of the search that the run is a trial of, else "".
         show: gets every record that `show` gets.
     """
 
-    def __init__(self, run: Run, launch: int, search: str, show: Callable[[Record], None]) -> None:
-        self._run, self._show = run, show
+    def __init__(self, run: Run, lease: Lease, search: str, show: Callable[[Record], None]) -> None:
+        self._show = show
         self._tags = {"run": run.name, "search": search}
         self._standing: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._skipped = 0
-        self._interruptions = _interruptions(run.store)
+        self._history = History(run.store, lease.generation, installed(), lambda: not lease.lost)
         self.set("plca_active", 1)
-        self.set("plca_launches", launch)
+        self.set("plca_launches", lease.generation)
         self.set("plca_steps_wanted", run.config.schedule.steps)
         self.set("plca_checkpoint_timestamp_seconds", time.time())
         self.set("plca_data_skipped", 0)
-        for kind, times in self._interruptions.items():
-            self.set(f"plca_{kind}", times)
+        self._count()
 
     def set(self, name: str, value: float, tag: str = "") -> None:
         """What one of `GAUGES` stands at, with the value of its own tag where it has one."""
@@ -144,26 +140,32 @@ class Telemetry:
         if key == metrics.CHECKPOINT:
             self.set("plca_checkpoint_timestamp_seconds", time.time())
 
+    def begin(self, step: int, workers: int) -> None:
+        """An attempt from `step` on, kept in the run's history."""
+        self.set("plca_step", step)
+        self.set("plca_workers", workers)
+        self._history.begin(step, workers)
+
     def preempted(self, reason: str) -> None:
         """The workers followed a notice; it counts where it came from outside of the run and its search."""
-        if reason in {s.name for s in SIGNALS} or reason.endswith(" drains"):
-            self.count("preemptions")
+        outside = reason in {s.name for s in SIGNALS} or reason.endswith(" drains")
+        self.end("preempted" if outside else "left", reason)
 
-    def count(self, kind: Kind) -> None:
-        """One more, kept in the run's directory."""
-        self._interruptions[kind] += 1
-        self.set(f"plca_{kind}", self._interruptions[kind])
-        try:
-            self._run.store.write(INTERRUPTIONS, json.dumps(self._interruptions).encode())
-        except UserError as error:  # the run itself matters more
-            log.warning("%s could not be written: %s", INTERRUPTIONS, error)
+    def end(self, end: End, why: str = "") -> None:
+        """The attempt that is on is over; without one this does nothing."""
+        self._history.end(end, why, int(self._standing.get(("plca_step", ""), 0)))
+        self._count()
+
+    def _count(self) -> None:
+        for name, end in _INTERRUPTIONS.items():
+            self.set(name, self._history.count(end))
 
 
 @contextmanager
-def telemetry(run: Run, launch: int, show: Callable[[Record], None], notices: Notices) -> Iterator[Telemetry]:
-    """The figures of a launch, inside a connection to Ray. A notice that ends the block before workers train counts."""
+def telemetry(run: Run, lease: Lease, show: Callable[[Record], None], notices: Notices) -> Iterator[Telemetry]:
+    """The figures of a launch, inside a connection to Ray; an attempt that is on when the block ends, ends with it."""
     parts = run.store.uri.split("/")
-    told = Telemetry(run, launch, parts[-3] if parts[-2] == _TRIALS else "", show)
+    told = Telemetry(run, lease, parts[-3] if parts[-2] == _TRIALS else "", show)
     done = threading.Event()
 
     def again() -> None:
@@ -177,17 +179,17 @@ def telemetry(run: Run, launch: int, show: Callable[[Record], None], notices: No
     except KeyboardInterrupt:
         if notices.leaving:
             told.preempted(notices.reason or "")
+        else:
+            told.end("interrupted")
+        raise
+    except Exception as error:
+        told.end("failed", str(error))
         raise
     finally:
         done.set()
         thread.join()
         told.set("plca_active", 0)
         told.set("plca_workers", 0)
-
-
-def _interruptions(store: Store) -> dict[Kind, int]:
-    found = json.loads(store.read(INTERRUPTIONS)) if store.exists(INTERRUPTIONS) else {}
-    return {"restarts": found.get("restarts", 0), "preemptions": found.get("preemptions", 0)}
 
 
 @cache

@@ -49,7 +49,7 @@ def train(config: Config, name: str, show: Callable[[Record], None], notices: No
                 try:
                     with (
                         connection(run.config.cluster, say),
-                        telemetry(run, lease.generation, show, notices) as told,
+                        telemetry(run, lease, show, notices) as told,
                         board(told.show, lambda: notices.reason) as ours,
                         signals(notices, training=lambda: bool(ours.places)),
                         watch(run.config, ours, lease, notices),
@@ -72,8 +72,8 @@ def _persist(
     A lost worker spends none of it as long as the run got further since the last loss. Ray's own retries are off:
     they cannot tell bad input, which no retry mends, from a lost machine.
     """
-    failures, reached, begun = 0, _reached(run), False
-    told.set("plca_step", reached)
+    failures, begun = 0, False
+    reached = step = _reached(run)  # when a worker was last lost; where the next attempt begins
     while True:
         workers, fits = next_width(run.config)
         if not fits:
@@ -85,16 +85,19 @@ def _persist(
                     "GPUs, or --set cluster.workers to what fits."
                 )
             say(f"waiting for the cluster to grow: {shortage(run.config)}")
-        told.set("plca_workers", workers)
         say(f"starting {workers} worker{'s' if workers > 1 else ''}")
+        told.begin(step, workers)
         begun = True
         try:
             fit(run, board, workers, lease.generation)
+            told.end("finished")
             return
         except WorkersLeft as left:
             _go_on_or_leave(run, left, workers, notices, told, say)
+            step = left.step
         except ControllerFailed as error:
             if next_width(run.config)[0] < workers:  # a node went before they started, and there is another width
+                told.end("failed", _first_line(error))
                 continue
             raise RunFailed(f"{_first_line(error)}; logs: {logs()}") from error
         except WorkersFailed as error:
@@ -108,18 +111,18 @@ def _persist(
             faults = [c for c in error.causes if isinstance(c, TrainingFault)]
             if faults:
                 raise RunFailed(str(faults[0])) from error
-            now = _reached(run)
-            if not (error.lost and now > reached):
+            step = _reached(run)
+            if not (error.lost and step > reached):
                 failures += 1
-            reached = now
+            reached = step
             said = _first_line(error.causes[0])
             if failures > run.config.cluster.max_failures:
                 raise RunFailed(
                     f"{said}; gave up after {failures} failure{'s' if failures > 1 else ''}. "
-                    f"Newest checkpoint: step {now}; logs: {logs()}"
+                    f"Newest checkpoint: step {step}; logs: {logs()}"
                 ) from error
-            told.count("restarts")
-            say(f"worker failed ({said}); restarting from step {now}")
+            told.end("restarted", said)
+            say(f"worker failed ({said}); restarting from step {step}")
 
 
 def _go_on_or_leave(
@@ -128,6 +131,7 @@ def _go_on_or_leave(
     """After a notice: return where the rest of the cluster can go on, else raise RunPreempted."""
     assert notices.current
     reason, noticed, final = notices.current
+    told.set("plca_step", left.step)
     line = f"checkpoint {name_of(left.step, workers)} committed {max(left.at - noticed, 0):.1f} s after the notice"
     if final or not can_go_on(run.config):
         notices.followed = True

@@ -1,15 +1,27 @@
 """What was run, in a person's words: the facts table of a page, from the recipe and what the run recorded."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
 
 from plca_dist.config import Cluster, Config, Objective
+from plca_dist.recipe import keys
+from plca_dist.report.console import duration
 from plca_dist.training import metrics
+from plca_dist.training.history import Attempt, count
+
+#: Sections of a recipe that say nothing of what was trained or how.
+_ASIDE = ("about.", "storage.", "log.")
+_SIZES_LISTED = 6
 
 
 def facts(
-    config: Config, records: Sequence[Mapping[str, Any]] = (), evaluation: Mapping[str, Any] | None = None
+    config: Config,
+    records: Sequence[Mapping[str, Any]] = (),
+    evaluation: Mapping[str, Any] | None = None,
+    history: Sequence[Attempt] = (),
 ) -> dict[str, str]:
     """Facts in the order to show them; what the run has no record of is left out.
 
@@ -17,6 +29,7 @@ def facts(
         config: the run's resolved recipe.
         records: its `metrics.jsonl`.
         evaluation: its `evaluation.json`.
+        history: its attempts; runs of older versions have none.
     """
     model, pairs = config.model, config.batch.pairs
     reached = max((r[metrics.STEP] for r in records), default=0)
@@ -46,7 +59,60 @@ def facts(
     memory = [r[metrics.GPU_MEMORY] for r in records if metrics.GPU_MEMORY in r]
     if memory:
         found["GPU memory"] = f"{max(memory):.1f} GB (peak)"
+    found["time"] = _time(records, history)
+    if history:
+        found["world size"] = _world_sizes([n for n, _ in groupby(a.workers for a in history)])
+        found["launches"] = _launches(history)
+        found["versions"] = _versions(history)
     return {name: text for name, text in found.items() if text}
+
+
+def differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
+    """The recipes' keys in which runs differ, with the value of each run."""
+    found = {}
+    for key in keys():
+        values = [str(reduce(getattr, key.split("."), config)) for config in configs.values()]
+        if len(set(values)) > 1 and not key.startswith(_ASIDE):
+            found[key] = values
+    return found
+
+
+def _time(records: Sequence[Mapping[str, Any]], history: Sequence[Attempt]) -> str:
+    """Hours, minutes and seconds of training, by the records; and with all that an attempt takes, by the history."""
+    elapsed = [r[metrics.ELAPSED] for r in records if metrics.ELAPSED in r]
+    # It begins anew with every attempt.
+    training = sum(now for now, after in pairwise([*elapsed, 0.0]) if after < now)
+    spans = [a.ended - a.began for a in history if a.ended is not None]
+    texts = [f"{duration(training)} of training"] if elapsed else []
+    if spans:
+        unknown = len(history) - len(spans)
+        more = f" without {unknown} attempt{'s' * (unknown > 1)} of unknown end" if unknown else ""
+        texts.append(f"{duration(sum(spans))} with starts and ends{more}")
+    return ", ".join(texts)
+
+
+def _world_sizes(sizes: Sequence[int]) -> str:
+    if len(sizes) > _SIZES_LISTED:
+        return f"{min(sizes)} to {max(sizes)}, changed {len(sizes) - 1} times"
+    return ", then ".join(map(str, sizes))
+
+
+def _launches(history: Sequence[Attempt]) -> str:
+    counts = {"launch": len({a.launch for a in history})}
+    counts |= {"restart": count(history, "restarted"), "preemption": count(history, "preempted")}
+    counts |= {"kill": count(history[:-1], "")}  # of the driver, which could not say so
+    ends = {"launch": "es"}
+    return ", ".join(f"{n} {what}{ends.get(what, 's') * (n > 1)}" for what, n in counts.items() if n)
+
+
+def _versions(history: Sequence[Attempt]) -> str:
+    """`plca-dist 0.1.0, torch 2.11.0 then 2.12.0`: one after the other where they changed."""
+    texts = []
+    for package in history[-1].versions:
+        had = dict.fromkeys(v for a in history if (v := a.versions.get(package)))
+        if had:
+            texts.append(f"{package} {' then '.join(had)}")
+    return ", ".join(texts)
 
 
 def _range(cluster: Cluster) -> str:

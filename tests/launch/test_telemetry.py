@@ -5,6 +5,7 @@ import re
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from plca_dist.launch import search
 from plca_dist.launch import telemetry as under_test
 from plca_dist.launch.preemption import SIGNALS, Notices
 from plca_dist.launch.run import Run, open_run
-from plca_dist.launch.telemetry import GAUGES, INTERRUPTIONS, Telemetry, telemetry
+from plca_dist.launch.telemetry import GAUGES, Telemetry, telemetry
 from plca_dist.launch.train import train
 from plca_dist.recipe import load
-from plca_dist.storage import Store
+from plca_dist.training.history import read_history
 
 ROOT = Path(__file__).parents[2]
 Series = dict[str, list[tuple[dict[str, str], float]]]
@@ -164,8 +165,12 @@ def standing(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return values
 
 
+def lease(generation: int = 1) -> Any:
+    return SimpleNamespace(generation=generation, lost=False)
+
+
 def launch(run: Run) -> Telemetry:
-    return Telemetry(run, 1, "", lambda record: None)
+    return Telemetry(run, lease(), "", lambda record: None)
 
 
 @pytest.mark.parametrize("reason", [*(s.name for s in SIGNALS), "node 1a2b drains", "the machine of the search drains"])
@@ -173,31 +178,23 @@ def test_preemptions_are_counted_over_launches(reason: str, run: Run, standing: 
     for times in (1, 2):
         told = launch(run)
         assert standing["preemptions"] == times - 1, "a launch begins with what the run has seen"
+        told.begin(10 * times, 2)
         told.preempted(reason)
         assert standing["preemptions"] == times
-    told.count("restarts")
-    assert json.loads(run.store.read(INTERRUPTIONS)) == {"restarts": 1, "preemptions": 2}
+        told.preempted(reason)
+        assert standing["preemptions"] == times, "one attempt ends once"
+    told.begin(20, 1)
+    told.end("restarted", "ValueError: a bug")
+    assert (standing["restarts"], standing["preemptions"]) == (1, 2)
 
 
 @pytest.mark.parametrize("reason", ["the cluster grew", "stopped by the search", "another launch took over"])
 def test_leaving_for_the_runs_own_good_is_no_preemption(reason: str, run: Run, standing: dict[str, float]) -> None:
-    launch(run).preempted(reason)
-    assert standing["preemptions"] == 0
-    assert not run.store.exists(INTERRUPTIONS)
-
-
-def test_a_store_that_is_away_does_not_end_the_run(
-    run: Run, standing: dict[str, float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
     told = launch(run)
-
-    def refuse(self: Store, name: str, data: bytes) -> None:
-        raise UserError("the store is away")
-
-    monkeypatch.setattr(Store, "write", refuse)
-    told.count("restarts")
-    assert standing["restarts"] == 1
-    assert "interruptions.json could not be written: the store is away" in caplog.text
+    told.begin(0, 1)
+    told.preempted(reason)
+    assert standing["preemptions"] == 0
+    assert read_history(run.store)[-1].end == "left"
 
 
 def test_records_become_figures_in_base_units(run: Run, standing: dict[str, float]) -> None:
@@ -230,7 +227,7 @@ def test_what_stands_is_set_again_and_again_until_the_end(
     run: Run, standing: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(under_test, "_AGAIN_S", 0.01)
-    with telemetry(run, 1, lambda record: None, Notices()) as told:
+    with telemetry(run, lease(), lambda record: None, Notices()) as told:
         told.show({"step": 3, "miou": 40.0})
         standing.clear()
         deadline = time.monotonic() + 10
@@ -250,20 +247,27 @@ def test_ray_forgets_no_figure_of_a_run_at_work_and_all_of_one_that_ended(run: R
     def exported() -> list[float]:
         return [v for labels, v in scrape().get("ray_plca_launches", []) if labels["run"] == run.name]
 
-    with telemetry(run, 7, lambda record: None, Notices()):
+    with telemetry(run, lease(7), lambda record: None, Notices()):
         time.sleep(45)
         assert exported() == [7]
     time.sleep(45)
     assert exported() == []
 
 
-def test_the_run_is_inactive_however_it_ends(run: Run, standing: dict[str, float]) -> None:
-    def interrupted() -> None:
-        with telemetry(run, 3, lambda record: None, Notices()):
+@pytest.mark.parametrize(
+    ("error", "end"), [(KeyboardInterrupt(), "interrupted"), (UserError("a shard is damaged"), "failed")]
+)
+def test_the_run_is_inactive_however_it_ends(
+    error: BaseException, end: str, run: Run, standing: dict[str, float]
+) -> None:
+    def ended() -> None:
+        with telemetry(run, lease(3), lambda record: None, Notices()) as told:
             assert (standing["active"], standing["launches"]) == (1, 3)
-            raise KeyboardInterrupt
+            told.begin(0, 1)
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert standing["active"] == 0
-    assert not run.store.exists(INTERRUPTIONS), "a Ctrl-C is no preemption"
+    with pytest.raises(type(error)):
+        ended()
+    assert standing["active"] == standing["workers"] == 0
+    (attempt,) = read_history(run.store)
+    assert (attempt.launch, attempt.end, attempt.why) == (3, end, str(error))

@@ -120,14 +120,20 @@ def test_a_lost_worker_is_not_counted_as_long_as_the_run_gets_on(story: Story, t
     assert error is None
     assert [line.rpartition("; ")[2] for line in said] == [f"restarting from step {s}" for s in (10, 20, 30)]
     assert all("\n" not in line for line in said)
-    assert interruptions(tmp_path) == {"restarts": 3, "preemptions": 0}
+    assert history(tmp_path) == [
+        (0, "restarted", "RuntimeError: Connection closed by peer"),
+        (10, "restarted", "RuntimeError: Connection closed by peer"),
+        (20, "restarted", "RuntimeError: Connection closed by peer"),
+        (30, "finished", ""),
+    ]
 
 
-def test_a_worker_lost_again_and_again_at_one_place_is_counted(story: Story) -> None:
+def test_a_worker_lost_again_and_again_at_one_place_is_counted(story: Story, tmp_path: Path) -> None:
     said, error = story([10, lost(), lost(), lost()], max_failures=1)
     assert isinstance(error, RunFailed)
     assert len(said) == 2
     assert "gave up after 2 failures. Newest checkpoint: step 10; logs: /the/logs" in str(error)
+    assert [end for _, end, _ in history(tmp_path)] == ["restarted", "restarted", "failed"]
 
 
 def test_an_error_is_retried_while_the_budget_lasts(story: Story) -> None:
@@ -158,13 +164,14 @@ def test_without_a_budget_the_first_error_ends_the_run(story: Story) -> None:
     ],
 )
 def test_what_no_retry_mends_ends_the_run_at_once(
-    story: Story, event: BaseException, kind: type[BaseException], text: str
+    story: Story, event: BaseException, kind: type[BaseException], text: str, tmp_path: Path
 ) -> None:
     said, error = story([10, event], max_failures=3)
     assert said == []
     assert isinstance(error, kind)
     assert text in str(error)
     assert "\n" not in str(error)
+    assert history(tmp_path) == [(0, "failed", str(error))]
 
 
 def test_ctrl_c_says_where_the_run_stands(story: Story, tmp_path: Path) -> None:
@@ -173,6 +180,7 @@ def test_ctrl_c_says_where_the_run_stands(story: Story, tmp_path: Path) -> None:
     assert str(error) == f"run {tmp_path}/run has no checkpoint yet; the same command continues it"
     _, error = story([20, KeyboardInterrupt()])
     assert "has checkpoint at step 20 of 300; the same command continues it" in str(error)
+    assert history(tmp_path) == [(0, "interrupted", "")] * 2
 
 
 def test_a_finished_run_is_left_alone(story: Story) -> None:
@@ -204,7 +212,7 @@ def test_a_notice_before_workers_train_leaves_at_once_and_says_where_the_run_sta
     assert str(error) == (
         f"preempted (SIGTERM): run {tmp_path}/run has checkpoint at step 20 of 300; the same command continues it"
     )
-    assert interruptions(tmp_path) == {"restarts": 0, "preemptions": 1}
+    assert history(tmp_path) == [(0, "preempted", "SIGTERM")]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -226,7 +234,7 @@ def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_st
     ]
     assert isinstance(error, RunPreempted)
     assert "preempted (SIGTERM): checkpoint step-00000020-of-2 committed 1.2 s after the notice; the same" in str(error)
-    assert interruptions(tmp_path) == {"restarts": 0, "preemptions": 1}, "a cluster that grew is no preemption"
+    assert history(tmp_path) == [(0, "left", "the cluster grew"), (20, "preempted", "SIGTERM")]
 
 
 def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(
@@ -239,10 +247,11 @@ def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(
     _, error = story([20, lost_after_a_notice])
     assert isinstance(error, RunPreempted)
     assert "preempted (SIGTERM), and workers were lost" in str(error)
-    assert interruptions(tmp_path) == {"restarts": 0, "preemptions": 1}
+    assert history(tmp_path) == [(0, "preempted", "SIGTERM")]
 
 
-def interruptions(storage: Path) -> dict[str, int]:
-    """What the run of a story has seen, as its directory says."""
-    found: dict[str, int] = json.loads((storage / "run" / "interruptions.json").read_text())
-    return found
+def history(storage: Path) -> list[tuple[int, str, str]]:
+    """(step from which, how, why) of every attempt at a story's run, as its directory says."""
+    attempts = json.loads((storage / "run" / "history.json").read_text())
+    assert all(a["workers"] == 2 and a["versions"]["torch"] and a["ended"] >= a["began"] for a in attempts)
+    return [(a["step"], a["end"], a["why"]) for a in attempts]

@@ -1,10 +1,13 @@
 """Facts say what the recipe says and what was measured, and nothing that is not known."""
 
+from typing import Any
+
 import pytest
 
 from plca_dist.config import Config, Objective
 from plca_dist.method.objective import ABLATION
-from plca_dist.report.facts import facts, loss_in_words
+from plca_dist.report.facts import differences, facts, loss_in_words
+from plca_dist.training.history import Attempt
 
 
 def config(**sections: dict) -> Config:
@@ -72,3 +75,39 @@ def test_facts_of_an_evaluation_without_labels(counts: dict[str, int], words: st
 )
 def test_the_ablations_in_words(row: str, words: str) -> None:
     assert loss_in_words(Objective(**ABLATION[row])) == words
+
+
+def attempt(launch: int, workers: int, torch: str | None, ended: float | None, end: Any = "finished") -> Attempt:
+    return Attempt(launch, 100.0, 0, workers, {"plca-dist": "0.1", "torch": torch, "ray": None}, ended, 5, end)
+
+
+def test_facts_of_all_launches() -> None:
+    history = [
+        attempt(1, 4, "2.11", 160.0, "preempted"),
+        attempt(2, 4, "2.12", 170.0, "restarted"),
+        attempt(2, 2, "2.12", None, ""),
+        attempt(3, 4, None, 110.0, "restarted"),
+        attempt(3, 4, "2.12", None, ""),
+    ]
+    elapsed = [5.0, 30.0, 10.0, 3700.0, 1.0]  # of three attempts, in which it begins anew
+    found = facts(config(), [{"step": k, "elapsed_s": s} for k, s in enumerate(elapsed)], None, history)
+    assert found["time"] == "1:02:11 of training, 2:20 with starts and ends without 2 attempts of unknown end"
+    assert found["world size"] == "4, then 2, then 4"
+    assert found["launches"] == "3 launches, 2 restarts, 1 preemption, 1 kill"
+    assert found["versions"] == "plca-dist 0.1, torch 2.11 then 2.12"
+
+
+def test_a_run_that_moves_often_has_a_range_of_world_sizes() -> None:
+    history = [attempt(1, 1 + k % 3, "2.11", 160.0, "left") for k in range(9)]
+    assert facts(config(), history=history)["world size"] == "1 to 3, changed 8 times"
+
+
+def test_recipes_differ_in_what_decides_and_not_in_what_is_aside() -> None:
+    one = config(deepspeed={"zero_optimization": {"stage": 1}}, about={"summary": "one"}, storage={"uri": "a"})
+    other = config(objective={"lovasz": 0.0}, source={"uri": "other", "crop": [64, 64]}, log={"every": 3})
+    assert differences({"a": one, "b": other, "c": one}) == {
+        "source.uri": ["source", "other", "source"],
+        "objective.lovasz": ["0.75", "0.0", "0.75"],
+        "deepspeed": ["{'zero_optimization': {'stage': 1}}", "{}", "{'zero_optimization': {'stage': 1}}"],
+    }
+    assert differences({"a": one}) == differences({"a": one, "b": one}) == {}
