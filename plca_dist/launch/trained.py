@@ -52,6 +52,11 @@ def load_trained(place: str, endpoint: str | None = None) -> Trained:
         if not store.exists(file):
             raise UserError(f"{place} does not exist; give a run's directory, or the weight file it left.")
         return _from_file(store, file, None)
+    if place.endswith((".pth", ".pt")):
+        raise UserError(
+            f"{place}: give a run's directory or a .safetensors file; `plca weights import` makes one of a file of the"
+            " paper's authors."
+        )
     within = re.fullmatch(rf"(.+)/{FOLDER}/([^/]+)", place)
     store = probe(within[1] if within else place, endpoint)
     if not store.exists(RECIPE):

@@ -1,1 +1,1 @@
-"""Networks and their weight files; torch and safetensors alone. Start at `deeplab.py`."""
+"""Networks, their weight files and ONNX; torch and safetensors alone, onnx to write it. Start at `deeplab.py`."""

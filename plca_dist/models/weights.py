@@ -1,44 +1,28 @@
-"""Weight files in and out: torchvision's ImageNet files, the authors' files, and this project's own.
+"""Weight files in and out: torchvision's ImageNet files and this project's own; the authors' are in `authors.py`.
 
 Every way in is strict: a file fits key by key and shape by shape, or is refused and changes nothing. What may differ
 between a file's names and the network's is written down here and nowhere else. Files arrive as bytes; `origin` is what
 a message calls them.
-
-K: classes; C: feature channels.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from plca_dist.errors import UserError
+from plca_dist.models.authors import fill_as_authors
 from plca_dist.models.backbone import BACKBONES, build_backbone
-from plca_dist.models.deeplab import PAPER_RATES, Network, build_network
-from plca_dist.models.state import differences, first_few, load_strict, safetensors_of, state_dict_of, torch_payload
-
-#: The authors' class order; the rows of their heads. Models trained on SYNTHIA have the first 16.
-AUTHORS_CLASSES = (
-    "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car", "traffic sign", "person", "bicycle",
-    "motorcycle", "traffic light", "rider", "bus", "wall", "terrain", "truck", "train",
-)  # fmt: skip
+from plca_dist.models.deeplab import Network, build_network
+from plca_dist.models.description import Description, described, unlike
+from plca_dist.models.state import differences, load_strict, safetensors_of, state_dict_of, torch_payload
 
 _FORMAT = "weights-1"
 _KEY = "plca_dist"
 _NOT_THE_BACKBONES = ("fc.weight", "fc.bias")
-_AUTHORS_HEAD = {f"classifier.0.convs.{i}.0.weight": f"classifier.convs.{i}.weight" for i in range(len(PAPER_RATES))}
-
-
-class Description(NamedTuple):
-    """What a file of this project says of its network; enough to build it. `classes`: names in train-id order."""
-
-    backbone: str
-    style: str
-    rates: tuple[int, ...]
-    classes: tuple[str, ...]
 
 
 def load_pretrained(
@@ -53,7 +37,7 @@ def load_pretrained(
         return
     payload = torch_payload(data, origin)
     if isinstance(payload, Mapping) and "weights" in payload:
-        _fill_as_authors(network, payload, classes, origin)
+        fill_as_authors(network, payload, classes, origin)
     else:
         _fill_backbone(network, payload, origin)
 
@@ -100,53 +84,13 @@ def _parameters_fit(backbone: str, parameters: Mapping[str, Tensor]) -> bool:
     return not differences({k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}, parameters)
 
 
-def load_authors(
-    network: Network, data: bytes, classes: Sequence[str], *, origin: str = "the authors' weight file"
-) -> None:
-    """Fill `network` from a file of the paper's authors, its class rows put into the order of `classes`.
-
-    The file is `{"weights": state_dict}` for ResNet-101, caffe style, rates 6/12/18/24; its head is named
-    `classifier.0.convs.{i}.0.weight`, (K, C, 3, 3), with rows in the order of AUTHORS_CLASSES, all 19 or the first 16.
-
-    `classes`: names in train-id order, the same set as the file's. Raises UserError for another network, other classes,
-    and a file that is not of this form.
-    """
-    _fill_as_authors(network, torch_payload(data, origin), classes, origin)
-
-
-def _fill_as_authors(network: Network, payload: Any, classes: Sequence[str], origin: str) -> None:
-    wanted = Description("resnet101", "caffe", PAPER_RATES, tuple(classes))
-    if wrong := _unlike(wanted, _described(network, classes), "{0}, not {1}"):
-        raise UserError(f"{origin}: the authors' weights need {'; '.join(wrong)}: build the network so.")
-    if not isinstance(payload, Mapping) or "weights" not in payload:
-        raise UserError(
-            f"{origin} has no entry 'weights', so it is not one of the authors' files: check which file it is."
-        )
-    state = {_AUTHORS_HEAD.get(key, key): value for key, value in state_dict_of(payload["weights"], origin).items()}
-    heads = [key for key in _AUTHORS_HEAD.values() if key in state and state[key].dim() == 4]
-    if heads:
-        theirs = AUTHORS_CLASSES[: len(state[heads[0]])]
-        if set(theirs) != set(classes):
-            raise UserError(
-                f"{origin} has {len(theirs)} classes, the network {len(classes)};"
-                f" only here: {first_few([c for c in classes if c not in theirs])};"
-                f" only in the file: {first_few([c for c in theirs if c not in classes])}:"
-                " use the label set the file was trained on."
-            )
-        rows = [theirs.index(c) for c in classes]
-        state |= {key: state[key][rows] for key in heads if len(state[key]) == len(rows)}
-    load_strict(
-        network, state, f"{origin} does not fit the network", "check that the file is one the authors published"
-    )
-
-
 def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
     """The network as a safetensors file that `load_weights` can rebuild it from; equal networks give equal bytes.
 
     `classes`: names in train-id order. All metadata is one entry, because safetensors shuffles the order of several.
     """
     assert len(classes) == network.num_classes, f"{len(classes)} class names for {network.num_classes} classes"
-    description = {"format": _FORMAT} | _described(network, classes)._asdict()
+    description = {"format": _FORMAT} | described(network, classes)._asdict()
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     return safetensors.torch.save(tensors, {_KEY: json.dumps(description)})
 
@@ -186,20 +130,6 @@ def load_into(network: Network, data: bytes, classes: Sequence[str], *, origin: 
     Raises UserError naming what differs: backbone, style, rates and classes first, then names and shapes.
     """
     there = describe(data, origin=origin)
-    if wrong := _unlike(there, _described(network, classes), "{0} in the file, {1} here"):
+    if wrong := unlike(there, described(network, classes), "{0} in the file, {1} here"):
         raise UserError(f"{origin} holds another network: {'; '.join(wrong)}: build the network as the file says.")
     load_strict(network, safetensors_of(data, origin), f"{origin} contradicts its own metadata", "copy it again")
-
-
-def _described(network: Network, classes: Sequence[str]) -> Description:
-    return Description(network.backbone_name, network.style.name, network.rates, tuple(classes))
-
-
-def _unlike(wanted: Description, here: Description, wording: str) -> list[str]:
-    """Each field in which the two differ, e.g. `style 'caffe', not 'torchvision'`."""
-    pairs = zip(Description._fields, wanted, here, strict=True)
-    return [f"{field} {wording.format(_text(a), _text(b))}" for field, a, b in pairs if a != b]
-
-
-def _text(value: object) -> str:
-    return f"({', '.join(map(str, value))})" if isinstance(value, tuple) else repr(value)

@@ -1,6 +1,5 @@
 """Files of others: what each loader maps, and that one which does not fit is refused with reasons, changing nothing."""
 
-import io
 import pickle
 
 import pytest
@@ -8,46 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError
-from plca_dist.models.deeplab import Network, build_network
-from plca_dist.models.weights import (
-    AUTHORS_CLASSES,
-    load_authors,
-    load_imagenet,
-    load_pretrained,
-)
-
-CITYSCAPES = LABEL_SETS["cityscapes"].classes
-SYNTHIA = LABEL_SETS["synthia"].classes
-TOYTOWN = LABEL_SETS["toytown"].classes
-
-
-def saved(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def network_of(backbone: str, classes: tuple[str, ...] = TOYTOWN, seed: int = 0, **options: object) -> Network:
-    torch.manual_seed(seed)
-    return build_network(backbone, len(classes), **options)
-
-
-def distinct(module: nn.Module) -> nn.Module:
-    """Every entry random, BN statistics and counters included."""
-    with torch.no_grad():
-        for value in module.state_dict().values():
-            value.copy_(torch.rand(value.shape) + 0.5 if value.is_floating_point() else torch.randint(1, 9, ()))
-    return module
+from plca_dist.models.weights import load_imagenet, load_pretrained
+from tests.models.files import TOYTOWN, distinct, network_of, same, saved, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -150,95 +112,3 @@ def test_files_that_torch_cannot_read_safely_are_refused(data: bytes) -> None:
 def test_torch_files_that_hold_no_state_dict_are_refused(value: object) -> None:
     with pytest.raises(UserError, match=r"holds no state dict .*: save `model.state_dict\(\)`"):
         load_imagenet(network_of("resnet18"), saved(value))
-
-
-def authors_state(network: Network, classes: tuple[str, ...]) -> dict[str, Tensor]:
-    """What the authors would have written for this network: their names, their class order."""
-    index = {name: i for i, name in enumerate(classes)}
-    rows = [index[name] for name in AUTHORS_CLASSES if name in index]
-    state = {key: value for key, value in network.state_dict().items() if key.startswith("backbone.")}
-    for i, conv in enumerate(network.classifier.convs):
-        state[f"classifier.0.convs.{i}.0.weight"] = conv.weight.detach()[rows]
-    return state
-
-
-@pytest.fixture(scope="module")
-def caffe101() -> Network:
-    return distinct(network_of("resnet101", CITYSCAPES, seed=3, style="caffe"))
-
-
-def test_authors_order_is_the_papers_classes_with_synthias_first() -> None:
-    assert set(AUTHORS_CLASSES) == set(CITYSCAPES)
-    assert set(AUTHORS_CLASSES[:16]) == set(SYNTHIA)
-
-
-@pytest.mark.parametrize("load", [load_authors, load_pretrained])
-def test_authors_file_fills_every_entry_with_rows_by_class_name(load, caffe101: Network) -> None:
-    state = authors_state(caffe101, CITYSCAPES)
-    assert len(state) == 628
-    assert state["classifier.0.convs.0.0.weight"].shape == (19, 2048, 3, 3)
-    network = network_of("resnet101", CITYSCAPES, style="caffe")
-    load(network, saved({"weights": state}), CITYSCAPES)
-    assert same(network.state_dict(), caffe101.state_dict())
-    for i in range(4):
-        theirs, ours = state[f"classifier.0.convs.{i}.0.weight"], network.classifier.convs[i].weight
-        assert torch.equal(ours[0], theirs[2])  # road
-        assert torch.equal(ours[10], theirs[0])  # sky
-        assert torch.equal(ours[16], theirs[18])  # train
-        assert torch.equal(ours[18], theirs[10])  # bicycle
-
-
-@pytest.fixture(scope="module")
-def caffe101_synthia() -> Network:
-    return network_of("resnet101", SYNTHIA, style="caffe")
-
-
-def test_authors_synthia_file_has_the_first_sixteen(caffe101: Network, caffe101_synthia: Network) -> None:
-    state = authors_state(caffe101, CITYSCAPES)
-    state |= {key: value[:16] for key, value in state.items() if key.startswith("classifier.")}
-    load_authors(caffe101_synthia, saved({"weights": state}), SYNTHIA)
-    for i, name in enumerate(SYNTHIA):
-        expected = caffe101.classifier.convs[2].weight[CITYSCAPES.index(name)]
-        assert torch.equal(caffe101_synthia.classifier.convs[2].weight[i], expected), name
-
-
-def test_authors_refusals(caffe101: Network, caffe101_synthia: Network) -> None:
-    state = authors_state(caffe101, CITYSCAPES)
-    before = snapshot(caffe101_synthia)
-    with pytest.raises(
-        UserError,
-        match=r"has 19 classes, the network 16; only here: none; only in the file: terrain, truck, train: use",
-    ):
-        load_authors(caffe101_synthia, saved({"weights": state}), SYNTHIA)
-    assert same(caffe101_synthia.state_dict(), before)
-
-    head = "classifier.0.convs.3.0.weight"
-    uneven = state | {head: state[head][:16]}
-    with pytest.raises(
-        UserError, match=r"1 of another shape: classifier\.convs\.3\.weight 16x2048x3x3 where 19x2048x3x3"
-    ):
-        load_authors(caffe101, saved({"weights": uneven}), CITYSCAPES)
-    headless = {key: value for key, value in state.items() if key.startswith("backbone.")}
-    with pytest.raises(UserError, match=r"4 missing: classifier\.convs\.0\.weight, .*: check that the file is one the"):
-        load_authors(caffe101, saved({"weights": headless}), CITYSCAPES)
-    wrapped = {f"module.{key}": value for key, value in headless.items()}
-    with pytest.raises(
-        UserError, match=r"628 missing: backbone\.conv1\.weight, .*624 unexpected: module\.backbone\.conv1"
-    ):
-        load_authors(caffe101, saved({"weights": wrapped}), CITYSCAPES)
-    with pytest.raises(UserError, match="has no entry 'weights'"):
-        load_authors(caffe101, saved(headless), CITYSCAPES)
-    with pytest.raises(UserError, match="holds no state dict"):
-        load_authors(caffe101, saved({"weights": [1]}), CITYSCAPES)
-    with pytest.raises(UserError, match="not a file of tensors"):
-        load_authors(caffe101, b"nothing", CITYSCAPES)
-
-
-def test_authors_file_needs_their_network() -> None:
-    network = network_of("tiny", CITYSCAPES, rates=(1, 2))
-    with pytest.raises(
-        UserError,
-        match=r"need backbone 'resnet101', not 'tiny'; style 'caffe', not 'torchvision';"
-        r" rates \(6, 12, 18, 24\), not \(1, 2\): build the network so",
-    ):
-        load_authors(network, saved({"weights": {}}), CITYSCAPES)

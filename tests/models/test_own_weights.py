@@ -6,36 +6,14 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor, nn
 
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError
-from plca_dist.models.deeplab import Network, build_network
-from plca_dist.models.weights import Description, describe, load_into, load_pretrained, load_weights, to_bytes
+from plca_dist.models.description import Description
+from plca_dist.models.weights import describe, load_into, load_pretrained, load_weights, to_bytes
+from tests.models.files import TOYTOWN, distinct, network_of, same, snapshot
 
 SYNTHIA = LABEL_SETS["synthia"].classes
-TOYTOWN = LABEL_SETS["toytown"].classes
-
-
-def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def network_of(backbone: str, classes: tuple[str, ...] = TOYTOWN, seed: int = 0, **options: object) -> Network:
-    torch.manual_seed(seed)
-    return build_network(backbone, len(classes), **options)
-
-
-def distinct(module: nn.Module) -> nn.Module:
-    """Every entry random, BN statistics and counters included."""
-    with torch.no_grad():
-        for value in module.state_dict().values():
-            value.copy_(torch.rand(value.shape) + 0.5 if value.is_floating_point() else torch.randint(1, 9, ()))
-    return module
 
 
 @pytest.mark.parametrize(
