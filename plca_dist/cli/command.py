@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable
 
 RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file"
+PLACE = "a run, RUN/checkpoints/step-…, or a .safetensors file"
 ENDPOINT = "of an S3-compatible server (default: AWS_ENDPOINT_URL)"
 
 
@@ -43,7 +44,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="RUN", help="a run, RUN/checkpoints/step-…, or a .safetensors file")
+    parser.add_argument("weights", metavar="RUN", help=PLACE)
     parser.add_argument(
         "--size",
         type=at_least(8),
@@ -51,6 +52,10 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         metavar=("H", "W"),
         help="size of the network's input (default: the recipe's; of a file the image's)",
     )
+    add_workers(parser)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=at_least(1), default=1, metavar="N", help="processes (default: this one, without a cluster)"
     )

@@ -75,10 +75,49 @@ def predict(parsed: Namespace) -> None:
     print("\n".join([f"{images} images:", *(f"  {folder}" for folder in folders)]))
 
 
+def report(parsed: Namespace) -> None:
+    from plca_dist.config import Cluster
+    from plca_dist.launch.pictures import Looks
+    from plca_dist.launch.report import report
+    from plca_dist.report.console import Counters
+
+    looks = Looks(
+        data=parsed.data,
+        images=parsed.images,
+        candidates=parsed.candidates,
+        aggregation=parsed.aggregation,
+        workers=Cluster(workers=parsed.workers, gpu=parsed.gpu),
+        endpoint=parsed.endpoint,
+    )
+    with Counters() as counters:
+        page, *pictures = report(parsed.runs, parsed.out, looks, counters.show)
+    print("\n".join([f"page: {page}", *(f"  {picture}" for picture in pictures)]))
+
+
 def _job(parsed: Namespace, aggregation: float | None) -> Any:
     from plca_dist.launch.job import job_from
 
     return job_from(parsed.weights, aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
+
+
+def weights(parsed: Namespace) -> None:
+    from plca_dist.launch.export import export_authors, import_authors
+
+    if parsed.action == "import":
+        written, labels = import_authors(parsed.file, parsed.out, parsed.endpoint)
+        print(f"{written}: {len(labels)} classes, in the order of the label set {labels.name}")
+    else:
+        print(export_authors(parsed.weights, parsed.out, parsed.endpoint))
+
+
+def export(parsed: Namespace) -> None:
+    from plca_dist.launch.export import export_network
+
+    print(
+        export_network(
+            parsed.weights, parsed.out, size=parsed.size, aggregation=parsed.aggregation, endpoint=parsed.endpoint
+        )
+    )
 
 
 def shards(parsed: Namespace) -> None:

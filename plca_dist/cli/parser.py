@@ -3,7 +3,7 @@
 import argparse
 from importlib.metadata import version
 
-from plca_dist.cli import preparing, results, runs
+from plca_dist.cli import preparing, results, runs, weights
 from plca_dist.cli.command import Command
 
 
@@ -18,7 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=Command
     )
-    for add in (runs.demo, runs.train, runs.tune, results.evaluate, results.predict):
+    for add in (runs.demo, runs.train, runs.tune, results.evaluate, results.predict, results.report):
+        add(commands)
+    for add in (weights.weights, weights.export):
         add(commands)
     for add in (preparing.shards, preparing.recipes, preparing.doctor):
         add(commands)

@@ -1,8 +1,8 @@
-"""What `plca evaluate` and `predict` take."""
+"""What `plca evaluate`, `predict` and `report` take."""
 
 import argparse
 
-from plca_dist.cli.command import Command, add_command, add_weights, ratio, ratios
+from plca_dist.cli.command import Command, add_command, add_weights, add_workers, at_least, ratio, ratios
 
 
 def evaluate(commands: "argparse._SubParsersAction[Command]") -> None:
@@ -48,3 +48,35 @@ plca predict s3://bucket/runs/gtav --images s3://bucket/photos --out s3://bucket
         "--aggregation", type=ratio, metavar="λ", help="aggregation ratio (default: the recipe's; of a file 0.5)"
     )
     add_weights(parser)
+
+
+def report(commands: "argparse._SubParsersAction[Command]") -> None:
+    parser = add_command(
+        commands,
+        "report",
+        "make one page of one or several runs: curves, tables, pictures",
+        """
+plca report runs/toytown
+plca report runs/source-only runs/toytown --out comparison
+plca report runs/toytown --data data/toytown/val --images 8 --candidates 100
+plca report s3://bucket/runs/gtav --images 0
+plca report s3://bucket/runs/source-only s3://bucket/runs/gtav --out s3://bucket/report --workers 4 --gpu""",
+        """Runs need not be finished: the page says what is not there yet. Of several runs the last is compared with the
+        first, and decides which images are shown: half of them its worst, half its best. The page is one HTML file that
+        needs no network; its pictures are beside it as PNG files.""",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="directories or URIs of runs, in the order of columns")
+    parser.add_argument("--out", metavar="DIR", help="folder or URI (default: RUN/report; of several runs, report)")
+    parser.add_argument(
+        "--data", metavar="URI", default="", help="labelled shards (default: the recipe's evaluation.uri)"
+    )
+    parser.add_argument(
+        "--images", type=at_least(0), default=6, metavar="N", help="images shown (default: 6); 0: no pictures"
+    )
+    parser.add_argument(
+        "--candidates", type=at_least(1), default=50, metavar="N", help="from the first N of the set (default: 50)"
+    )
+    parser.add_argument(
+        "--aggregation", type=ratio, default=0.0, metavar="λ", help="of the predictions shown (default: 0, without)"
+    )
+    add_workers(parser)

@@ -122,6 +122,15 @@ class Stream:
         self._pool.shutdown(wait=True)
 
 
+class Labelled(NamedTuple):
+    """A sample of a labelled set: its row there, its id, image (3, H, W) uint8 RGB and label (H, W) uint8 train ids."""
+
+    row: int
+    id: str
+    image: Tensor
+    label: Tensor
+
+
 def labelled_samples(
     uri: str, labels: LabelSet, part: int, parts: int, endpoint: str | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -131,11 +140,23 @@ def labelled_samples(
     """
     store = resolve(uri, endpoint, patience_s=OUTAGE_PATIENCE_S)
     manifest = read_manifest(store)
-    table = label_table(manifest, labels.classes, store.uri)
-    with closing(_rows(store, manifest, ["image", "label"], _share(manifest.rows, part, parts))) as rows:
-        for read in rows:
-            row = read()
-            yield decode_image(row["image"]), look_up(table, decode_label(row["label"]))
+    with closing(_labelled(store, manifest, labels, share(manifest.rows, part, parts))) as samples:
+        for sample in samples:
+            yield sample.image, sample.label
+
+
+def labelled_rows(
+    uri: str, labels: LabelSet, rows: range, endpoint: str | None = None
+) -> Generator[Labelled, None, None]:
+    """The samples at `rows` of a labelled set, with their ids; `rows` beyond its end are left out."""
+    store = resolve(uri, endpoint, patience_s=OUTAGE_PATIENCE_S)
+    manifest = read_manifest(store)
+    yield from _labelled(store, manifest, labels, range(rows.start, min(rows.stop, manifest.rows)))
+
+
+def share(rows: int, part: int, parts: int) -> range:
+    """The `part`-th of `parts` contiguous shares of so many rows: disjoint, and together all of them."""
+    return range(rows * part // parts, rows * (part + 1) // parts)
 
 
 class Pair(NamedTuple):
@@ -165,11 +186,11 @@ def whole_pairs(
     stores = [resolve(uri, endpoint, patience_s=OUTAGE_PATIENCE_S) for uri in (source, target)]
     of_source, of_target = (read_manifest(store) for store in stores)
     table = label_table(of_source, labels.classes, stores[0].uri)
-    share = _share(min(most, of_source.rows, of_target.rows), part, parts)
+    rows = share(min(most, of_source.rows, of_target.rows), part, parts)
     passed: set[str] = set()
     with (
-        closing(_rows(stores[0], of_source, ["image", "label"], share)) as source_rows,
-        closing(_rows(stores[1], of_target, ["image"], share)) as target_rows,
+        closing(_rows(stores[0], of_source, ["image", "label"], rows)) as source_rows,
+        closing(_rows(stores[1], of_target, ["image"], rows)) as target_rows,
     ):
         for read_source, read_target in zip(source_rows, target_rows, strict=True):
             try:
@@ -185,26 +206,31 @@ def whole_pairs(
             yield Pair(decode_image(ours["image"]), label, decode_image(theirs["image"]))
 
 
-def _share(rows: int, part: int, parts: int) -> range:
-    return range(rows * part // parts, rows * (part + 1) // parts)
+def _labelled(store: Store, manifest: Manifest, labels: LabelSet, wanted: range) -> Generator[Labelled, None, None]:
+    table = label_table(manifest, labels.classes, store.uri)
+    with closing(_rows(store, manifest, ["id", "image", "label"], wanted)) as rows:
+        for index, read in zip(wanted, rows, strict=True):
+            row = read()
+            label = look_up(table, decode_label(row["label"]))
+            yield Labelled(index, row["id"], decode_image(row["image"]), label)
 
 
 def _rows(
-    store: Store, manifest: Manifest, columns: list[str], share: range
+    store: Store, manifest: Manifest, columns: list[str], wanted: range
 ) -> Generator[Callable[[], dict[str, Any]], None, None]:
     """A call for each of the rows, good until the next one is asked for, that gives its columns.
 
     Calls rather than rows: a generator that raised for a damaged row could not go on to the next.
     """
     with closing(RowGroups(ShardReader(store, manifest), columns)) as groups:
-        for index in share:
+        for index in wanted:
             here = int(groups.group_of(index))
-            if index == share.start:
+            if index == wanted.start:
                 groups.hold(here)
-            if index in (share.start, groups.first_rows[here]) and here + 1 <= groups.group_of(share.stop - 1):
+            if index in (wanted.start, groups.first_rows[here]) and here + 1 <= groups.group_of(wanted.stop - 1):
                 groups.hold(here + 1)  # is fetched while this one is used
             yield partial(groups.row, index)
-            if index + 1 not in share or groups.group_of(index + 1) != here:
+            if index + 1 not in wanted or groups.group_of(index + 1) != here:
                 groups.release(here)
 
 

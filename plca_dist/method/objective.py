@@ -26,16 +26,6 @@ ABLATION: dict[str, dict[str, Any]] = {
     "sim_plca": {"contrast": False},
     "no_aggregation": {"aggregation": 0.0},
 }
-#: Published mIoU in percent on Cityscapes, of 19 classes from GTAV and of 16 from SYNTHIA.
-PUBLISHED: dict[str, dict[str, float]] = {
-    "source_only": {"gtav": 31.5, "synthia": 35.4},
-    "lovasz": {"gtav": 34.3, "synthia": 36.4},
-    "feature": {"gtav": 39.7, "synthia": 40.9},
-    "prediction": {"gtav": 47.4, "synthia": 46.3},
-    "plca": {"gtav": 47.7, "synthia": 46.8},
-    "sim_plca": {"gtav": 41.8, "synthia": 42.5},
-    "no_aggregation": {"gtav": 45.6, "synthia": 44.6},
-}
 
 
 class Output(Protocol):

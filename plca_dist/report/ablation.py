@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from plca_dist.errors import UserError
-from plca_dist.method.objective import ABLATION, PUBLISHED
+from plca_dist.method.objective import ABLATION
+from plca_dist.method.published import PUBLISHED
 from plca_dist.report.tables import ABSENT, Table, percent, points
 from plca_dist.report.trials import LABELLED, Trial, score, short_keys, spearman, value_text
 

@@ -1,24 +1,40 @@
 """Curves of one or several runs over their steps, from the records of `metrics.jsonl`.
 
 One small chart per quantity rather than many lines in one: the terms of the loss differ by orders of magnitude. A run
-has one colour in all charts. Where there are many records, they are drawn faintly under their running mean.
+has one colour in all charts. Where there are many records, they are drawn faintly under their running mean. A vertical
+line is where an attempt at a run began that was not its first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from plca_dist.errors import UserError
-from plca_dist.report.figure import COLOURS, render
+from plca_dist.report.figure import COLOURS, GREY, render
 from plca_dist.training import metrics
+from plca_dist.training.history import Attempt
 
 Records = Sequence[Mapping[str, Any]]
 
 _SMOOTH_FROM = 60  # records
+_NAME_LETTERS = 24
+#: Why there was another attempt -> how its line is dashed.
+_DASHES: dict[str, Any] = {
+    "preemption": (0, (5, 2)), "restart": (0, (1, 1.2)), "resize": (0, (5, 2, 1, 2)), "new launch": "-",
+}  # fmt: skip
+
+
+class Mark(NamedTuple):
+    """Where an attempt at a run began, and why: a key of `_DASHES`."""
+
+    step: int
+    why: str
 
 
 @dataclass(frozen=True)
@@ -38,8 +54,8 @@ _CHARTS = (
         {f"{metrics.CONSISTENT_PREFIX}feature": "feature", f"{metrics.CONSISTENT_PREFIX}prediction": "prediction"},
         factor=100,
     ),
-    Chart("soft neighbourhood density on the target, nats", {metrics.DENSITY: ""}, marks=True),
-    Chart("entropy of predictions on the target, % of its largest", {metrics.ENTROPY: ""}, factor=100, marks=True),
+    Chart("neighbourhood density on the target, nats", {metrics.DENSITY: ""}, marks=True),
+    Chart("entropy on the target, % of its largest", {metrics.ENTROPY: ""}, factor=100, marks=True),
     Chart(
         "consistent cycles on whole images, %",
         {metrics.CYCLES_FEATURE: "feature", metrics.CYCLES_PREDICTION: "prediction"},
@@ -57,16 +73,33 @@ _CHARTS = (
         "adaptive label smoothing",
         {f"{metrics.LOSS_PREFIX}smoothing_source": "source", f"{metrics.LOSS_PREFIX}smoothing_target": "target"},
     ),
+    Chart("learning rate", {metrics.LEARNING_RATE: ""}),
     Chart("pairs per second", {metrics.PAIRS_PER_SECOND: ""}),
+    Chart("data wait, % of the time", {metrics.DATA_WAIT: ""}, factor=100),
 )
 
 
-def charts(runs: Mapping[str, Records]) -> dict[str, bytes]:
-    """A PNG of `CHART_SIZE` for every quantity that any of the runs has, by its title."""
-    return {c.title: render([partial(_draw, chart=c, runs=runs)]) for c in _present(runs)}
+def marks(attempts: Sequence[Attempt]) -> list[Mark]:
+    """Where attempts began that were not the first."""
+    return [Mark(after.step, _why(before, after)) for before, after in pairwise(attempts)]
 
 
-def curves(runs: Mapping[str, Records], *, columns: int = 3) -> bytes:
+def _why(before: Attempt, after: Attempt) -> str:
+    if before.end == "preempted":
+        return "preemption"
+    if before.launch != after.launch:
+        return "new launch"
+    return "resize" if before.end == "left" else "restart"
+
+
+def charts(runs: Mapping[str, Records], marked: Mapping[str, Sequence[Mark]] | None = None) -> dict[str, bytes]:
+    """A PNG of `CHART_SIZE` for every quantity that any of the runs has, by its title; `marked`: by run."""
+    return {c.title: render([partial(_draw, chart=c, runs=runs, marked=marked or {})]) for c in _present(runs)}
+
+
+def curves(
+    runs: Mapping[str, Records], marked: Mapping[str, Sequence[Mark]] | None = None, *, columns: int = 3
+) -> bytes:
     """All charts in one PNG, `columns` beside each other; every chart takes `CHART_SIZE`.
 
     Raises UserError where there is nothing to draw yet.
@@ -76,7 +109,8 @@ def curves(runs: Mapping[str, Records], *, columns: int = 3) -> bytes:
         raise UserError(
             f"no curves to draw: {', '.join(runs) or 'no run'} has no records yet; they come every log.every steps."
         )
-    return render([partial(_draw, chart=c, runs=runs) for c in present], columns=min(columns, len(present)))
+    drawn = [partial(_draw, chart=c, runs=runs, marked=marked or {}) for c in present]
+    return render(drawn, columns=min(columns, len(present)))
 
 
 def _present(runs: Mapping[str, Records]) -> list[Chart]:
@@ -84,24 +118,34 @@ def _present(runs: Mapping[str, Records]) -> list[Chart]:
     return [chart for chart in _CHARTS if keys & set(chart.series)]
 
 
-def _draw(axes: Axes, chart: Chart, runs: Mapping[str, Records]) -> None:
+def _draw(axes: Axes, chart: Chart, runs: Mapping[str, Records], marked: Mapping[str, Sequence[Mark]]) -> None:
     axes.set_title(chart.title)
     axes.set_xlabel("step")
     for k, (name, records) in enumerate(runs.items()):
         ink = COLOURS[k % len(COLOURS)]
-        for (key, variant), dash in zip(chart.series.items(), ("-", (0, (3, 1.5))), strict=False):
+        for (key, variant), dash, shape in zip(chart.series.items(), ("-", (0, (3, 1.5))), "o^", strict=False):
             steps, values = _series(records, key)
             if not len(steps):
                 continue
-            label = ", ".join(filter(None, [name, variant]))
-            mark = "o" if chart.marks or len(values) == 1 else None  # a line of one point would not show
+            label = ", ".join(filter(None, [_short(name), variant]))
+            mark = shape if chart.marks or len(values) == 1 else None  # a line of one point would not show
             values = values * chart.factor
             if len(values) >= _SMOOTH_FROM and not chart.marks:
                 axes.plot(steps, values, color=ink, alpha=0.22, linewidth=0.8)
                 values = _running_mean(values)
             axes.plot(steps, values, color=ink, linestyle=dash, label=label, marker=mark, markersize=3.2)
+        for step, why in marked.get(name, ()):
+            axes.axvline(step, color=ink if len(runs) > 1 else GREY, linestyle=_DASHES[why], linewidth=0.9, zorder=1)
     axes.margins(x=0.02)
-    axes.legend(loc="best", handlelength=2.2)
+    axes.set_xlim(left=0)
+    whys = {mark.why for name in runs for mark in marked.get(name, ())}
+    lines = [Line2D([], [], color=GREY, linestyle=d, linewidth=0.9, label=w) for w, d in _DASHES.items() if w in whys]
+    axes.legend(handles=[*axes.get_legend_handles_labels()[0], *lines], loc="best", handlelength=2.2)
+
+
+def _short(name: str) -> str:
+    """So that a legend leaves room for the lines; the ends of names are what tells them apart."""
+    return name if len(name) <= _NAME_LETTERS else f"…{name[-_NAME_LETTERS:]}"
 
 
 def _series(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -25,12 +25,21 @@ _STYLE: dict[Any, Any] = {
 def render(charts: Sequence[Callable[[Axes], None]], *, columns: int = 1) -> bytes:
     """One PNG of charts, `columns` beside each other, each drawn by its function and `CHART_SIZE` large."""
     rows = -(-len(charts) // columns)
-    with matplotlib.rc_context(_STYLE):
-        # Not pyplot: it keeps every figure in a global list, and would look for a display.
-        figure = Figure((CHART_SIZE[0] * columns / _DPI, CHART_SIZE[1] * rows / _DPI), _DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def draw_all(figure: Figure) -> None:
         for k, draw in enumerate(charts):
             draw(figure.add_subplot(rows, columns, k + 1))
+
+    return painted(draw_all, (CHART_SIZE[0] * columns, CHART_SIZE[1] * rows))
+
+
+def painted(draw: Callable[[Figure], None], size: tuple[int, int]) -> bytes:
+    """One PNG of `size` (width, height) in pixels, filled by `draw`."""
+    with matplotlib.rc_context(_STYLE):
+        # Not pyplot: it keeps every figure in a global list, and would look for a display.
+        figure = Figure((size[0] / _DPI, size[1] / _DPI), _DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
         stream = io.BytesIO()
         figure.savefig(stream, format="png", dpi=_DPI)
     return stream.getvalue()

@@ -70,9 +70,10 @@ _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #202124; --soft: #5f6368; --line: #e3e6ea; --up: #1e7e45;
   --down: #c0392b; }
 @media (prefers-color-scheme: dark) { :root { --paper: #17191c; --ink: #e8eaed; --soft: #9aa0a6; --line: #33373c;
-  --up: #6fcf97; --down: #f28b82; } }
+  --up: #6fcf97; --down: #f28b82; } .curves img { filter: invert(.9) hue-rotate(180deg); } }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
 main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; }
 h2 { font-size: 1.1rem; margin: 2.5rem 0 .7rem; }
@@ -85,13 +86,17 @@ h2 { font-size: 1.1rem; margin: 2.5rem 0 .7rem; }
 .more { font-size: .8rem; }
 .up { color: var(--up); } .down { color: var(--down); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; }
-th, td { padding: .28rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+table { border-collapse: collapse; font-size: .92rem; overflow-wrap: break-word; }
+th, td { padding: .28rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  max-width: 26rem; }
 th { font-weight: 600; }
 th:first-child, td:first-child { padding-left: 0; }
-.scores th, .scores td, .facts td:first-child { white-space: nowrap; }
+.scores td, .facts td:first-child { white-space: nowrap; }
+.scores th { max-width: 9rem; }
+.attempts th, .attempts td:nth-child(n+2):not(:last-child) { white-space: nowrap; }
+.attempts td:last-child { min-width: 14rem; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); }
 .facts td:first-child { color: var(--soft); }
-.facts td { overflow-wrap: anywhere; }
 .scores th:not(:first-child), .scores td:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 .mean td { font-weight: 600; }
 .faint td { color: var(--soft); }
@@ -100,11 +105,13 @@ i { display: inline-block; width: .8em; height: .8em; border-radius: .2em; margi
 .legend { list-style: none; padding: 0; margin: 0 0 1rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem;
   font-size: .85rem; }
 .panel, .curves { display: grid; gap: .6rem; margin-bottom: 1.2rem; }
-.panel { grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); }
+.panel { grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .curves { grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
 figure { margin: 0; }
+section > figure { margin-bottom: 1.4rem; }
+.curves figure { max-width: 36rem; }
 img { display: block; width: 100%; height: auto; border-radius: .3rem; }
-.sharp { image-rendering: pixelated; }
 figcaption { color: var(--soft); }
-@media (max-width: 32rem) { th, td { padding: .25rem .4rem; } table { font-size: .84rem; } }
+@media (max-width: 32rem) { th, td { padding: .25rem .4rem; max-width: 13rem; } table { font-size: .84rem; }
+  th:first-child, td:first-child { max-width: 8rem; } }
 """

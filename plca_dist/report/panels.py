@@ -19,10 +19,10 @@ from plca_dist.errors import UserError
 Column = tuple[str, np.ndarray]
 Colour = tuple[int, int, int]
 
-ENLARGED_BELOW = 320  # px of width: whole multiples of the picture, so that its pixels can be seen
-REDUCED_ABOVE = 640  # px of width: enough to judge a picture, and a page of many stays small
+WIDEST = 640  # px: enough to judge a picture, and a page of many stays small
 
-_GAP, _TITLE, _FONT = 8, 26, 15  # px
+_GAP, _TITLE, _FONT = 8, 34, 21  # px
+_NAMES = (1 / 18, 1 / 24)  # of the picture's width: the size of letters, and a smaller one where that finds no room
 _INK, _PAPER, _BLACK = (32, 33, 36), (255, 255, 255), (0, 0, 0)
 
 
@@ -55,19 +55,39 @@ def overlay(image_HW3: np.ndarray, colour_HW3: np.ndarray, alpha: float = 0.5) -
 def columns(
     image_3HW: np.ndarray, truth_HW: np.ndarray | None, predictions: Mapping[str, np.ndarray], labels: LabelSet
 ) -> list[Column]:
-    """The usual columns: the image (3, H, W), the truth where there is one, and a prediction (H, W) per title."""
-    named = {"truth": truth_HW, **predictions}
-    coloured = [(title, colour(label, labels.palette)) for title, label in named.items() if label is not None]
-    return [("image", np.asarray(image_3HW).transpose(1, 2, 0)), *coloured]
+    """The usual columns: the image (3, H, W), the truth where there is one, and a prediction (H, W) per title.
+
+    All of one size, at most `WIDEST` wide; class names are written into labels (see `named`).
+    """
+    shown = {"truth": truth_HW, **predictions}
+    image = _sized(Image.fromarray(np.asarray(image_3HW).transpose(1, 2, 0)), Image.Resampling.BOX)
+    return [
+        ("image", np.asarray(image)),
+        *((title, np.asarray(named(label, labels))) for title, label in shown.items() if label is not None),
+    ]
 
 
-def panel(columns: Sequence[Column]) -> Image.Image:
-    """Pictures of one size side by side under their titles, on white."""
-    return panel_rows([columns])
+def named(label_HW: np.ndarray, labels: LabelSet) -> Image.Image:
+    """The labels in their colours, and every class's name once, where a region of it has room.
+
+    The colours are Cityscapes' and not for every eye; the names are. At most `WIDEST` wide.
+    """
+    picture = _sized(Image.fromarray(colour(label_HW, labels.palette)))
+    shown_HW = np.asarray(_sized(Image.fromarray(np.asarray(label_HW, np.uint8))))
+    draw = ImageDraw.Draw(picture)
+    for k, name in enumerate(labels.classes):
+        for font in (_font(round(size * picture.width)) for size in _NAMES):
+            left, top, right, bottom = font.getbbox(name, stroke_width=2, anchor="mm")
+            if place := _room(shown_HW == k, round(bottom - top) + _GAP, round(right - left) + _GAP):
+                draw.text(place, name, "white", font, anchor="mm", stroke_width=2, stroke_fill=_BLACK)
+                break
+    return picture
 
 
 def panel_rows(rows: Sequence[Sequence[Column]]) -> Image.Image:
-    """Panels below each other; titles that are those of the row above are not repeated.
+    """Pictures of one size side by side under their titles, rows of them below each other, on white.
+
+    Titles that are those of the row above are not repeated.
 
     Raises ValueError where there is nothing to draw or the pictures of a row differ in size.
     """
@@ -105,15 +125,6 @@ def legend(labels: LabelSet, width: int = 960) -> Image.Image:
     return sheet
 
 
-def reduced(picture_HW3: np.ndarray) -> Image.Image:
-    """The picture, at most `REDUCED_ABOVE` pixels wide."""
-    picture = Image.fromarray(np.ascontiguousarray(picture_HW3))
-    if picture.width <= REDUCED_ABOVE:
-        return picture
-    height = max(round(picture.height * REDUCED_ABOVE / picture.width), 1)
-    return picture.resize((REDUCED_ABOVE, height), Image.Resampling.BOX)
-
-
 def png(picture: Image.Image) -> bytes:
     """The picture as a PNG file."""
     stream = io.BytesIO()
@@ -125,7 +136,7 @@ def _strip(pictures: Sequence[np.ndarray], titles: Sequence[str] | None) -> Imag
     shapes = {p.shape for p in pictures}
     if len(shapes) > 1:
         raise ValueError(f"pictures of one panel differ in size: {sorted(shapes)}")
-    shown = [_enlarged(reduced(p)) for p in pictures]
+    shown = [Image.fromarray(np.ascontiguousarray(p)) for p in pictures]
     width, height = shown[0].size
     head = _TITLE if titles else 0
     strip = Image.new("RGB", (len(shown) * (width + _GAP) + _GAP, _GAP + head + height), _PAPER)
@@ -138,13 +149,28 @@ def _strip(pictures: Sequence[np.ndarray], titles: Sequence[str] | None) -> Imag
     return strip
 
 
-def _enlarged(picture: Image.Image) -> Image.Image:
-    """Whole multiples and nearest neighbour: a pixel stays a square, a label stays a label."""
-    factor = -(-ENLARGED_BELOW // picture.width)
-    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+def _room(mask_HW: np.ndarray, height: int, width: int) -> tuple[int, int] | None:
+    """x, y of the middle of a box of this size that lies within the mask, about amid all such boxes; None: no room."""
+    if height > mask_HW.shape[0] or width > mask_HW.shape[1]:
+        return None
+    sums = np.pad(mask_HW, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    within = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    corners = np.argwhere(within == height * width)
+    if not len(corners):
+        return None
+    y, x = corners[((corners - corners.mean(0)) ** 2).sum(1).argmin()]
+    return int(x) + width // 2, int(y) + height // 2
+
+
+def _sized(picture: Image.Image, resampling: Image.Resampling = Image.Resampling.NEAREST) -> Image.Image:
+    """`WIDEST` wide, or a whole multiple of its size that is just below: a pixel stays a square."""
+    factor = WIDEST / picture.width
+    if factor >= 1:
+        factor, resampling = int(factor), Image.Resampling.NEAREST
+    return picture.resize((round(factor * picture.width), max(round(factor * picture.height), 1)), resampling)
 
 
 @cache
-def _font() -> ImageFont.FreeTypeFont:
+def _font(size: int = _FONT) -> ImageFont.FreeTypeFont:
     # matplotlib brings its font along: the same letters on every machine, λ among them.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", _FONT)
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

@@ -8,13 +8,21 @@ dash and named under the table, because the means are taken without it.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, TypeGuard
 
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
+from plca_dist.method.published import CLASSES, PUBLISHED
 
 ScoreDict = Mapping[str, Any]
 ABSENT = "–"
+#: The column of the paper's own numbers, and what a note says of it by the data set that they start from.
+PAPER = "paper (ResNet-101)"
+_PAPER_NOTES = {
+    "gtav": f"{PAPER}: PLCA from GTAV as published, with aggregation",
+    "synthia": f"{PAPER}: PLCA from SYNTHIA as published, with aggregation",
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +60,19 @@ class Table:
         return "\n".join([*rows, *(f"\n{note}" for note in self.notes)]) + "\n"
 
 
-def tabulate(columns: Mapping[str, ScoreDict], labels: LabelSet, difference: tuple[str, str] | None = None) -> Table:
+def tabulate(
+    columns: Mapping[str, ScoreDict],
+    labels: LabelSet,
+    difference: tuple[str, str] | None = None,
+    paper: ScoreDict | None = None,
+) -> Table:
     """The scores of one label set side by side.
 
     Args:
         columns: title -> score, e.g. "source-only", "PLCA".
         labels: what the scores were measured with; gives the order of the rows.
-        difference: (before, after): a last column of after − before, in points, from the unrounded values.
+        difference: (before, after): a column of after − before behind them, in points, from the unrounded values.
+        paper: a last column of what was not measured here (see `published`).
 
     Raises:
         UserError: a score of another label set, or no score at all.
@@ -78,15 +92,30 @@ def tabulate(columns: Mapping[str, ScoreDict], labels: LabelSet, difference: tup
         cells = [name, *(percent(value_of[title]) for title in columns)]
         if difference:
             cells.append(points(value_of[difference[0]], value_of[difference[1]]))
-        return tuple(cells)
+        return (*cells, percent(value_of[PAPER])) if paper else tuple(cells)
 
-    classes = tuple(row(c, {t: s["iou"][c] for t, s in columns.items()}) for c in labels.classes)
-    means = tuple(row(name, {t: mean_of(s, name) for t, s in columns.items()}) for name in ("mIoU", *labels.means))
+    every = {**columns, **({PAPER: paper} if paper else {})}
+    classes = tuple(row(c, {t: s["iou"][c] for t, s in every.items()}) for c in labels.classes)
+    means = tuple(row(name, {t: mean_of(s, name) for t, s in every.items()}) for name in ("mIoU", *labels.means))
     notes = _absent_notes(columns, labels)
     if difference and len(columns) > 2:
         notes.append(f"difference: {difference[1]} against {difference[0]}")
-    head = ("class", *columns, *(("difference",) if difference else ()))
+    if paper:
+        notes.append(paper["note"])
+    head = ("class", *columns, *(("difference",) if difference else ()), *((PAPER,) if paper else ()))
     return Table(head, classes, means, tuple(notes))
+
+
+def published(labels: LabelSet) -> ScoreDict | None:
+    """The paper's PLCA from GTAV or from SYNTHIA, where the label set is theirs, with a note of which it is.
+
+    Its means over fewer classes are taken from its classes.
+    """
+    for dataset, iou in CLASSES.items():
+        if tuple(iou) == labels.classes:
+            means = {name: mean(iou[labels.classes[k]] for k in of) for name, of in labels.means.items()}
+            return {"iou": iou, "miou": PUBLISHED["plca"][dataset], "means": means, "note": _PAPER_NOTES[dataset]}
+    return None
 
 
 def class_table(

@@ -63,6 +63,8 @@ def test_a_store_out_of_reach_is_explained_by_every_command(
         refused("evaluate", place, "--data", toytown_shards / "val"),
         refused("evaluate", run, "--data", place),
         refused("predict", run, "--images", place, "--out", tmp_path / "out"),
+        refused("report", place),
+        refused("report", run, "--out", place, "--images", 0),
     ]
     for line in lines:
         for part in parts:

@@ -12,7 +12,7 @@ from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.readers import open_dataset
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest, write_shards
-from plca_dist.data.stream import Batch, Pair, Stream, labelled_samples, whole_pairs
+from plca_dist.data.stream import Batch, Pair, Stream, labelled_rows, labelled_samples, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 
@@ -115,6 +115,20 @@ def test_shares_of_a_labelled_set_are_disjoint_and_cover_it(shards: Store) -> No
         shared = [s for part in range(parts) for s in labelled_samples(uri, TOYTOWN, part, parts)]
         assert len(shared) == len(whole) == 22
         assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(shared, whole, strict=True))
+
+
+def test_rows_of_a_labelled_set_come_with_their_ids(shards: Store) -> None:
+    store = shards.child("source")
+    manifest = read_manifest(store)
+    reader = ShardReader(store, manifest)
+    ids = [i for g in manifest.row_groups for i in reader.read_row_group(g.shard, g.group, ["id"])["id"].to_pylist()]
+    whole = list(labelled_samples(store.uri, TOYTOWN, 0, 1))
+    found = list(labelled_rows(store.uri, TOYTOWN, range(3, 9)))
+    assert [(s.row, s.id) for s in found] == list(enumerate(ids))[3:9]
+    for sample, (image, label) in zip(found, whole[3:9], strict=True):
+        assert torch.equal(sample.image, image)
+        assert torch.equal(sample.label, label)
+    assert [s.row for s in labelled_rows(store.uri, TOYTOWN, range(20, 99))] == [20, 21]
 
 
 def test_labels_are_those_of_the_recipe_by_name(shards: Store) -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from plca_dist.data.labels import label_set
 from plca_dist.method.association import association_loss
-from plca_dist.method.objective import ABLATION, PUBLISHED, Objective
+from plca_dist.method.objective import ABLATION, Objective
+from plca_dist.method.published import CLASSES, PUBLISHED
 
 CE, LOVASZ, FEATURE = {"total", "cross_entropy"}, {"lovasz"}, {"feature", "consistent_feature"}
 PREDICTION, SMOOTHING = {"prediction", "consistent_prediction"}, {"smoothing_source", "smoothing_target"}
@@ -50,3 +52,10 @@ def test_the_published_table_covers_the_ablation():
     assert list(PUBLISHED) == list(ABLATION)
     assert [row["gtav"] for row in PUBLISHED.values()] == [31.5, 34.3, 39.7, 47.4, 47.7, 41.8, 45.6]
     assert [row["synthia"] for row in PUBLISHED.values()] == [35.4, 36.4, 40.9, 46.3, 46.8, 42.5, 44.6]
+
+
+@pytest.mark.parametrize(("dataset", "labels"), [("gtav", "cityscapes"), ("synthia", "synthia")])
+def test_the_published_classes_are_the_label_set_s_and_average_to_the_published_mean(dataset, labels):
+    assert tuple(CLASSES[dataset]) == label_set(labels).classes
+    mean = sum(CLASSES[dataset].values()) / len(CLASSES[dataset])
+    assert mean == pytest.approx(PUBLISHED["plca"][dataset], abs=0.051)

@@ -3,7 +3,8 @@
 import pytest
 
 from plca_dist.errors import UserError
-from plca_dist.method.objective import ABLATION, PUBLISHED
+from plca_dist.method.objective import ABLATION
+from plca_dist.method.published import PUBLISHED
 from plca_dist.report.ablation import NAMES, ablation_table
 from plca_dist.report.trials import State, Trial
 

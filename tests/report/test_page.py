@@ -36,6 +36,7 @@ def text() -> str:
         runs=[Run("source-only", {"loss": "CE", "seed": 0}), Run("PLCA", {"loss": 'CE + "x" <b>', "seed": 0})],
         scores=[Scores(LABELS, {"source-only": BEFORE, "PLCA": AFTER}, ("source-only", "PLCA"))],
         panels=[Panel(columns(picture, label_HW, {"source-only": label_HW, "PLCA": label_HW}, LABELS), "a/b <i>.png")],
+        legend=LABELS,
         curves=charts({"PLCA": [{"step": 1, "loss/total": 1.0}, {"step": 2, "loss/total": 0.5}]}),
     )
 
@@ -83,7 +84,7 @@ def test_facts_stand_side_by_side_and_shared_ones_once(text: str, read: Reader) 
 
 def test_pictures_and_legend(read: Reader) -> None:
     images = read.pictures()
-    assert [image.size for image in images] == [(10, 6)] * 4 + [CHART_SIZE]
+    assert [image.size for image in images] == [(640, 384)] * 4 + [CHART_SIZE]
     assert images[1].getpixel((0, 0)) == (128, 64, 128)
     assert [value for _, name, value in read.attributes if name == "alt"][:2] == [
         "image a/b <i>.png",

@@ -7,7 +7,15 @@ import torch
 
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
-from plca_dist.report.tables import class_table, markdown_table, outcome_table, points, score_columns, tabulate
+from plca_dist.report.tables import (
+    class_table,
+    markdown_table,
+    outcome_table,
+    points,
+    published,
+    score_columns,
+    tabulate,
+)
 from plca_dist.training.metrics import score
 
 THREE = LabelSet("three", ("road", "car", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), {"mIoU-2": (0, 1)})
@@ -130,3 +138,27 @@ def test_scores_of_another_label_set_are_refused() -> None:
         class_table({"PLCA": AFTER}, label_set("toytown"))
     with pytest.raises(UserError, match="no scores"):
         class_table({}, THREE)
+
+
+@pytest.mark.parametrize(("name", "miou", "wall"), [("cityscapes", "47.7", "35.3"), ("synthia", "46.8", "11.2")])
+def test_the_paper_s_own_column_comes_last_and_is_no_run(name: str, miou: str, wall: str) -> None:
+    labels = label_set(name)
+    score_here = {"iou": dict.fromkeys(labels.classes, 50.0), "miou": 50.0, "means": dict.fromkeys(labels.means, 50.0)}
+    table = tabulate({"a": score_here, "b": score_here}, labels, ("a", "b"), published(labels))
+    assert table.head == ("class", "a", "b", "difference", "paper (ResNet-101)")
+    assert ("wall", "50.0", "50.0", "0.0", wall) in table.rows
+    assert table.means[0] == ("mIoU", "50.0", "50.0", "0.0", miou)
+    assert table.notes[-1].startswith("paper (ResNet-101): PLCA from ")
+    assert "as published" in table.notes[-1]
+
+
+def test_of_other_label_sets_the_paper_says_nothing() -> None:
+    assert published(label_set("toytown")) is None
+    assert published(label_set("camvid")) is None
+
+
+def test_the_paper_s_means_over_fewer_classes_come_from_its_classes() -> None:
+    synthia = label_set("synthia")
+    found = published(synthia)
+    assert found
+    assert found["means"] == {"mIoU-13": pytest.approx(54.08, abs=0.005)}

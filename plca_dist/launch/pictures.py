@@ -1,0 +1,169 @@
+"""The pictures of a report: what runs predict on labelled images, what they associate, and where gradients go."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from plca_dist.config import Cluster, Config
+from plca_dist.data.labels import LabelSet
+from plca_dist.data.prepare import Progress
+from plca_dist.data.shards import read_manifest
+from plca_dist.data.stream import Labelled, Pair, label_table, labelled_rows, share, whole_pairs
+from plca_dist.errors import UserError
+from plca_dist.launch.job import Job, job_from, loaded, share_out
+from plca_dist.launch.trained import load_trained
+from plca_dist.report.association_picture import association_picture
+from plca_dist.report.associations import LEVELS
+from plca_dist.report.diffusion_picture import diffusion_picture
+from plca_dist.report.image_scores import ImageScore, image_miou, image_scores, worst_and_best
+from plca_dist.report.page import Panel, Picture
+from plca_dist.report.panels import columns
+from plca_dist.storage import absolute, probe
+from plca_dist.training.evaluation import probabilities
+
+ASSOCIATION, DIFFUSION = "Cycle association", "Gradient diffusion"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Weights to be looked at: a run's title, its recipe, and their place as `load_trained` takes it."""
+
+    title: str
+    config: Config
+    place: str
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How pictures are made.
+
+    Attributes:
+        data: labelled shards; "" for the recipe's own evaluation shards.
+        images: how many are shown, half of them the worst, half the best.
+        candidates: of so many, the first of the set.
+        aggregation: λ of the predictions.
+        endpoint: of an S3-compatible server.
+    """
+
+    data: str = ""
+    images: int = 6
+    candidates: int = 50
+    aggregation: float = 0.0
+    workers: Cluster = field(default_factory=Cluster)
+    endpoint: str | None = None
+
+
+def labelled_data(subject: Subject, labels: LabelSet, looks: Looks) -> tuple[str, int]:
+    """The URI of the labelled images, and how many candidates it has. Raises UserError where there are none."""
+    uri = subject.config.evaluation.uri
+    if not looks.data and not uri:
+        raise UserError(f"{subject.title} has no evaluation.uri; give labelled shards with --data.")
+    data = absolute(looks.data or subject.config.data_uri(uri or ""))
+    manifest = read_manifest(probe(data, looks.endpoint))
+    label_table(manifest, labels.classes, data)  # for its refusals
+    if manifest.rows == 0:
+        raise UserError(f"{data} holds no images.")
+    return data, min(looks.candidates, manifest.rows)
+
+
+def scores(subject: Subject, data: str, candidates: int, looks: Looks, progress: Progress) -> list[ImageScore]:
+    """The mIoU of every candidate by itself. Raises UserError where none has one."""
+    wanted = looks.workers
+    job, workers = job_from(subject.place, looks.aggregation, None, looks.endpoint, wanted.most_workers, wanted.gpu)
+    found: list[ImageScore] = []
+    for part in share_out(_score_part, (job, data, candidates), candidates, workers):
+        found += part
+        progress("images", len(found), candidates)
+    if all(math.isnan(score.miou) for score in found):
+        raise UserError(f"{data}: none of the first {candidates} images has a labelled pixel.")
+    return found
+
+
+def _score_part(job: Job, data: str, candidates: int, part: int, parts: int, device: str) -> list[ImageScore]:
+    trained = loaded(job, device)
+    samples = labelled_rows(data, trained.labels, share(candidates, part, parts), job.endpoint)
+    settings = {"size": job.size, "ratio": job.aggregation, **trained.inference}
+    return list(image_scores(trained.network, samples, trained.labels, **settings))
+
+
+def panels(
+    subjects: Sequence[Subject],
+    data: str,
+    found: Sequence[ImageScore],
+    labels: LabelSet,
+    looks: Looks,
+    progress: Progress,
+) -> list[Panel]:
+    """image | truth | each subject's prediction, from the worst to the best by the last subject's mIoU."""
+    networks = {s.title: load_trained(s.place, looks.endpoint) for s in subjects}
+    made: list[Panel] = []
+    shown = worst_and_best(found, looks.images)
+    for chosen in shown:
+        sample = image_at(data, chosen.row, labels, looks)
+        predictions, scored = {}, []
+        for subject in subjects:
+            trained = networks[subject.title]
+            probability_KHW = probabilities(
+                trained.network,
+                sample.image,
+                size=subject.config.evaluation.size,
+                ratio=looks.aggregation,
+                **trained.inference,
+            )
+            prediction_HW = probability_KHW.argmax(0)
+            predictions[subject.title] = prediction_HW.numpy()
+            scored.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
+        caption = f"{sample.id}: mIoU {', '.join(scored)}"
+        made.append(Panel(columns(sample.image.numpy(), sample.label.numpy(), predictions, labels), caption))
+        progress("images shown", len(made), len(shown))
+    return made
+
+
+def typical(found: Sequence[ImageScore]) -> int:
+    """The row of the image in the middle between the worst and the best."""
+    ranked = worst_and_best(found, len(found))
+    return ranked[len(ranked) // 2].row
+
+
+def image_at(data: str, row: int, labels: LabelSet, looks: Looks) -> Labelled:
+    return next(labelled_rows(data, labels, range(row, row + 1), looks.endpoint))
+
+
+def associations(
+    subjects: Sequence[Subject], labels: LabelSet, target: Labelled | None, looks: Looks, progress: Progress
+) -> list[Picture]:
+    """Figures 1 and 2 for the first source image of the last subject's recipe and `target`.
+
+    Args:
+        target: None: the first image of the target training shards, whose labels nobody has.
+    """
+    pair, target_label = _pair(subjects[-1].config, labels, target, looks)
+    networks = [load_trained(subject.place, looks.endpoint).network for subject in subjects]
+    made: list[Picture] = []
+    for level in LEVELS:
+        for subject, network in zip(subjects, networks, strict=True):
+            found = association_picture(network, pair, labels, target_label=target_label, level=level, **_how(subject))
+            made.append(Picture(ASSOCIATION, f"{subject.title}, {level} level: {found.caption}", found.png))
+            progress("associations", len(made), len(LEVELS) * len(subjects))
+    last = subjects[-1]
+    if last.config.objective.aggregation and (spread := diffusion_picture(networks[-1], pair, **_how(last))):
+        told = f"{spread.elsewhere:.0%} of the gradient of one association reaches other positions through aggregation"
+        made.append(Picture(DIFFUSION, f"{last.title}, feature level: {told}", spread.png))
+    return made
+
+
+def _how(subject: Subject) -> dict[str, Any]:
+    """As the network was trained to associate, on images of the size that it is evaluated at."""
+    settings = subject.config.objective
+    return {"size": subject.config.evaluation.size, "aggregation": settings.aggregation, **settings.inference}
+
+
+def _pair(config: Config, labels: LabelSet, target: Labelled | None, looks: Looks) -> tuple[Pair, Tensor | None]:
+    source = config.data_uri(config.source.uri)
+    if target is None:
+        return next(whole_pairs(source, config.data_uri(config.target.uri), labels, 1, 0, 1, looks.endpoint)), None
+    first = image_at(source, 0, labels, looks)
+    return Pair(first.image, first.label, target.image), target.label

@@ -1,0 +1,193 @@
+"""The paper's Figure 1 of one pair of images: cycles source -> target -> source, coloured by class.
+
+Shapes: H x W pixels, h x w the network's grid.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+from plca_dist.data.labels import IGNORE, LabelSet
+from plca_dist.data.stream import Pair
+from plca_dist.models.deeplab import Network
+from plca_dist.report.associations import Associations, associations, maps
+from plca_dist.report.figure import GREY, painted
+
+_WIDTH, _HEAD, _ROW = 1280, 30, 24  # px; a row of the key
+_COLUMNS = 8  # of the key
+_GAP = 0.12  # between the images, as a share of their height
+_FAINT = 24  # inconsistent cycles
+#: Beside the colour, for those who cannot tell colours apart.
+_MARKERS = "os^vDPpXhd<>8H*"
+_DASHED = (0, (4, 2))
+_Point = tuple[float, float]
+_Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class AssociationPicture:
+    """A PNG, and what all cycles of its pair come to, as shares between 0 and 1 (see `associations.Associations`).
+
+    `correct` is None where it cannot be told, as without labels of the target.
+    """
+
+    png: bytes = field(repr=False)
+    consistent: float
+    covered: float
+    correct: float | None
+
+    @property
+    def caption(self) -> str:
+        told = f"{self.consistent:.0%} of the labelled starts consistent, {self.covered:.0%} of the target covered"
+        return told if self.correct is None else f"{told}, {self.correct:.0%} of the associations correct"
+
+
+class _Side(NamedTuple):
+    """An image of a picture, 1 high: its pixels (H, W, 3), its grid (h, w), and where its left edge is."""
+
+    pixels: np.ndarray
+    grid: tuple[int, int]
+    left: float
+
+    @property
+    def right(self) -> float:
+        return self.left + self.pixels.shape[1] / self.pixels.shape[0]
+
+    def at(self, position: int | Tensor) -> _Point:
+        """x, y of the middle of a grid position."""
+        row, column = divmod(int(position), self.grid[1])
+        return self.left + (column + 0.5) / self.grid[1] * (self.right - self.left), (row + 0.5) / self.grid[0]
+
+
+def association_picture(
+    network: Network,
+    pair: Pair,
+    labels: LabelSet,
+    *,
+    size: tuple[int, int] | None,
+    aggregation: float,
+    target_label: Tensor | None = None,
+    level: str = "feature",
+    kl_aggregation_contrast: bool = False,
+    products: str = "float32",
+    backend: str = "auto",
+    shown: int = 24,
+    seed: int = 0,
+) -> AssociationPicture:
+    """Draw `shown` consistent cycles of the pair, spread over its classes, and some inconsistent ones faintly.
+
+    Args:
+        pair: images, each resized to `size` for the network (None: as they are), and the source's label.
+        aggregation: λ; this and the settings after `level` as the network was trained with.
+        target_label: (H', W') uint8 train ids of the target image; for `correct` alone.
+        level: "feature" (Eq. 4) or "prediction" (Eq. 10).
+        seed: of the choice of cycles.
+
+    Raises UserError for an unknown level.
+    """
+    found = associations(
+        maps(network, pair, size=size, level=level),
+        aggregation=aggregation,
+        kl_aggregation_contrast=kl_aggregation_contrast,
+        products=products,
+        backend=backend,
+    )
+    rng = np.random.default_rng(seed)
+    drawn = _spread(found, found.consistent, shown, rng)
+    faint = _spread(found, ~found.consistent & (found.label != IGNORE), _FAINT, rng)
+    return AssociationPicture(
+        _drawn(pair, labels, found, drawn, faint),
+        found.consistent_share,
+        found.covered_share,
+        None if target_label is None else found.correct_share(target_label),
+    )
+
+
+def _spread(found: Associations, among: Tensor, most: int, rng: np.random.Generator) -> list[int]:
+    """Starts drawn at random, a class in turn, so that a class of few positions is seen beside one of many."""
+    waiting: dict[int, list[int]] = {}
+    for start in rng.permutation(among.nonzero().flatten().numpy()).tolist():
+        waiting.setdefault(int(found.label[start]), []).append(start)
+    turns = [(turn, label, start) for label, starts in waiting.items() for turn, start in enumerate(starts)]
+    return [start for _, _, start in sorted(turns)[:most]]
+
+
+def _drawn(pair: Pair, labels: LabelSet, found: Associations, shown: list[int], faint: list[int]) -> bytes:
+    source_HW3, target_HW3 = (image.permute(1, 2, 0).numpy() for image in (pair.source_image, pair.target_image))
+    source = _Side(source_HW3, found.source_grid, 0)
+    target = _Side(target_HW3, found.target_grid, source.right + _GAP)
+    points = _points(labels, {int(found.label[start]) for start in shown})
+    height = round(_WIDTH / target.right)
+    foot = _ROW * (2 + max(-(-len(points) // _COLUMNS), 1))
+    whole = _HEAD + height + foot
+
+    def draw(figure: Figure) -> None:
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, foot / whole, 1, height / whole))
+        axes.set(xlim=(0, target.right), ylim=(1, 0))
+        axes.axis("off")
+        for side, title in ((source, "source"), (target, "target")):
+            axes.imshow(side.pixels, extent=(side.left, side.right, 1, 0), aspect="auto", alpha=0.85)
+            axes.text(side.left, -0.02, title, va="bottom", weight="bold", fontsize=10)
+        for start in [*faint, *shown]:
+            label = int(found.label[start]) if found.consistent[start] else None
+            _draw_cycle(
+                axes, source.at(start), target.at(found.target[start]), source.at(found.back[start]), label, labels
+            )
+        figure.legend(handles=points, loc="lower center", bbox_to_anchor=(0.5, _ROW / whole), ncols=_COLUMNS)
+        figure.legend(handles=_lines(), loc="lower center", ncols=4)
+
+    return painted(draw, (_WIDTH, whole))
+
+
+def _draw_cycle(axes: Axes, begin: _Point, there: _Point, end: _Point, label: int | None, labels: LabelSet) -> None:
+    """Out solid, back dashed, in the colour of the start's class; without a `label` faintly."""
+    look: dict[str, Any] = {"color": GREY, "linewidth": 0.7}
+    if label is not None:
+        ink, halo = _inks(labels, label)
+        look = {"color": ink, "linewidth": 1.4, "path_effects": [withStroke(linewidth=3.4, foreground=halo, alpha=0.6)]}
+    for a, b, dash in ((begin, there, "-"), (there, end, _DASHED)):
+        line = FancyArrowPatch(a, b, arrowstyle="-", connectionstyle="arc3,rad=-0.03", shrinkA=0, shrinkB=0)
+        line.set(linestyle=dash, clip_on=False, **look)
+        axes.add_patch(line)
+    if label is not None:
+        for point, fill, edge in ((begin, ink, halo), (there, ink, halo), (end, "white", ink)):
+            axes.plot(*point, _marker(label), markersize=7, color=fill, markeredgecolor=edge, zorder=3)
+
+
+def _points(labels: LabelSet, present: Iterable[int]) -> list[Line2D]:
+    """The key to points: the classes present."""
+    return [
+        _sample(labels.classes[k], marker=_marker(k), color=_inks(labels, k)[0], ls="none") for k in sorted(present)
+    ]
+
+
+def _lines() -> list[Line2D]:
+    return [
+        _sample("to the best target", color="black"),
+        _sample("back to the best source of that", color="black", ls=_DASHED),
+        _sample("end of the cycle", marker="o", color="white", markeredgecolor="black", ls="none"),
+        _sample("inconsistent", color=GREY, linewidth=0.7),
+    ]
+
+
+def _sample(text: str, **look: Any) -> Line2D:
+    return Line2D([], [], label=text, markersize=7, **look)
+
+
+def _marker(label: int) -> str:
+    return _MARKERS[label % len(_MARKERS)]
+
+
+def _inks(labels: LabelSet, label: int) -> tuple[_Colour, str]:
+    """The class's colour, and what sets it off: white around a dark colour, black around a light one."""
+    red, green, blue = (part / 255 for part in labels.palette[label])
+    return (red, green, blue), "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"

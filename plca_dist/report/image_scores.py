@@ -1,0 +1,53 @@
+"""Which images of a set show how good a segmentation is: the worst and the best by mIoU, not the prettiest."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from plca_dist.data.labels import LabelSet
+from plca_dist.data.stream import Labelled
+from plca_dist.models.deeplab import Network
+from plca_dist.training.evaluation import probabilities
+from plca_dist.training.metrics import confusion, score
+
+
+class ImageScore(NamedTuple):
+    """An image's row in its set, its id, and its mIoU in percent (NaN where it has no labelled pixel)."""
+
+    row: int
+    id: str
+    miou: float
+
+
+def image_scores(
+    network: Network,
+    samples: Iterable[Labelled],
+    labels: LabelSet,
+    *,
+    size: tuple[int, int] | None,
+    ratio: float,
+    **inference: Any,
+) -> Iterator[ImageScore]:
+    """The mIoU of every image by itself; settings as of `training.evaluation.probabilities`."""
+    for sample in samples:
+        probability_KHW = probabilities(network, sample.image, size=size, ratio=ratio, **inference)
+        yield ImageScore(sample.row, sample.id, image_miou(probability_KHW.argmax(0).cpu(), sample.label, labels))
+
+
+def image_miou(prediction_HW: Tensor, label_HW: Tensor, labels: LabelSet) -> float:
+    """mIoU of one image in percent, over the classes that occur in its truth or in its prediction."""
+    return score(confusion(prediction_HW, label_HW, len(labels)), labels).miou
+
+
+def worst_and_best(scores: Sequence[ImageScore], count: int) -> list[ImageScore]:
+    """`count` images from worst to best: half of them the worst, half the best (the odd one is a worst one).
+
+    Fewer where there are fewer; images without a labelled pixel are left out.
+    """
+    ranked = sorted((s for s in scores if not math.isnan(s.miou)), key=lambda s: (s.miou, s.row))
+    if len(ranked) <= count:
+        return ranked
+    best = count // 2
+    return ranked[: count - best] + ranked[len(ranked) - best :]
