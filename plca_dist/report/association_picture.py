@@ -142,8 +142,10 @@ def _drawn(pair: Pair, labels: LabelSet, found: Associations, shown: list[int], 
             _draw_cycle(
                 axes, source.at(start), target.at(found.target[start]), source.at(found.back[start]), label, labels
             )
-        figure.legend(handles=points, loc="lower center", bbox_to_anchor=(0.5, _ROW / whole), ncols=_COLUMNS)
-        figure.legend(handles=_lines(), loc="lower center", ncols=4)
+        figure.legend(
+            handles=points, loc="lower center", bbox_to_anchor=(0.5, _ROW / whole), ncols=_COLUMNS, fontsize=10
+        )
+        figure.legend(handles=_lines(), loc="lower center", ncols=4, fontsize=10)
 
     return painted(draw, (_WIDTH, whole))
 

@@ -63,10 +63,12 @@ def diffusion_picture(
         pair: images, each resized to `size` for the network (None: as they are), and the source's label.
         aggregation: λ; this and the settings after `level` as the network was trained with.
         position: j, as row and column of the target's grid; None: where most consistent cycles go through of all
-            positions that are associated both without aggregation and with it. Without any there is no picture: None.
+            positions that are associated both without aggregation and with it.
         level: "feature" (Eq. 4) or "prediction" (Eq. 10).
 
-    Raises UserError for an unknown level, and a position that is not associated both ways or outside the grid.
+    There is no picture, None, where no position is associated, and where its association has no gradient: of maps that
+    are the same everywhere. Raises UserError for an unknown level, and for a position that is outside the grid or not
+    associated both ways.
     """
     of = maps(network, pair, size=size, level=level)
     how: dict[str, Any] = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
@@ -78,6 +80,8 @@ def diffusion_picture(
     shares = {}
     for ratio in ratios:
         norm_hw = diffused(of, place, aggregation=ratio, **how).double().cpu().numpy()
+        if not norm_hw.any():
+            return None
         shares[ratio] = norm_hw / norm_hw.sum()
     image_HW3 = pair.target_image.permute(1, 2, 0).numpy()
     return DiffusionPicture(_drawn(image_HW3, shares, place), place, 1 - float(shares[aggregation][place]))

@@ -113,5 +113,6 @@ section > figure { margin-bottom: 1.4rem; }
 img { display: block; width: 100%; height: auto; border-radius: .3rem; }
 figcaption { color: var(--soft); }
 @media (max-width: 32rem) { th, td { padding: .25rem .4rem; max-width: 13rem; } table { font-size: .84rem; }
-  th:first-child, td:first-child { max-width: 8rem; } }
+  th:first-child, .facts td:first-child, .attempts td:first-child { max-width: 9rem; white-space: normal; }
+  section > figure { overflow-x: auto; } section > figure img { width: 44rem; } }
 """

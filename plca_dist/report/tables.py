@@ -17,12 +17,8 @@ from plca_dist.method.published import CLASSES, PUBLISHED
 
 ScoreDict = Mapping[str, Any]
 ABSENT = "–"
-#: The column of the paper's own numbers, and what a note says of it by the data set that they start from.
+#: The column of the paper's own numbers.
 PAPER = "paper (ResNet-101)"
-_PAPER_NOTES = {
-    "gtav": f"{PAPER}: PLCA from GTAV as published, with aggregation",
-    "synthia": f"{PAPER}: PLCA from SYNTHIA as published, with aggregation",
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,10 @@ def published(labels: LabelSet) -> ScoreDict | None:
     for dataset, iou in CLASSES.items():
         if tuple(iou) == labels.classes:
             means = {name: mean(iou[labels.classes[k]] for k in of) for name, of in labels.means.items()}
-            return {"iou": iou, "miou": PUBLISHED["plca"][dataset], "means": means, "note": _PAPER_NOTES[dataset]}
+            note = f"{PAPER}: PLCA, {dataset.upper()} to Cityscapes, as published with aggregation"
+            if means:
+                note += f"; {' and '.join(means)} are of its classes"
+            return {"iou": iou, "miou": PUBLISHED["plca"][dataset], "means": means, "note": note}
     return None
 
 

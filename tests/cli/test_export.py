@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from plca_dist.cli import main
-from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.toytown import scene
 from plca_dist.launch import export
 from plca_dist.models.weights import load_weights

@@ -13,6 +13,7 @@ from plca_dist.data.labels import LABEL_SETS
 from plca_dist.launch.run import Run
 from plca_dist.launch.train import train
 from plca_dist.training.commits import committed
+from plca_dist.training.history import read_history
 
 
 def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(
@@ -38,6 +39,7 @@ def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(
     assert runs.recorded("worker-killed") == list(range(1, runs.steps + 1))
     assert runs.weights("worker-killed") == runs.weights("undisturbed")
     assert not runs.of_ray("worker-killed")
+    assert [a.end for a in read_history(runs.store.child("worker-killed"))] == ["restarted", "finished"]
 
 
 def test_a_shard_damaged_after_its_manifest_ends_the_run_in_one_line(
@@ -109,3 +111,5 @@ def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
     assert not chatter
     assert runs.recorded("driver-killed") == list(range(1, runs.steps + 1))
     assert runs.weights("driver-killed") == runs.weights("undisturbed")
+    ends = [(a.launch, a.end) for a in read_history(runs.store.child("driver-killed"))]
+    assert ends == [(1, ""), (2, "interrupted"), (3, "finished")]

@@ -10,6 +10,7 @@ import psutil
 
 from plca_dist.launch.run import Run
 from plca_dist.training.commits import committed
+from plca_dist.training.history import read_history
 
 LEFT = re.compile(
     r"plca: preempted \((\w+)\): checkpoint (step-\d+-of-2) committed (\d+\.\d) s after the notice; "
@@ -57,3 +58,5 @@ def test_a_preempted_run_leaves_with_85_and_ends_as_if_nothing_had_been(
     assert last.end() == 0
     assert runs.recorded("preempted") == list(range(1, runs.steps + 1))
     assert runs.weights("preempted") == runs.weights("undisturbed")
+    ends = [(a.launch, a.end) for a in read_history(runs.store.child("preempted"))]
+    assert ends == [(1, "preempted"), (2, "preempted"), (3, "finished")]

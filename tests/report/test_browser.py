@@ -79,6 +79,8 @@ def test_the_page_is_whole_quiet_and_fits(browser: Chromium, url: str, width: in
     assert all(widths)
     assert opened.ask("[...document.querySelectorAll('table')].map(t => t.rows.length)") == [2, 19 + 3 + 1, 4, 13]
     assert opened.ask("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    spilt = "[...document.querySelectorAll('th, td')].filter(c => c.scrollWidth > c.clientWidth + 1)"
+    assert opened.ask(f"{spilt}.map(c => c.textContent)") == [], "text spills into the next cell"
     paper = opened.ask("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(23, 25, 28)" if dark else "rgb(255, 255, 255)")
     opened.screenshot(tmp_path / "page.png")

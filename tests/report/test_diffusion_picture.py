@@ -16,6 +16,7 @@ from plca_dist.errors import UserError
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.report.associations import Maps, associations
 from plca_dist.report.diffusion_picture import DiffusionPicture, diffused, diffusion_picture
+from tests.colour_pair import PAIR, RED, Colours, cells
 
 LABELS = label_set("toytown")
 SOURCE, TARGET, CHANNELS = (3, 4), (4, 5), 6
@@ -127,6 +128,12 @@ def test_a_position_can_be_chosen(network: Network, pair: Pair, found: Diffusion
 def test_nothing_is_drawn_where_nothing_is_associated(network: Network, pair: Pair) -> None:
     of_none = pair._replace(source_label=torch.full_like(pair.source_label, IGNORE))
     assert diffusion_picture(network, of_none, size=None, aggregation=0.5) is None
+
+
+def test_nothing_is_drawn_where_all_is_alike() -> None:
+    of_one = Pair(cells([[RED, RED]]), cells([[0, 0]]), cells([[RED, RED], [RED, RED]]))
+    assert diffusion_picture(Colours(), of_one, size=None, aggregation=0.5) is None
+    assert diffusion_picture(Colours(), PAIR, size=None, aggregation=0.5) is not None
 
 
 def test_without_aggregation_all_of_it_stays(network: Network, pair: Pair) -> None:

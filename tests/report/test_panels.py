@@ -89,7 +89,7 @@ def test_a_name_that_does_not_fit_is_written_smaller_or_not_at_all() -> None:
         written = (np.asarray(named(label_HW, CITYSCAPES)) != colour(label_HW, CITYSCAPES.palette)).any(-1)
         return int(np.ptp(np.nonzero(written)[1])) if written.any() else 0
 
-    assert size(400) == size(160) > size(110) > 70 > size(60) == 0
+    assert size(400) == size(200) > size(130) > 100 > size(90) == 0
 
 
 def test_rows_are_stacked_and_say_their_titles_once() -> None:

@@ -148,8 +148,9 @@ def test_the_paper_s_own_column_comes_last_and_is_no_run(name: str, miou: str, w
     assert table.head == ("class", "a", "b", "difference", "paper (ResNet-101)")
     assert ("wall", "50.0", "50.0", "0.0", wall) in table.rows
     assert table.means[0] == ("mIoU", "50.0", "50.0", "0.0", miou)
-    assert table.notes[-1].startswith("paper (ResNet-101): PLCA from ")
-    assert "as published" in table.notes[-1]
+    of_classes = {"cityscapes": "mIoU-16 and mIoU-13", "synthia": "mIoU-13"}[name]
+    assert table.notes[-1].startswith("paper (ResNet-101): PLCA, ")
+    assert table.notes[-1].endswith(f"to Cityscapes, as published with aggregation; {of_classes} are of its classes")
 
 
 def test_of_other_label_sets_the_paper_says_nothing() -> None:
