@@ -38,7 +38,7 @@ def serving(folder: Path) -> Iterator[S3]:
             weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}",
             f"-volume.port={volume}", "-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}",
             f"-s3.config={folder / 's3.json'}", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=8",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=256", "-volume.max=24",
         ],
         stdout=log,
         stderr=subprocess.STDOUT,

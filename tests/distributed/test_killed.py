@@ -65,6 +65,7 @@ def gone(processes: list[psutil.Process], seconds: float) -> bool:
     return not alive
 
 
+@pytest.mark.slow  # .ci/run runs it
 def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
     undisturbed: Run, runs: Any, driver: Callable[[list[str]], Any], training_workers: Any
 ) -> None:

@@ -41,7 +41,7 @@ def cluster(s3_server: S3) -> Iterator[Running]:
             yield running
 
 
-@pytest.mark.slow  # .ci/run runs it: what the manifests call must not rot
+@pytest.mark.slow  # .ci/run runs it
 def test_a_training_finishes(cluster: Running) -> None:
     workers = cluster.start("workers"), cluster.start("workers")
     job = cluster.submit("plca-train-0", TRAIN["spec"]["entrypoint"])
