@@ -1,5 +1,6 @@
 """What was run, in a person's words: the facts table of a page, from the recipe and what the run recorded."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import groupby, pairwise
@@ -79,9 +80,13 @@ def differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
 
 def _time(records: Sequence[Mapping[str, Any]], history: Sequence[Attempt]) -> str:
     """Hours, minutes and seconds of training, by the records; and with all that an attempt takes, by the history."""
-    elapsed = [r[metrics.ELAPSED] for r in records if metrics.ELAPSED in r]
-    # It begins anew with every attempt.
-    training = sum(now for now, after in pairwise([*elapsed, 0.0]) if after < now)
+    elapsed = [(r[metrics.STEP], r[metrics.ELAPSED]) for r in records if metrics.ELAPSED in r]
+    begins = {a.step for a in history}
+    training = sum(
+        now
+        for (step, now), (next_step, after) in pairwise([*elapsed, (math.inf, 0.0)])
+        if after < now or any(step <= begin < next_step for begin in begins)  # it begins anew with every attempt
+    )
     spans = [a.ended - a.began for a in history if a.ended is not None]
     texts = [f"{duration(training)} of training"] if elapsed else []
     if spans:

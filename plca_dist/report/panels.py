@@ -144,9 +144,17 @@ def _strip(pictures: Sequence[np.ndarray], titles: Sequence[str] | None) -> Imag
     for k, picture in enumerate(shown):
         left = _GAP + k * (width + _GAP)
         if titles:
-            draw.text((left, _GAP + head / 2 - 3), titles[k], _INK, _font(), anchor="lm")
+            draw.text((left, _GAP + head / 2 - 3), _cut(titles[k], width), _INK, _font(), anchor="lm")
         strip.paste(picture, (left, _GAP + head))
     return strip
+
+
+def _cut(title: str, width: int) -> str:
+    """The title's end where all of it is wider than its picture: the ends of names are what tells them apart."""
+    shown = title
+    while _font().getlength(shown) > width and len(shown) > 2:
+        shown = f"…{shown[2:]}"
+    return shown
 
 
 def _room(mask_HW: np.ndarray, height: int, width: int) -> tuple[int, int] | None:

@@ -91,8 +91,10 @@ def read_history(run: Store) -> list[Attempt]:
     if not run.exists(HISTORY):
         return []
     try:
-        return [Attempt(**attempt) for attempt in json.loads(run.read(HISTORY))]
-    except (ValueError, TypeError) as error:
+        return [
+            Attempt(**{**attempt, "versions": dict(attempt["versions"])}) for attempt in json.loads(run.read(HISTORY))
+        ]
+    except (ValueError, TypeError, LookupError) as error:
         log.warning("%s/%s is damaged, and passed over: %s", run.uri, HISTORY, error)
         return []
 

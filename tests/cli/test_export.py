@@ -12,6 +12,7 @@ import torch
 from plca_dist.cli import main
 from plca_dist.data.toytown import scene
 from plca_dist.launch import export
+from plca_dist.models.onnx_file import run_onnx
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import file_at
 from plca_dist.training.evaluation import probabilities
@@ -50,6 +51,23 @@ def test_an_onnx_file_does_what_predict_does(
         ours_KHW = probabilities(network, torch.from_numpy(pixels_3HW.copy()), size=None, ratio=ratio).numpy()
         np.testing.assert_allclose(probability_1KHW[0], ours_KHW, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(ids_1HW[0], probability_1KHW[0].argmax(0))
+
+
+def test_a_graph_aggregates_predictions_as_the_network_was_trained_to(run: Path, tmp_path: Path) -> None:
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text()
+    assert "kl_aggregation_contrast: false" in text
+    recipe.write_text(text.replace("kl_aggregation_contrast: false", "kl_aggregation_contrast: true"))
+    assert main(["export", str(run), "--out", f"{tmp_path}/m.onnx"]) == 0
+    image_3HW = torch.from_numpy(scene(1, seed=3, domain="source", height=40, width=72)[0].transpose(2, 0, 1).copy())
+    theirs_1KHW, _ = run_onnx((tmp_path / "m.onnx").read_bytes(), image_3HW[None])
+    network = load_weights((run / "model.safetensors").read_bytes())
+    with_it, without_it = (
+        probabilities(network, image_3HW, size=None, ratio=0.5, kl_aggregation_contrast=contrast)
+        for contrast in (True, False)
+    )
+    assert (with_it - without_it).abs().max() > 1e-4
+    torch.testing.assert_close(theirs_1KHW[0], with_it, rtol=0, atol=1e-5)
 
 
 def test_a_graph_that_is_off_is_not_written(

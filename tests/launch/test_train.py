@@ -222,7 +222,7 @@ def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_st
     def noticed(reason: str, *, final: bool) -> Callable[[], BaseException]:
         def give() -> BaseException:
             notices[-1].give(reason, final=final)
-            return WorkersLeft(20, time.monotonic() + 1.2)
+            return WorkersLeft(30 if final else 20, time.monotonic() + 1.2)
 
         return give
 
@@ -233,8 +233,9 @@ def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_st
         "going on with what the cluster holds"
     ]
     assert isinstance(error, RunPreempted)
-    assert "preempted (SIGTERM): checkpoint step-00000020-of-2 committed 1.2 s after the notice; the same" in str(error)
+    assert "preempted (SIGTERM): checkpoint step-00000030-of-2 committed 1.2 s after the notice; the same" in str(error)
     assert history(tmp_path) == [(0, "left", "the cluster grew"), (20, "preempted", "SIGTERM")]
+    assert [a["reached"] for a in json.loads((tmp_path / "run" / "history.json").read_text())] == [20, 30]
 
 
 def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(

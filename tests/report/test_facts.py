@@ -1,5 +1,6 @@
 """Facts say what the recipe says and what was measured, and nothing that is not known."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,11 +91,17 @@ def test_facts_of_all_launches() -> None:
         attempt(3, 4, "2.12", None, ""),
     ]
     elapsed = [5.0, 30.0, 10.0, 3700.0, 1.0]  # of three attempts, in which it begins anew
-    found = facts(config(), [{"step": k, "elapsed_s": s} for k, s in enumerate(elapsed)], None, history)
+    found = facts(config(), [{"step": k, "elapsed_s": s} for k, s in enumerate(elapsed, 1)], None, history)
     assert found["time"] == "1:02:11 of training, 2:20 with starts and ends without 2 attempts of unknown end"
     assert found["world size"] == "4, then 2, then 4"
     assert found["launches"] == "3 launches, 2 restarts, 1 preemption, 1 kill"
     assert found["versions"] == "plca-dist 0.1, torch 2.11 then 2.12"
+
+
+def test_the_time_of_an_attempt_counts_however_late_the_next_ones_first_record_was() -> None:
+    records = [{"step": step, "elapsed_s": s} for step, s in ((10, 9.0), (20, 12.0), (30, 100.0))]
+    history = [replace(attempt(1, 2, "2.11", None, ""), step=step) for step in (0, 10)]
+    assert facts(config(), records, None, history)["time"] == "1:49 of training"
 
 
 def test_a_run_that_moves_often_has_a_range_of_world_sizes() -> None:

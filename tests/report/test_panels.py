@@ -92,6 +92,15 @@ def test_a_name_that_does_not_fit_is_written_smaller_or_not_at_all() -> None:
     assert size(400) == size(200) > size(130) > 100 > size(90) == 0
 
 
+def test_a_title_keeps_to_its_picture() -> None:
+    picture_HW3 = np.full((60, 120, 3), 255, np.uint8)
+    sheet = np.asarray(panel_rows([[("n" * 100, picture_HW3), ("m" * 100, picture_HW3)]]).convert("L"))
+    middle = 8 + 120  # of the gap between both begins here
+    assert (sheet[:34, :middle] < 200).any()
+    assert (sheet[:34, middle + 2 : middle + 8] > 200).all()
+    assert (sheet[:34, -8:] > 200).all()
+
+
 def test_rows_are_stacked_and_say_their_titles_once() -> None:
     row = scene(96, 192)
     sheet = panel_rows([row, row, row[:2]])

@@ -64,7 +64,12 @@ def test_a_store_that_is_away_does_not_end_the_run(
     assert [a.end for a in read_history(run)] == ["restarted", ""], "the next write holds it all"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"7", json.dumps([{"launch": 1, "new": 2}]).encode(), b"\xff"])
+UNVERSIONED = json.dumps([{"launch": 1, "began": 1.0, "step": 0, "workers": 2, "versions": None}]).encode()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"7", json.dumps([{"launch": 1, "new": 2}]).encode(), b"\xff", UNVERSIONED]
+)
 def test_a_damaged_history_is_passed_over_with_a_warning(
     content: bytes, run: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
