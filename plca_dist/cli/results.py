@@ -63,7 +63,8 @@ plca report s3://bucket/runs/gtav --images 0
 plca report s3://bucket/runs/source-only s3://bucket/runs/gtav --out s3://bucket/report --workers 4 --gpu""",
         """Runs need not be finished: the page says what is not there yet. Of several runs the last is compared with the
         first, and decides which images are shown: half of them its worst, half its best. The page is one HTML file that
-        needs no network; its pictures are beside it as PNG files.""",
+        needs no network; its pictures are beside it as PNG files. --workers and --gpu serve the scoring of candidates
+        alone; what is shown is drawn by this process, on the CPU.""",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="directories or URIs of runs, in the order of columns")
     parser.add_argument("--out", metavar="DIR", help="folder or URI (default: RUN/report; of several runs, report)")

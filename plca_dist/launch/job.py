@@ -44,10 +44,14 @@ def job_from(
     endpoint: str | None = None,
     workers: int = 1,
     gpu: bool = False,
+    trained: Trained | None = None,
 ) -> tuple[Job, Cluster]:
-    """A job on the weights at `place`, with its run's recipe for whatever is not given, and the workers for it."""
-    config = load_trained(place, endpoint).config
-    settings = config.evaluation if config else Evaluation()
+    """A job on the weights at `place`, with its run's recipe for whatever is not given, and the workers for it.
+
+    trained: what is at `place`, where the caller has it already.
+    """
+    trained = trained or load_trained(place, endpoint)
+    settings = trained.config.evaluation if trained.config else Evaluation()
     wanted = Cluster(workers=workers, gpu=gpu)
     job = Job(
         place=absolute(place),
@@ -56,6 +60,9 @@ def job_from(
         endpoint=endpoint_or_default(endpoint),
         threads=None if _here(wanted) else wanted.cpus_per_worker,
     )
+    if _here(wanted):  # the parts need not load them again
+        _loaded.clear()
+        _loaded[job.place, "cpu"] = trained
     return job, wanted
 
 

@@ -1,9 +1,9 @@
 """The pictures of a report: what runs predict on labelled images, what they associate, and where gradients go."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from plca_dist.data.shards import read_manifest
 from plca_dist.data.stream import Labelled, Pair, label_table, labelled_rows, share, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.launch.job import Job, job_from, loaded, share_out
-from plca_dist.launch.trained import load_trained
+from plca_dist.launch.trained import Trained
 from plca_dist.report.association_picture import association_picture
 from plca_dist.report.associations import LEVELS
 from plca_dist.report.diffusion_picture import diffusion_picture
@@ -24,16 +24,18 @@ from plca_dist.report.panels import columns
 from plca_dist.storage import absolute, probe
 from plca_dist.training.evaluation import probabilities
 
+T = TypeVar("T")
 ASSOCIATION, DIFFUSION = "Cycle association", "Gradient diffusion"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Weights to be looked at: a run's title, its recipe, and their place as `load_trained` takes it."""
+    """Weights to be looked at: a run's title, its recipe, their place, and what `load_trained` makes of that."""
 
     title: str
     config: Config
     place: str
+    trained: Trained
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,14 @@ def labelled_data(subject: Subject, labels: LabelSet, looks: Looks) -> tuple[str
 def scores(subject: Subject, data: str, candidates: int, looks: Looks, progress: Progress) -> list[ImageScore]:
     """The mIoU of every candidate by itself. Raises UserError where none has one."""
     wanted = looks.workers
-    job, workers = job_from(subject.place, looks.aggregation, None, looks.endpoint, wanted.most_workers, wanted.gpu)
+    job, workers = job_from(
+        subject.place,
+        looks.aggregation,
+        endpoint=looks.endpoint,
+        workers=wanted.most_workers,
+        gpu=wanted.gpu,
+        trained=subject.trained,
+    )
     found: list[ImageScore] = []
     for part in share_out(_score_part, (job, data, candidates), candidates, workers):
         found += part
@@ -98,21 +107,14 @@ def panels(
     progress: Progress,
 ) -> list[Panel]:
     """image | truth | each subject's prediction, from the worst to the best by the last subject's mIoU."""
-    networks = {s.title: load_trained(s.place, looks.endpoint) for s in subjects}
     made: list[Panel] = []
     shown = worst_and_best(found, looks.images)
     for chosen in shown:
         sample = image_at(data, chosen.row, labels, looks)
         predictions, scored = {}, []
         for subject in subjects:
-            trained = networks[subject.title]
-            probability_KHW = probabilities(
-                trained.network,
-                sample.image,
-                size=subject.config.evaluation.size,
-                ratio=looks.aggregation,
-                **trained.inference,
-            )
+            settings = {"size": subject.config.evaluation.size, "ratio": looks.aggregation, **subject.trained.inference}
+            probability_KHW = probabilities(subject.trained.network, sample.image, **settings)
             prediction_HW = probability_KHW.argmax(0)
             predictions[subject.title] = prediction_HW.numpy()
             scored.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
@@ -123,13 +125,13 @@ def panels(
 
 
 def typical(found: Sequence[ImageScore]) -> int:
-    """The row of the image in the middle between the worst and the best."""
+    """The row of the image in the middle between the worst and the best; one of `found` has an mIoU (see `scores`)."""
     ranked = worst_and_best(found, len(found))
     return ranked[len(ranked) // 2].row
 
 
 def image_at(data: str, row: int, labels: LabelSet, looks: Looks) -> Labelled:
-    return next(labelled_rows(data, labels, range(row, row + 1), looks.endpoint))
+    return _first(labelled_rows(data, labels, range(row, row + 1), looks.endpoint), data)
 
 
 def associations(
@@ -141,15 +143,15 @@ def associations(
         target: None: the first image of the target training shards, whose labels nobody has.
     """
     pair, target_label = _pair(subjects[-1].config, labels, target, looks)
-    networks = [load_trained(subject.place, looks.endpoint).network for subject in subjects]
     made: list[Picture] = []
     for level in LEVELS:
-        for subject, network in zip(subjects, networks, strict=True):
+        for subject in subjects:
+            network = subject.trained.network
             found = association_picture(network, pair, labels, target_label=target_label, level=level, **_how(subject))
             made.append(Picture(ASSOCIATION, f"{subject.title}, {level} level: {found.caption}", found.png))
             progress("associations", len(made), len(LEVELS) * len(subjects))
     last = subjects[-1]
-    if last.config.objective.aggregation and (spread := diffusion_picture(networks[-1], pair, **_how(last))):
+    if last.config.objective.aggregation and (spread := diffusion_picture(last.trained.network, pair, **_how(last))):
         told = f"{spread.elsewhere:.0%} of the gradient of one association reaches other positions through aggregation"
         made.append(Picture(DIFFUSION, f"{last.title}, feature level: {told}", spread.png))
     return made
@@ -164,6 +166,14 @@ def _how(subject: Subject) -> dict[str, Any]:
 def _pair(config: Config, labels: LabelSet, target: Labelled | None, looks: Looks) -> tuple[Pair, Tensor | None]:
     source = config.data_uri(config.source.uri)
     if target is None:
-        return next(whole_pairs(source, config.data_uri(config.target.uri), labels, 1, 0, 1, looks.endpoint)), None
+        of_target = config.data_uri(config.target.uri)
+        pairs = whole_pairs(source, of_target, labels, 1, 0, 1, looks.endpoint)
+        return _first(pairs, f"{source} or {of_target}"), None
     first = image_at(source, 0, labels, looks)
     return Pair(first.image, first.label, target.image), target.label
+
+
+def _first(found: Iterator[T], where: str) -> T:
+    for one in found:
+        return one
+    raise UserError(f"{where} holds no images.")

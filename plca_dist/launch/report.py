@@ -1,63 +1,28 @@
 """`plca report`: runs, finished or not, as one page that needs no network, with its pictures as PNG files beside it."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Sequence
+from itertools import groupby
 
-from plca_dist.config import Config
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.data.prepare import Progress
 from plca_dist.errors import UserError
 from plca_dist.launch import pictures
+from plca_dist.launch.failure import RunFailed
 from plca_dist.launch.pictures import Looks, Subject
-from plca_dist.launch.run import RECIPE, SPACE
-from plca_dist.recipe import parse
+from plca_dist.launch.reported import PAGE, Reported, read_runs
+from plca_dist.launch.trained import load_trained
 from plca_dist.report import page
 from plca_dist.report.curves import charts, curves, marks
 from plca_dist.report.facts import differences, facts
 from plca_dist.report.panels import legend, panel_rows, png
 from plca_dist.report.tables import published, score_columns
 from plca_dist.storage import Store, probe
-from plca_dist.training.commits import FOLDER, committed
-from plca_dist.training.history import Attempt, read_history
-from plca_dist.training.journal import METRICS, read_records
-from plca_dist.training.metrics import STEP
-from plca_dist.training.session import Record
-from plca_dist.training.worker import EVALUATION, WEIGHTS
 
-PAGE, CURVES, PANELS, LEGEND = "index.html", "curves.png", "panels.png", "legend.png"
+CURVES, PANELS, LEGEND = "curves.png", "panels.png", "legend.png"
 _FOLDER = "report"
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A run as far as it has come. `weights`: their place, of the result or of the newest checkpoint; "" for none."""
-
-    title: str
-    store: Store
-    config: Config
-    records: Sequence[Record]
-    evaluation: Mapping[str, Any]
-    history: Sequence[Attempt]
-    weights: str
-
-    @property
-    def finished(self) -> bool:
-        return self.weights == self.store.uri
-
-    @property
-    def missing(self) -> Iterator[str]:
-        """What the run has not got yet."""
-        reached, steps = max((r[STEP] for r in self.records), default=0), self.config.schedule.steps
-        if not self.finished:
-            shown = f"; pictures are of {self.weights.rpartition('/')[2]}" if self.weights else ""
-            yield f"{self.title} is not finished: its records go to step {reached} of {steps}{shown}."
-        if not self.records:
-            yield f"{self.title} has no records yet, hence no curves."
-        if "scores" not in self.evaluation:
-            none = self.config.evaluation.uri is None
-            yield f"{self.title} has no mIoU" + (": its recipe has no evaluation.uri." if none else " yet.")
+#: The last line of a page: what belongs to it, so that the next report there takes away what it does not replace.
+_BESIDE = re.compile(r"<!-- beside: ((?:[a-z0-9-]+\.png )*)-->\n\Z")
 
 
 def report(
@@ -70,7 +35,7 @@ def report(
     heading: str = "",
     lead: str = "",
 ) -> list[str]:
-    """Write the page about the runs at `places`, and its pictures beside it.
+    """Write the page about the runs at `places`, and its pictures beside it, instead of the last report's there.
 
     Args:
         places: directories or URIs of runs, in the order of the columns; the last is the one that images are chosen
@@ -85,14 +50,18 @@ def report(
 
     Raises:
         UserError: a place without a run, one given twice, runs of several label sets, or data that was asked for and
-            cannot be had. Where it is the recipe's data that is away, the page says so.
+            cannot be had, or that no image is wanted of. Where it is the recipe's data that is away, the page says so.
+        RunFailed: a worker was lost that scored data that was asked for. Of the recipe's data, the page says so.
     """
+    if looks.data and not looks.images:
+        raise UserError(f"{looks.data} is data for pictures, and no images are wanted; leave out --data or --images 0.")
     runs = read_runs(places, looks.endpoint, titles)
     labels = _labels(runs)
     target = probe(out or _FOLDER, looks.endpoint) if out or len(runs) > 1 else runs[0].store.child(_FOLDER)
     missing = [line for run in runs for line in run.missing]
     panels, chosen, others = _pictures(runs, labels, looks, progress, missing) if looks.images else ([], "", [])
     records, marked = {r.title: r.records for r in runs}, {r.title: marks(r.history) for r in runs}
+    drawn = charts(records, marked)
     text = page.page(
         heading or ("run " if len(runs) == 1 else "") + ", ".join(run.title for run in runs),
         runs=[page.Run(r.title, facts(r.config, r.records, r.evaluation, r.history), r.history) for r in runs],
@@ -101,71 +70,34 @@ def report(
         chosen=chosen,
         legend=labels,
         pictures=others,
-        curves=charts(records, marked),
+        curves=drawn,
         differences=differences({run.title: run.config for run in runs}),
         missing=missing,
         lead=lead or runs[-1].config.about.summary,
     )
-    files = {PAGE: text.encode()}
-    if any(records.values()):
+    files: dict[str, bytes] = {}
+    if drawn:
         files[CURVES] = curves(records, marked)
     if panels:
         files |= {PANELS: png(panel_rows([p.columns for p in panels])), LEGEND: png(legend(labels))}
-    for k, picture in enumerate(others, 1):
-        files[f"{picture.section.lower().replace(' ', '-')}-{k}.png"] = picture.png
+    for of, group in groupby(others, lambda picture: picture.section):
+        files |= {f"{of.lower().replace(' ', '-')}-{k}.png": picture.png for k, picture in enumerate(group, 1)}
+    former = _beside(target)
+    names = "".join(f"{name} " for name in files)
+    files = {PAGE: f"{text}<!-- beside: {names}-->\n".encode(), **files}
     for name, data in files.items():
         target.write(name, data)
+    for name in sorted(former - files.keys()):
+        target.delete(name)
     return [f"{target.uri}/{name}" for name in files]
 
 
-def read_runs(places: Sequence[str], endpoint: str | None, titles: Sequence[str] = ()) -> list[Reported]:
-    """What the runs have left so far. Raises UserError as `report` does."""
-    stores = [probe(place.rstrip("/") or "/", endpoint) for place in places]
-    uris = [store.uri for store in stores]
-    for uri in uris:
-        if uris.count(uri) > 1:
-            raise UserError(f"{uri} is given twice; a run has one column.")
-    return [_read(store, title) for store, title in zip(stores, titles or names(uris), strict=True)]
-
-
-def _read(run: Store, title: str) -> Reported:
-    if run.exists(SPACE):
-        raise UserError(f"{run.uri} is a search; its page is {run.uri}/{PAGE}, and its runs are in {run.uri}/trials.")
-    if not run.exists(RECIPE):
-        raise UserError(f"{run.uri} is no run: it holds no {RECIPE}; give a run's directory.")
-    weights = run.uri
-    if not run.exists(WEIGHTS):
-        newest = next(iter(committed(run)), None)
-        weights = f"{run.uri}/{FOLDER}/{newest.name}" if newest else ""
-    return Reported(
-        title,
-        run,
-        parse(run.read(RECIPE).decode(), where=f"{run.uri}/{RECIPE}"),
-        _whole(run, METRICS, lambda: read_records(run)) or [],
-        _whole(run, EVALUATION, lambda: json.loads(run.read(EVALUATION))) or {},
-        read_history(run),
-        weights,
-    )
-
-
-def _whole(run: Store, file: str, read: Callable[[], Any]) -> Any:
-    """What `read` makes of a file that may not be there yet."""
-    if not run.exists(file):
-        return None
-    try:
-        return read()
-    except ValueError as error:
-        raise UserError(f"{run.uri}/{file} is damaged: {error}; take it away to have the rest reported.") from error
-
-
-def names(uris: Sequence[str]) -> list[str]:
-    """The last parts of different URIs: as many as it takes to tell them apart."""
-    parts = [uri.rstrip("/").split("/") for uri in uris]
-    for depth in range(1, max(map(len, parts))):
-        found = ["/".join(p[-depth:]) for p in parts]
-        if len(set(found)) == len(uris):
-            return found
-    return list(uris)
+def _beside(target: Store) -> set[str]:
+    """The pictures of the report that is at `target`, as its page names them; none where there is no such page."""
+    if not target.exists(PAGE):
+        return set()
+    found = _BESIDE.search(target.read(PAGE).decode(errors="replace"))
+    return set(found[1].split()) if found else set()
 
 
 def _labels(runs: Sequence[Reported]) -> LabelSet:
@@ -189,11 +121,20 @@ def _pictures(
     runs: Sequence[Reported], labels: LabelSet, looks: Looks, progress: Progress, missing: list[str]
 ) -> tuple[list[page.Panel], str, list[page.Picture]]:
     """What can be had of them, and which images it is of; `missing` gets a line for what cannot."""
-    subjects = [Subject(run.title, run.config, run.weights) for run in runs if run.weights]
-    if not subjects:
+    weighed = [run for run in runs if run.weights]
+    if not weighed:
         missing.append("no pictures: there are no weights yet.")
         return [], "", []
     panels, chosen, target = [], "", None
+    try:
+        subjects = [
+            Subject(run.title, run.config, run.weights, load_trained(run.weights, looks.endpoint)) for run in weighed
+        ]
+    except UserError as error:
+        if looks.data:
+            raise
+        missing.append(f"no pictures: {error}")
+        return [], "", []
     try:
         data, candidates = pictures.labelled_data(subjects[-1], labels, looks)
         found = pictures.scores(subjects[-1], data, candidates, looks, progress)
@@ -203,7 +144,7 @@ def _pictures(
             f"{f'with aggregation λ = {looks.aggregation:g}' if looks.aggregation else 'without aggregation'}."
         )
         target = pictures.image_at(data, pictures.typical(found), labels, looks)
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         if looks.data:
             raise
         missing.append(f"no predictions: {error}")

@@ -27,6 +27,7 @@ def test_what_cannot_be_reported_is_refused(refused: Refused, run: Path, tmp_pat
     assert "/search/trials" in refused("report", run, tmp_path / "search")
     assert "given twice" in refused("report", run, run)
     assert "no manifest.json" in refused("report", run, "--data", tmp_path / "nowhere")
+    assert "no images are wanted; leave out" in refused("report", run, "--data", tmp_path / "nowhere", "--images", 0)
     assert "holds no labels" in refused("report", run, "--data", toytown_shards / "target")
     assert str(run) in refused("report", run, "--out", run / "recipe.yaml", "--images", 0)
     (run / "recipe.yaml").write_text("labels: 7")
@@ -34,10 +35,39 @@ def test_what_cannot_be_reported_is_refused(refused: Refused, run: Path, tmp_pat
     assert not (run / "report").exists()
 
 
-@pytest.mark.parametrize("damaged", ["metrics.jsonl", "evaluation.json"])
-def test_a_damaged_file_of_a_run_is_named(damaged: str, refused: Refused, run: Path) -> None:
-    (run / damaged).write_bytes(b'{"step": 1')
-    assert f"{run}/{damaged}" in refused("report", run, "--images", 0)
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.jsonl", '{"step": 1'),
+        ("metrics.jsonl", '{"step": 1, "miou": 2}\n{}'),
+        ("metrics.jsonl", "[1]"),
+        ("metrics.jsonl", '{"step": 1, "miou": "high"}'),
+        ("evaluation.json", '{"step": 1'),
+        ("evaluation.json", "[1]"),
+        ("evaluation.json", "null"),
+        ("evaluation.json", '{"scores": []}'),
+        ("evaluation.json", '{"step": 1, "scores": {"miou": 2}}'),
+        (
+            "evaluation.json",
+            '{"step": 1, "scores": [{"aggregation": 0, "miou": 2, "means": {}, "iou": {"road": "1"}}]}',
+        ),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(file: str, content: str, refused: Refused, run: Path) -> None:
+    (run / file).write_text(content)
+    assert f"{run}/{file} is damaged: " in refused("report", run, "--images", 0)
+
+
+def test_records_of_nothing_that_is_drawn_are_no_curves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert main(["report", str(run), "--images", "0"]) == 0
+    assert capsys.readouterr().out == f"page: {run}/report/index.html\n"
+
+
+def test_help_says_what_workers_serve(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    assert "--workers and --gpu serve the scoring of candidates alone" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def gone(processes: list[psutil.Process], seconds: float) -> bool:
 
 
 @pytest.mark.slow  # .ci/run runs it
+@pytest.mark.timeout(600)
 def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
     undisturbed: Run, runs: Any, driver: Callable[[list[str]], Any], training_workers: Any
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
     reached = committed(runs.store.child("driver-killed"))[0].step
 
     second = driver(arguments)
+    second.read_until("continuing from step ")  # before it, a warning may name a checkpoint that the kill cut short
     second.read_until("checkpoint step")
     below = psutil.Process(second.process.pid).children(recursive=True)
     assert second.end(signal.SIGINT) == 130

@@ -42,10 +42,11 @@ def cluster(s3_server: S3) -> Iterator[Running]:
 
 
 @pytest.mark.slow  # .ci/run runs it
+@pytest.mark.timeout(600)
 def test_a_training_finishes(cluster: Running) -> None:
     workers = cluster.start("workers"), cluster.start("workers")
     job = cluster.submit("plca-train-0", TRAIN["spec"]["entrypoint"])
-    assert job.succeeded(200), job.text
+    assert job.succeeded(400), job.text
     assert committed(_run())[0].step == 60
     assert _run().exists("model.safetensors")
     for pod in workers:

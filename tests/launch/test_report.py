@@ -8,21 +8,33 @@ import pytest
 import torch
 
 from plca_dist.data.labels import LABEL_SETS
+from plca_dist.data.stream import Labelled, Pair, labelled_rows
 from plca_dist.errors import UserError
+from plca_dist.launch import pictures
+from plca_dist.launch.failure import RunFailed
 from plca_dist.launch.pictures import Looks
-from plca_dist.launch.report import names, report
+from plca_dist.launch.report import report
+from plca_dist.launch.reported import names
 from plca_dist.launch.run import open_run
 from plca_dist.launch.train import train
+from plca_dist.launch.trained import Trained, load_trained
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.weights import to_bytes
 from plca_dist.recipe import load
+from plca_dist.report.association_picture import association_picture
+from plca_dist.report.curves import Mark, charts, curves
+from plca_dist.report.diffusion_picture import diffusion_picture
+from plca_dist.report.image_scores import image_miou, image_scores
+from plca_dist.report.markup import figures
+from plca_dist.report.panels import columns, panel_rows, png
 from plca_dist.storage import resolve
+from plca_dist.training.evaluation import probabilities
 from plca_dist.training.history import Attempt
 from plca_dist.training.metrics import score
 from tests.html_reader import Reader, assert_self_contained
 from tests.seaweed import S3
 
-CLASSES = LABEL_SETS["toytown"].classes
+RECORDS = [{"step": s, "loss/total": 3.0 / s, "elapsed_s": s / 10} for s in (10, 20, 30)]
 ATTEMPTS = [
     Attempt(1, 1000.0, 0, 2, {"torch": "2.11"}, 1060.0, 20, "preempted", "SIGTERM"),
     Attempt(2, 2000.0, 20, 1, {"torch": "2.12"}, 2060.0, 40, "finished"),
@@ -42,16 +54,16 @@ def make(tmp_path: Path, toytown_shards: Path) -> Make:
         )
         run = open_run(config, name)
         run.claim()
-        records = [{"step": s, "loss/total": 3.0 / s, "elapsed_s": s / 10} for s in (10, 20, 30)]
-        run.store.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records).encode())
+        run.store.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in RECORDS).encode())
         run.store.write("history.json", json.dumps([vars(a) for a in ATTEMPTS]).encode())
         if finished:
+            labels = LABEL_SETS[config.labels]
             torch.manual_seed(seed)
-            network = build_network("tiny", len(CLASSES), style="torchvision", rates=config.model.rates)
-            run.store.write("model.safetensors", to_bytes(network, CLASSES))
-            counts = torch.randint(1, 50, (len(CLASSES),) * 2, generator=torch.Generator().manual_seed(seed))
-            scores = [{"aggregation": r, **score(counts, LABEL_SETS["toytown"]).as_dict()} for r in (0.0, 0.5)]
-            outcome = {"step": 40, "labels": "toytown", "images": 6, "scores": scores}
+            network = build_network("tiny", len(labels), style="torchvision", rates=config.model.rates)
+            run.store.write("model.safetensors", to_bytes(network, labels.classes))
+            counts = torch.randint(1, 50, (len(labels),) * 2, generator=torch.Generator().manual_seed(seed))
+            scores = [{"aggregation": r, **score(counts, labels).as_dict()} for r in (0.0, 0.5)]
+            outcome = {"step": 40, "labels": labels.name, "images": 6, "scores": scores}
             run.store.write("evaluation.json", json.dumps(outcome).encode())
         return run.store.uri
 
@@ -61,8 +73,9 @@ def make(tmp_path: Path, toytown_shards: Path) -> Make:
 def reported(*places: str, looks: Looks | None = None, out: str | None = None) -> tuple[Reader, list[str]]:
     """The page of the runs, and the names of the files beside it."""
     shown: list[tuple[str, int, int]] = []
-    files = report(places, out, looks or Looks(images=2, candidates=4), lambda *told: shown.append(told))
-    assert all(("images", 4, 4) in shown for what, *_ in shown if what == "images")
+    looks = looks or Looks(images=2, candidates=4)
+    files = report(places, out, looks, lambda *told: shown.append(told))
+    assert all(("images", *[looks.candidates] * 2) in shown for what, *_ in shown if what == "images")
     folder, _, name = files[0].rpartition("/")
     assert name == "index.html"
     text = resolve(folder).read(name).decode()
@@ -71,7 +84,32 @@ def reported(*places: str, looks: Looks | None = None, out: str | None = None) -
     return Reader(text), [file.rpartition("/")[2] for file in files[1:]]
 
 
-def test_two_runs_stand_side_by_side(make: Make, tmp_path: Path) -> None:
+def move(place: str, before: str, after: str) -> None:
+    """In the recipe of the run at `place`, data at `before` is at `after`."""
+    recipe = resolve(place).read("recipe.yaml").decode()
+    assert before in recipe
+    resolve(place).write("recipe.yaml", recipe.replace(before, after).encode())
+
+
+def rows_of(uri: str, count: int) -> list[Labelled]:
+    return list(labelled_rows(uri, LABEL_SETS["toytown"], range(count)))
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The places that weights are read from."""
+    places: list[str] = []
+
+    def load_and_tell(place: str, endpoint: str | None = None) -> Trained:
+        places.append(place)
+        return load_trained(place, endpoint)
+
+    for module in ("job", "report"):
+        monkeypatch.setattr(f"plca_dist.launch.{module}.load_trained", load_and_tell)
+    return places
+
+
+def test_two_runs_stand_side_by_side(make: Make, tmp_path: Path, loads: list[str]) -> None:
     first, last = make("first", "objective.association=0", seed=1), make("last", "seed=3", seed=2)
     read, files = reported(first, last, looks=Looks(images=4, candidates=4), out=str(tmp_path / "out"))
     assert files[:3] == ["curves.png", "panels.png", "legend.png"]
@@ -88,13 +126,142 @@ def test_two_runs_stand_side_by_side(make: Make, tmp_path: Path) -> None:
     assert len(scored) == 4
     assert scored == sorted(scored), "the worst of the last run come first"
     assert "Not here" not in text
+    assert loads == [first, last], "the weights of each are read once"
+
+
+def test_pictures_are_of_each_run_as_it_was_trained(make: Make, tmp_path: Path, toytown_shards: Path) -> None:
+    sized = "evaluation.size=[48, 96]", "evaluation.size=[64, 128]"
+    places = {
+        "first": make("first", sized[0], "objective.aggregation=0.25", seed=1),
+        "last": make("last", sized[1], "objective.kl_aggregation_contrast=true", seed=2),
+    }
+    read, _ = reported(*places.values(), looks=Looks(images=6, candidates=6, aggregation=0.9), out=str(tmp_path))
+    text, labels = "".join(read.text), LABEL_SETS["toytown"]
+    samples = rows_of(f"{toytown_shards}/val", 6)
+    networks = {title: load_trained(place).network for title, place in places.items()}
+    settings = {
+        "first": {"size": (48, 96), "products": "float32", "kl_aggregation_contrast": False},
+        "last": {"size": (64, 128), "products": "float32", "kl_aggregation_contrast": True},
+    }
+
+    def ranked(ratio: float) -> list[int]:
+        found = image_scores(networks["last"], samples, labels, ratio=ratio, **settings["last"])
+        return [score.row for score in sorted(found, key=lambda score: score.miou)]
+
+    order = ranked(0.9)
+    assert order not in (ranked(0.0), ranked(0.5)), "λ decides what is shown"
+    rows, captions = [], []
+    for sample in (samples[row] for row in order):
+        predicted = {
+            title: probabilities(network, sample.image, ratio=0.9, **settings[title]).argmax(0)
+            for title, network in networks.items()
+        }
+        scored = ", ".join(f"{title} {image_miou(p, sample.label, labels):.1f}" for title, p in predicted.items())
+        captions.append(f"{sample.id}: mIoU {scored}")
+        shown = {title: p.numpy() for title, p in predicted.items()}
+        rows.append(columns(sample.image.numpy(), sample.label.numpy(), shown, labels))
+    assert [t for t in read.text if ": mIoU " in t] == captions
+    assert (tmp_path / "panels.png").read_bytes() == png(panel_rows(rows))
+
+    [source] = rows_of(f"{toytown_shards}/source", 1)
+    target = samples[order[3]]
+    pair = Pair(source.image, source.label, target.image)
+    trained_with = {
+        "first": {**settings["first"], "aggregation": 0.25},
+        "last": {**settings["last"], "aggregation": 0.5},
+    }
+    cases = [(level, title) for level in ("feature", "prediction") for title in networks]
+    for k, (level, title) in enumerate(cases, 1):
+        found = association_picture(
+            networks[title], pair, labels, target_label=target.label, level=level, **trained_with[title]
+        )
+        assert f"{title}, {level} level: {found.caption}" in text
+        assert (tmp_path / f"cycle-association-{k}.png").read_bytes() == found.png
+    spread = diffusion_picture(networks["last"], pair, **trained_with["last"])
+    assert spread
+    assert f"last, feature level: {spread.elsewhere:.0%} of the gradient" in text
+    assert (tmp_path / "gradient-diffusion-1.png").read_bytes() == spread.png
+
+
+def test_the_papers_numbers_stand_beside_runs_of_its_classes(make: Make) -> None:
+    read, _ = reported(make("ours", "labels=synthia"), looks=Looks(images=0))
+    assert ["class", "ours", "ours, λ = 0.5", "paper (ResNet-101)"] in read.rows
+    assert [row[0] for row in read.rows if row[-1] == "82.6"] == ["road"]
+
+
+def test_a_lost_worker_costs_the_predictions_and_not_the_page(
+    make: Make, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make("run")
+
+    def lost(*arguments: object) -> None:
+        raise RunFailed("OutOfMemoryError: CUDA out of memory")
+
+    monkeypatch.setattr(pictures, "share_out", lost)
+    read, files = reported(place)
+    assert "no predictions: OutOfMemoryError: CUDA out of memory" in "".join(read.text)
+    assert "panels.png" not in files
+    assert "cycle-association-1.png" in files
+    with pytest.raises(RunFailed, match="CUDA out of memory"):
+        reported(place, looks=Looks(data=f"{toytown_shards}/val"))
+
+
+def test_a_smaller_report_takes_away_what_it_does_not_replace(make: Make, tmp_path: Path) -> None:
+    first, last, out = make("first"), make("last", seed=1), tmp_path / "out"
+    out.mkdir()
+    theirs = {"legend.png", "cycle-association-9.png", "notes.txt"}
+    for name in theirs:
+        (out / name).write_text("somebody's")
+    _, files = reported(last, looks=Looks(images=0), out=str(out))
+    assert files == ["curves.png"]
+    assert {p.name for p in out.iterdir()} == {"index.html", "curves.png", *theirs}, "no report of ours made them"
+    _, files = reported(first, last, out=str(out))
+    assert files == [
+        "curves.png", "panels.png", "legend.png", *(f"cycle-association-{k}.png" for k in (1, 2, 3, 4)),
+        "gradient-diffusion-1.png",
+    ]  # fmt: skip
+    resolve(last).delete("metrics.jsonl")
+    _, files = reported(last, out=str(out))
+    assert "gradient-diffusion-1.png" in files
+    assert {p.name for p in out.iterdir()} == {"index.html", *files, *theirs}
+    _, files = reported(last, looks=Looks(images=0), out=str(out))
+    assert {p.name for p in out.iterdir()} == {"index.html", "cycle-association-9.png", "notes.txt"}
+
+
+def test_candidates_without_a_labelled_pixel_are_said(
+    make: Make, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank = [s._replace(label=torch.full_like(s.label, 255)) for s in rows_of(f"{toytown_shards}/val", 6)]
+    monkeypatch.setattr(pictures, "labelled_rows", lambda uri, labels, rows, endpoint: (blank[k] for k in rows))
+    read, files = reported(make("run"))
+    assert "/val: none of the first 4 images has a labelled pixel." in "".join(read.text)
+    assert "panels.png" not in files
+
+
+def test_shards_of_no_image_are_said(make: Make, tmp_path: Path, toytown_shards: Path) -> None:
+    place, empty = make("run"), tmp_path / "empty"
+    manifest = json.loads((toytown_shards / "source/manifest.json").read_text())
+    resolve(str(empty)).write("manifest.json", json.dumps({**manifest, "rows": 0, "shards": []}).encode())
+    move(place, f"{toytown_shards}/source", str(empty))
+    read, files = reported(place)
+    assert f"no pictures of associations: {empty} holds no images." in "".join(read.text)
+    assert "panels.png" in files
+    move(place, f"{toytown_shards}/val", str(empty))
+    read, files = reported(place)
+    assert f"no predictions: {empty} holds no images." in "".join(read.text)
+    assert f"no pictures of associations: {empty} or {toytown_shards}/target holds no images." in "".join(read.text)
+    assert files == ["curves.png"]
 
 
 def test_a_run_remembers_its_launches(make: Make, tmp_path: Path) -> None:
     read, _ = reported(make("told"), looks=Looks(images=0))
-    assert (tmp_path / "runs/told/report/index.html").exists(), "of one run the page goes into the run"
+    page = tmp_path / "runs/told/report/index.html"
+    assert page.exists(), "of one run the page goes into the run"
+    drawn = {"told": RECORDS}, {"told": [Mark(20, "preemption")]}
+    assert (page.parent / "curves.png").read_bytes() == curves(*drawn)
+    assert figures(charts(*drawn)) in page.read_text()
     facts = {row[0]: row[1:] for row in read.rows}
-    assert facts["time"] == ["0:03 of training, 2:00 with starts and ends"]
+    assert facts["time"] == ["0:05 of training, 2:00 with starts and ends"]
     assert facts["world size"] == ["2, then 1"]
     assert facts["launches"] == ["2 launches, 1 preemption"]
     assert facts["versions"] == ["torch 2.11 then 2.12"]
@@ -128,8 +295,7 @@ def test_data_out_of_reach_is_said_and_what_was_asked_for_is_refused(
     make: Make, tmp_path: Path, toytown_shards: Path
 ) -> None:
     place = make("far")
-    recipe = resolve(place).read("recipe.yaml").decode()
-    resolve(place).write("recipe.yaml", recipe.replace(f"{toytown_shards}/val", f"{tmp_path}/away").encode())
+    move(place, f"{toytown_shards}/val", f"{tmp_path}/away")
     read, files = reported(place)
     text = "".join(read.text)
     assert "no predictions: " in text
@@ -141,8 +307,7 @@ def test_data_out_of_reach_is_said_and_what_was_asked_for_is_refused(
         reported(place, looks=Looks(data=str(tmp_path / "nowhere")))
     _, files = reported(place, looks=Looks(data=f"{toytown_shards}/val", images=2, candidates=4))
     assert "panels.png" in files
-    moved = recipe.replace(str(toytown_shards), f"{tmp_path}/away")
-    resolve(place).write("recipe.yaml", moved.encode())
+    move(place, str(toytown_shards), f"{tmp_path}/away")
     read, files = reported(place)
     assert files == ["curves.png"]
     assert "no pictures of associations: " in "".join(read.text)
