@@ -45,14 +45,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="RUN", help=PLACE)
-    parser.add_argument(
-        "--size",
-        type=at_least(8),
-        nargs=2,
-        metavar=("H", "W"),
-        help="size of the network's input (default: the recipe's; of a file the image's)",
-    )
+    add_size(parser, "size of the network's input (default: the recipe's; of a file the image's)")
     add_workers(parser)
+
+
+def add_size(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--size", type=at_least(8), nargs=2, metavar=("H", "W"), help=what)
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

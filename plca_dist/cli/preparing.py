@@ -3,7 +3,7 @@
 import argparse
 import textwrap
 
-from plca_dist.cli.command import ENDPOINT, Command, add_command, at_least
+from plca_dist.cli.command import ENDPOINT, Command, add_command, add_size, at_least
 
 
 def shards(commands: "argparse._SubParsersAction[Command]") -> None:
@@ -28,7 +28,7 @@ plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken
     parser.add_argument("--split", help="train, val or test, where the data set has them")
     parser.add_argument("--labels", metavar="SET", help="label set of a plain folder's labels")
     parser.add_argument("--no-labels", action="store_true", help="leave labels out: shards for a training target")
-    parser.add_argument("--size", type=at_least(8), nargs=2, metavar=("H", "W"), help="toytown: size of the scenes")
+    add_size(parser, "toytown: size of the scenes")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="toytown: scenes of each training set")
     parser.add_argument(
         "--seed", type=at_least(0), default=0, metavar="N", help="of the order of rows (and of toytown)"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from plca_dist.cli.command import ENDPOINT, PLACE, Command, add_command, at_least, ratio
+from plca_dist.cli.command import ENDPOINT, PLACE, Command, add_command, add_size, ratio
 
 
 def weights(commands: "argparse._SubParsersAction[Command]") -> None:
@@ -60,13 +60,7 @@ plca export s3://bucket/runs/gtav --out s3://bucket/models/gtav.onnx""",
     )
     parser.add_argument("weights", metavar="RUN", help=PLACE)
     parser.add_argument("--out", required=True, metavar="FILE", help="path or URI of a file that does not exist")
-    parser.add_argument(
-        "--size",
-        type=at_least(8),
-        nargs=2,
-        metavar=("H", "W"),
-        help=".onnx: size of its images (default: the recipe's; where that has none, any)",
-    )
+    add_size(parser, ".onnx: size of its images (default: the recipe's; where that has none, any)")
     parser.add_argument(
         "--aggregation", type=ratio, metavar="λ", help=".onnx: aggregation ratio (default: the recipe's; of a file 0.5)"
     )

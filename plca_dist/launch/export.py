@@ -88,8 +88,8 @@ def export_network(
     target, name = _new_file(out, endpoint)
     if kind == ".onnx":
         require_onnx()
-        job, _ = job_from(place, aggregation, size, endpoint)
         trained = load_trained(place, endpoint)
+        job, _ = job_from(place, aggregation, size, endpoint, trained=trained)
         data, off = _checked_onnx(trained, job)
         taken = f"{job.size[0]} x {job.size[1]}" if job.size else "any size"
         said = f"images of {taken}, λ = {job.aggregation:g}; from torch it differs by at most {off:.1e}"

@@ -1,6 +1,5 @@
 """The fullest page that there can be, in a real browser: on a desk and on a phone, in the light and in the dark."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from plca_dist.report.tables import published, score_columns
 from plca_dist.training.history import Attempt
 from plca_dist.training.metrics import score
 from tests.chromium import PROGRAMS, Chromium, program
+from tests.programs import unavailable
 
 LABELS = label_set("cityscapes")
 NAMES = ("source-only", "a-run-whose-name-is-as-long-as-names-of-runs-may-be-" + "x" * 48, "PLCA")
@@ -31,10 +31,7 @@ ATTEMPTS = [
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     if not program():
-        reason = f"no Chromium found ({', '.join(PROGRAMS)}): apt-get install chromium"
-        if os.environ.get("PLCA_TESTS_CHROMIUM") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unavailable(f"no Chromium found ({', '.join(PROGRAMS)}): apt-get install chromium", "PLCA_TESTS_CHROMIUM")
     with Chromium(tmp_path_factory.mktemp("chromium")) as started:
         yield started
 

@@ -1,10 +1,10 @@
 """A real Slurm of two nodes on this machine, from the system's packages; runs without the system's own set-up."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.programs import unavailable
 from tests.slurm.cluster import PROGRAMS, Slurm, missing
 
 
@@ -13,8 +13,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """Nodes n1 and n2, of two CPUs and one GPU each as Slurm sees them. Jobs run the project of this interpreter."""
     if absent := missing():
         reason = f"{', '.join(absent)} not found (apt-get install slurm-wlm munge installs {', '.join(PROGRAMS)})"
-        if os.environ.get("PLCA_TESTS_SLURM") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        unavailable(reason, "PLCA_TESTS_SLURM")
     with Slurm(tmp_path_factory.mktemp("slurm")) as started:
         yield started

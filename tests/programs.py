@@ -1,0 +1,12 @@
+"""Programs that tests need and a machine may lack."""
+
+import os
+
+import pytest
+
+
+def unavailable(reason: str, variable: str) -> None:
+    """Skip for the reason; fail where `variable` is "required", as in CI."""
+    if os.environ.get(variable) == "required":
+        pytest.fail(reason)
+    pytest.skip(reason)
