@@ -12,11 +12,12 @@ from typing import Any
 
 from benchmarks.common import save
 from plca_dist.data.stream import whole_pairs
-from plca_dist.launch.search import BASE, Search, open_search
-from plca_dist.launch.trained import load_trained
+from plca_dist.inference.load import load_trained
 from plca_dist.recipe import parse
-from plca_dist.report.trials import LABELLED, correlations, score
-from plca_dist.space import parse_space
+from plca_dist.run_files import BASE
+from plca_dist.search.directory import Search, open_search
+from plca_dist.search.space import parse_space
+from plca_dist.search.trials import LABELLED, correlations, score
 from plca_dist.storage import probe
 from plca_dist.training import criteria, metrics
 

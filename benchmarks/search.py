@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 
 from benchmarks.common import save
-from plca_dist.launch.search import open_search
 from plca_dist.recipe import load
-from plca_dist.report.trials import Trial, best, correlations, score
-from plca_dist.space import load_space
-from plca_dist.training.journal import read_records
+from plca_dist.search.directory import open_search
+from plca_dist.search.space import load_space
+from plca_dist.search.trials import Trial, best, correlations, score
 from plca_dist.training.metrics import ELAPSED, STEP
+from plca_dist.training.metrics_log import read_records
 
 SPACES = {"grid": "tune_spaces/loss_weights_grid.yaml", "asha": "tune_spaces/loss_weights.yaml"}
 

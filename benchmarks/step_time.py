@@ -30,12 +30,14 @@ from torch.nn.parallel import DistributedDataParallel
 from plca_dist import recipe
 from plca_dist.config import Config
 from plca_dist.data.prepare import prepare_toytown
+from plca_dist.run_files import WEIGHTS
 from plca_dist.storage import resolve
-from plca_dist.training.engine import TrainingModule, average_buffers, build_objective, poly_lr
-from plca_dist.training.feed import open_stream
-from plca_dist.training.journal import read_records
+from plca_dist.training.build import build_objective, fresh_network
+from plca_dist.training.dataloading import open_stream
+from plca_dist.training.engine import TrainingModule, average_buffers, poly_lr
+from plca_dist.training.loop import prepare_torch
 from plca_dist.training.metrics import PAIRS_PER_SECOND
-from plca_dist.training.worker import WEIGHTS, fresh_network, prepare_torch
+from plca_dist.training.metrics_log import read_records
 
 #: Records at the start (allocator, caches) that are left out of both sides.
 _WARM_RECORDS = 2
@@ -103,7 +105,7 @@ def run_bare(folder: Path, workers: int, steps: int) -> float:
 
 
 def run_stack(folder: Path, workers: int, steps: int, repeat: int) -> tuple[float, dict[str, torch.Tensor]]:
-    from plca_dist.launch.train import train
+    from plca_dist.run.train import train
 
     config = config_for(folder, workers, steps)
     run = train(config, f"stack-{workers}-{repeat}", lambda record: None)

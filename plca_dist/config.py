@@ -32,7 +32,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class About(Section):
+class AboutRecipe(Section):
     """What a person wants to know before starting the recipe."""
 
     summary: str = Field("", description="One line: what is trained, for whom.")
@@ -41,7 +41,7 @@ class About(Section):
     score: str = Field("", description="Expected mIoU, and where the figure comes from.")
 
 
-class Model(Section):
+class ModelSettings(Section):
     """The network: DeepLab-V2 on a residual backbone at output stride 8."""
 
     backbone: str = Field("resnet101", description=f"One of {', '.join(BACKBONES)}.")
@@ -60,7 +60,7 @@ class Model(Section):
         return _one_of(value, STYLES)
 
 
-class Domain(Section):
+class DomainSettings(Section):
     """One domain's training shards and their augmentation (paper: shorter edge, crop, flip)."""
 
     uri: str = Field(description="Shard directory; relative to `data` unless it has a scheme or starts with /.")
@@ -69,7 +69,7 @@ class Domain(Section):
     flip: bool = Field(True, description="Mirror every other image, at random.")
 
     @model_validator(mode="after")
-    def _range(self) -> "Domain":
+    def _range(self) -> "DomainSettings":
         if self.shorter_edge and not 0 < self.shorter_edge[0] <= self.shorter_edge[1]:
             raise ValueError(f"shorter_edge {list(self.shorter_edge)} is not a range [low, high] with 0 < low <= high")
         if min(self.crop) < 8:
@@ -77,7 +77,7 @@ class Domain(Section):
         return self
 
 
-class Evaluation(Section):
+class EvaluationSettings(Section):
     """Measuring mIoU on labelled images that training never sees, and criteria that need no labels of the target."""
 
     uri: str | None = Field(None, description="Labelled shard directory; null: no mIoU during training.")
@@ -89,7 +89,7 @@ class Evaluation(Section):
     aggregation: float = Field(0.5, ge=0, lt=1, description="λ at inference; results are reported without it too.")
 
 
-class Objective(Section):
+class ObjectiveSettings(Section):
     """Weights and switches of Eq. 14; every row of the paper's ablation is a setting of these."""
 
     lovasz: float = Field(0.75, ge=0, description="β1, weight of Lovász-softmax on the source; 0: off.")
@@ -116,7 +116,7 @@ class Objective(Section):
         return _one_of(value, BACKENDS)
 
     @model_validator(mode="after")
-    def _together(self) -> "Objective":
+    def _together(self) -> "ObjectiveSettings":
         try:
             check_backend(self.backend, self.products)
         except UserError as error:
@@ -129,7 +129,7 @@ class Objective(Section):
         return self.model_dump(include={"kl_aggregation_contrast", "products", "backend"})
 
 
-class Optimizer(Section):
+class OptimizerSettings(Section):
     """SGD as in the paper."""
 
     lr: float = Field(2.5e-4, gt=0, description="Initial learning rate.")
@@ -139,7 +139,7 @@ class Optimizer(Section):
     gradient_clipping: float = Field(0.0, ge=0, description="Largest gradient norm; 0: no clipping.")
 
 
-class Schedule(Section):
+class ScheduleSettings(Section):
     """How long to train, and the polynomial decay lr·(1 − step/poly_steps)^power."""
 
     steps: int = Field(gt=0, description="Optimizer steps of the whole run.")
@@ -147,27 +147,27 @@ class Schedule(Section):
     power: float = Field(0.9, ge=0, description="Exponent of the decay.")
 
     @model_validator(mode="after")
-    def _length(self) -> "Schedule":
+    def _length(self) -> "ScheduleSettings":
         if self.poly_steps is not None and self.poly_steps < self.steps:
             raise ValueError(f"poly_steps {self.poly_steps} is shorter than steps {self.steps}")
         return self
 
 
-class Batch(Section):
+class BatchSettings(Section):
     """Pairs of one source and one target image."""
 
     pairs: int = Field(8, gt=0, description="Pairs per optimizer step over the whole cluster.")
     micro: int | None = Field(None, gt=0, description="Pairs per forward pass of a worker; null: all its pairs.")
 
 
-class Order(Section):
+class OrderSettings(Section):
     """The order in which samples are read; a pure function of these, the seed and the step."""
 
     window: int = Field(8, gt=0, description="Row groups shuffled together.")
     damaged: Literal["stop", "skip"] = Field("stop", description="At damaged rows: stop, or read the next sound ones.")
 
 
-class Cluster(Section):
+class ClusterSettings(Section):
     """What the run asks of Ray. Nothing here changes the result."""
 
     workers: int | tuple[int, int] = Field(
@@ -197,7 +197,7 @@ class Cluster(Section):
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
-class Checkpoint(Section):
+class CheckpointSettings(Section):
     """When to save, and how much to keep."""
 
     every: int = Field(500, gt=0, description="Steps between checkpoints; one is always written at the end.")
@@ -205,21 +205,21 @@ class Checkpoint(Section):
     max_failed_saves: int = Field(2, ge=0, description="Saves in a row that may fail before the run stops.")
 
 
-class Storage(Section):
+class StorageSettings(Section):
     """Where runs are kept."""
 
     uri: str = Field("runs", description="Runs live in <uri>/<name>: s3://bucket/prefix, file:///path or a path.")
     endpoint: str | None = Field(None, description="URL of an S3-compatible server; null: AWS_ENDPOINT_URL or AWS.")
 
 
-class Log(Section):
+class LogSettings(Section):
     every: int = Field(10, gt=0, description="Steps between log records.")
 
 
 class Config(Section):
     """A whole recipe."""
 
-    about: About = About()
+    about: AboutRecipe = AboutRecipe()
     seed: int = Field(0, ge=0, description="Of initial weights, order and augmentation.")
     deterministic: bool = Field(False, description="Deterministic torch algorithms; on the CPU the same bits each run.")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -227,20 +227,20 @@ class Config(Section):
     )
     labels: str = Field("cityscapes", description=f"Classes to learn: one of {', '.join(LABEL_SETS)}.")
     data: str = Field("data", description="Base of relative shard URIs.")
-    model: Model = Model()
-    source: Domain
-    target: Domain
-    evaluation: Evaluation = Evaluation()
-    objective: Objective = Objective()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule
-    batch: Batch = Batch()
-    order: Order = Order()
+    model: ModelSettings = ModelSettings()
+    source: DomainSettings
+    target: DomainSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings
+    batch: BatchSettings = BatchSettings()
+    order: OrderSettings = OrderSettings()
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="Passed to DeepSpeed: ZeRO stage, offload, …")
-    cluster: Cluster = Cluster()
-    checkpoint: Checkpoint = Checkpoint()
-    storage: Storage = Storage()
-    log: Log = Log()
+    cluster: ClusterSettings = ClusterSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    storage: StorageSettings = StorageSettings()
+    log: LogSettings = LogSettings()
 
     @field_validator("labels")
     @classmethod

@@ -14,6 +14,21 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class RunFailed(RuntimeError):
+    """Work stopped for a reason that better input would not have prevented; the message says which and what it left.
+
+    The command line prints it as one line and exits with code 1.
+    """
+
+
+class RunPreempted(RuntimeError):
+    """The run was told to leave and left; the message says by whom and where it stands. Exit code 85: requeue it."""
+
+
+class TrainingFault(RuntimeError):
+    """Training cannot go on: the message names the step, the rank and the newest good checkpoint."""
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `options`, or an empty string where nothing is close."""
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)

@@ -48,12 +48,12 @@ def toytown_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session(s3_server: S3) -> Iterator[S3]:
     """One local Ray cluster, started as `plca train` starts its own; every process of it can reach the S3 server."""
-    from plca_dist.config import Cluster
-    from plca_dist.launch.cluster import connection
+    from plca_dist.config import ClusterSettings
+    from plca_dist.ray_cluster.connect import connection
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_environment(s3_server).items():
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS", raising=False)
-        with connection(Cluster(workers=2), print):
+        with connection(ClusterSettings(workers=2), print):
             yield s3_server

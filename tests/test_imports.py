@@ -9,13 +9,13 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "ops", "storage", "method", "models", "data", "config", "recipe", "training", "space",
-    "report", "launch", "cli",
+    "errors", "versions", "run_files", "ops", "storage", "method", "models", "data", "config", "recipe", "training",
+    "terminal", "ray_cluster", "run", "inference", "report", "search", "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
-    "ray": ("launch/",),
-    "deepspeed": ("training/engine.py", "training/universal.py", "launch/doctor.py"),
-    "pydantic": ("config.py", "recipe.py", "space/"),
+    "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
+    "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
+    "pydantic": ("config.py", "recipe.py", "search/space/"),
 }
 
 

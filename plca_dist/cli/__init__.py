@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from plca_dist.cli.parser import build_parser
-from plca_dist.errors import UserError
-from plca_dist.launch.failure import RunFailed, RunPreempted
+from plca_dist.errors import RunFailed, RunPreempted, UserError
 
 # Read by OpenMP when torch is imported, which is later. Its threads spin while they wait; on a machine that does other
 # work too, that made an evaluation with two threads ten times slower than with one.

@@ -10,7 +10,7 @@ from plca_dist.errors import UserError
 
 
 def demo(parsed: Namespace) -> None:
-    from plca_dist.launch.demo import demo
+    from plca_dist.demo import demo
 
     demo(Path(parsed.out), seed=parsed.seed, steps=parsed.steps)
 
@@ -19,9 +19,9 @@ def train(parsed: Namespace) -> None:
     from plca_dist.recipe import load
 
     config = load(parsed.recipe, _settings(parsed))  # a typing error is answered before Ray is imported
-    from plca_dist.launch.train import train
-    from plca_dist.report.console import Console
     from plca_dist.report.tables import outcome_table
+    from plca_dist.run.console import Console
+    from plca_dist.run.train import train
 
     with Console(config.schedule.steps) as console:
         run = train(config, parsed.name or Path(parsed.recipe).stem, console.show)
@@ -36,14 +36,14 @@ def _settings(parsed: Namespace) -> list[str]:
 
 def tune(parsed: Namespace) -> None:
     from plca_dist.recipe import load
-    from plca_dist.space import load_space
+    from plca_dist.search.space import load_space
 
     space = load_space(parsed.space)
     base = load(parsed.recipe, _settings(parsed))
     space.check(base)
-    from plca_dist.launch.results import leave_results
-    from plca_dist.launch.tune import tune
-    from plca_dist.report.search_console import SearchConsole
+    from plca_dist.search.console import SearchConsole
+    from plca_dist.search.results import leave_results
+    from plca_dist.search.tune import tune
 
     with SearchConsole(space.metric, space.count) as console:
         name = parsed.name or f"{Path(parsed.space).stem}-{Path(parsed.recipe).stem}"
@@ -52,9 +52,9 @@ def tune(parsed: Namespace) -> None:
 
 
 def evaluate(parsed: Namespace) -> None:
-    from plca_dist.launch.evaluate import evaluate_run
-    from plca_dist.report.console import Counters
+    from plca_dist.inference.evaluate import evaluate_run
     from plca_dist.report.tables import outcome_table
+    from plca_dist.terminal import Counters
 
     job, workers = _job(parsed, None)
     with Counters() as counters:
@@ -66,8 +66,8 @@ def evaluate(parsed: Namespace) -> None:
 
 
 def predict(parsed: Namespace) -> None:
-    from plca_dist.launch.predict import predict_images
-    from plca_dist.report.console import Counters
+    from plca_dist.inference.predict import predict_images
+    from plca_dist.terminal import Counters
 
     job, workers = _job(parsed, parsed.aggregation)
     with Counters() as counters:
@@ -76,32 +76,32 @@ def predict(parsed: Namespace) -> None:
 
 
 def report(parsed: Namespace) -> None:
-    from plca_dist.config import Cluster
-    from plca_dist.launch.pictures import Looks
-    from plca_dist.launch.report import report
-    from plca_dist.report.console import Counters
+    from plca_dist.config import ClusterSettings
+    from plca_dist.report.pictures import PictureOptions
+    from plca_dist.report.write import report
+    from plca_dist.terminal import Counters
 
-    looks = Looks(
+    options = PictureOptions(
         data=parsed.data,
         images=parsed.images,
         candidates=parsed.candidates,
         aggregation=parsed.aggregation,
-        workers=Cluster(workers=parsed.workers, gpu=parsed.gpu),
+        workers=ClusterSettings(workers=parsed.workers, gpu=parsed.gpu),
         endpoint=parsed.endpoint,
     )
     with Counters() as counters:
-        page, *pictures = report(parsed.runs, parsed.out, looks, counters.show)
+        page, *pictures = report(parsed.runs, parsed.out, options, counters.show)
     print("\n".join([f"page: {page}", *(f"  {picture}" for picture in pictures)]))
 
 
 def _job(parsed: Namespace, aggregation: float | None) -> Any:
-    from plca_dist.launch.job import job_from
+    from plca_dist.inference.parts import job_from
 
     return job_from(parsed.weights, aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
 
 
 def weights(parsed: Namespace) -> None:
-    from plca_dist.launch.export import export_authors, import_authors
+    from plca_dist.inference.export import export_authors, import_authors
 
     if parsed.action == "import":
         written, labels = import_authors(parsed.file, parsed.out, parsed.endpoint)
@@ -111,7 +111,7 @@ def weights(parsed: Namespace) -> None:
 
 
 def export(parsed: Namespace) -> None:
-    from plca_dist.launch.export import export_network
+    from plca_dist.inference.export import export_network
 
     print(
         export_network(
@@ -121,10 +121,10 @@ def export(parsed: Namespace) -> None:
 
 
 def shards(parsed: Namespace) -> None:
+    from plca_dist.data.datasets.layouts import DATASETS
     from plca_dist.data.prepare import TOYTOWN_COUNT, prepare, prepare_toytown
-    from plca_dist.data.readers import DATASETS
-    from plca_dist.report.console import Counters
     from plca_dist.storage import probe
+    from plca_dist.terminal import Counters
 
     if parsed.dataset == "toytown":
         _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken"))
@@ -191,7 +191,7 @@ def _text(value: object) -> str:
 
 
 def doctor(parsed: Namespace) -> int:
-    from plca_dist.launch.doctor import examine
+    from plca_dist.doctor.examine import examine
 
     failed = False
     for finding in examine(parsed.storage, parsed.endpoint, cluster=parsed.cluster, gpu=parsed.gpu):

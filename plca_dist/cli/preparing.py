@@ -40,7 +40,7 @@ plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken
 
 
 def _layouts() -> str:
-    from plca_dist.data.readers import DATASETS
+    from plca_dist.data.datasets.layouts import DATASETS
 
     layouts = {name: known.layout for name, known in DATASETS.items()}
     layouts["toytown"] = "nothing: street scenes are drawn, into OUT/source, OUT/target (without labels) and OUT/val."

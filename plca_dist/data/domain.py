@@ -20,7 +20,7 @@ from plca_dist.storage import Store
 log = logging.getLogger(__name__)
 
 
-class Sample(NamedTuple):
+class AugmentedSample(NamedTuple):
     """Augmented; `replaced` where it stands for a damaged one."""
 
     image_3HW: Tensor
@@ -102,7 +102,7 @@ class DomainStream:
             self.groups.release(group)
         return int(first)
 
-    def load(self, step: int, slot: int) -> Sample:
+    def load(self, step: int, slot: int) -> AugmentedSample:
         """Decode and augment what was announced; a pure function of its arguments and the recipe.
 
         Raises:
@@ -134,7 +134,7 @@ class DomainStream:
         )
         if self._table is not None and label is not None:
             label = look_up(self._table, label)  # after the crop: fewer pixels, and the same ones
-        return Sample(image, label, replaced=past > 0)
+        return AugmentedSample(image, label, replaced=past > 0)
 
 
 def label_table(manifest: Manifest, classes: Sequence[str], where: str) -> Tensor:

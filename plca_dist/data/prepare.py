@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from plca_dist.data.readers import open_dataset
+from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.shards import Manifest, write_shards
 from plca_dist.storage import Store
 

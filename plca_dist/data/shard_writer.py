@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from plca_dist.data.datasets.samples import Reader
 from plca_dist.data.manifest import (
     MANIFEST,
     SCHEMA,
@@ -28,7 +29,6 @@ from plca_dist.data.manifest import (
     read_manifest,
 )
 from plca_dist.data.order import permutation
-from plca_dist.data.samples import Reader
 from plca_dist.data.shard_file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.errors import UserError
 from plca_dist.storage import Store

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.domain import DomainStream, Sample, label_table, look_up
+from plca_dist.data.domain import AugmentedSample, DomainStream, label_table, look_up
 from plca_dist.data.fetch import RowGroups
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
@@ -81,7 +81,7 @@ class Stream:
         self._groups_ahead = _GROUPS_AHEAD * len(slots) * len(self._domains)
         self._announced: deque[tuple[int, range, int]] = deque()  # step, slots, row groups they are the first to need
         self._unused = 0
-        self._ahead: deque[tuple[list[Future[Sample]], list[Future[Sample]]]] = deque()
+        self._ahead: deque[tuple[list[Future[AugmentedSample]], list[Future[AugmentedSample]]]] = deque()
         for _ in range(prefetch):
             self._schedule()
 

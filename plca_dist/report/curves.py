@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 
 from plca_dist.errors import UserError
 from plca_dist.report.figure import COLOURS, GREY, render
+from plca_dist.run.history import Attempt
 from plca_dist.training import metrics
-from plca_dist.training.history import Attempt
 
 Records = Sequence[Mapping[str, Any]]
 

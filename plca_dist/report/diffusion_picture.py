@@ -28,7 +28,7 @@ _WIDTH, _GAP, _HEAD, _FOOT = 1280, 12, 30, 56  # px
 #: Where the colours begin, as a share of what a position would get if all got the same.
 _OF_EVEN = 0.1
 _COLOURS = "viridis"  # of even steps for every eye, and in print
-_OPACITY = 0.6  # the same everywhere: grey amid purple looks like yellow, which is the scale's other end
+_OPACITY = 0.6  # the same everywhere: grey amid purple options like yellow, which is the scale's other end
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
 
-from plca_dist.config import Cluster, Config, Objective
+from plca_dist.config import ClusterSettings, Config, ObjectiveSettings
 from plca_dist.recipe import keys
-from plca_dist.report.console import duration
+from plca_dist.run.history import Attempt, count
+from plca_dist.terminal import duration
 from plca_dist.training import metrics
-from plca_dist.training.history import Attempt, count
 
 #: Sections of a recipe that say nothing of what was trained or how.
 _ASIDE = ("about.", "storage.", "log.")
@@ -120,11 +120,11 @@ def _versions(history: Sequence[Attempt]) -> str:
     return ", ".join(texts)
 
 
-def _range(cluster: Cluster) -> str:
+def _range(cluster: ClusterSettings) -> str:
     return " to ".join(str(n) for n in dict.fromkeys((cluster.least_workers, cluster.most_workers)))
 
 
-def loss_in_words(objective: Objective) -> str:
+def loss_in_words(objective: ObjectiveSettings) -> str:
     """Eq. 14 with its numbers: `CE + 0.75 Lovász + 0.1 (feature + prediction, λ = 0.5) + 0.01 smoothing (γ = 10)`."""
     terms = ["CE"]
     if objective.lovasz:

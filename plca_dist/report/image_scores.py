@@ -10,7 +10,7 @@ from plca_dist.data.labels import LabelSet
 from plca_dist.data.stream import Labelled
 from plca_dist.models.deeplab import Network
 from plca_dist.training.evaluation import probabilities
-from plca_dist.training.metrics import confusion, score
+from plca_dist.training.scores import confusion, score
 
 
 class ImageScore(NamedTuple):

@@ -12,12 +12,13 @@ from itertools import groupby
 import numpy as np
 from PIL import Image
 
+from plca_dist.data.colours import png
 from plca_dist.data.labels import LabelSet
-from plca_dist.report.console import duration
 from plca_dist.report.markup import document, figures, image, note, row, section, table, tile, tiles
-from plca_dist.report.panels import Column, png
+from plca_dist.report.panels import Column
 from plca_dist.report.tables import ABSENT, ScoreDict, mean_of, percent, points, tabulate
-from plca_dist.training.history import Attempt
+from plca_dist.run.history import Attempt
+from plca_dist.terminal import duration
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Shapes: H x W pixels. Pictures are uint8 arrays (H, W, 3), as Pillow takes them; labels are uint8 train ids (H, W).
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,44 +11,17 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from plca_dist.data.labels import IGNORE, LabelSet
-from plca_dist.errors import UserError
+from plca_dist.data.colours import colour
+from plca_dist.data.labels import LabelSet
 
 #: One picture of a panel: its title and its pixels (H, W, 3).
 Column = tuple[str, np.ndarray]
-Colour = tuple[int, int, int]
 
 WIDEST = 640  # px: enough to judge a picture, and a page of many stays small
 
 _GAP, _TITLE, _FONT = 8, 34, 21  # px
 _NAMES = (1 / 18, 1 / 24)  # of the picture's width: the size of letters, and a smaller one where that finds no room
 _INK, _PAPER, _BLACK = (32, 33, 36), (255, 255, 255), (0, 0, 0)
-
-
-def colour(label_HW: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Train ids (H, W) -> their colours (H, W, 3) uint8; 255 (ignored) is black.
-
-    Raises UserError for a value that is neither a class nor 255.
-    """
-    label_HW = np.asarray(label_HW)
-    foreign = sorted(set(np.unique(label_HW).tolist()) - {*range(len(palette)), IGNORE})
-    if foreign:
-        raise UserError(
-            f"label values {', '.join(map(str, foreign))} have no colour: "
-            f"{len(palette)} classes are 0 to {len(palette) - 1}, and {IGNORE} is ignored; check the label set."
-        )
-    table = np.zeros((IGNORE + 1, 3), np.uint8)
-    table[: len(palette)] = palette
-    return table[label_HW]
-
-
-def overlay(image_HW3: np.ndarray, colour_HW3: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """The image tinted with the colours, (H, W, 3) uint8; black (ignored) leaves the image as it is.
-
-    alpha: share of the colour, in [0, 1].
-    """
-    blend = (1 - alpha) * image_HW3.astype(np.float32) + alpha * colour_HW3
-    return np.where(colour_HW3.any(-1, keepdims=True), blend.round().astype(np.uint8), image_HW3)
 
 
 def columns(
@@ -123,13 +95,6 @@ def legend(labels: LabelSet, width: int = 960) -> Image.Image:
         draw.rectangle((x, y, x + chip, y + chip), fill)
         draw.text((x + chip + 6, y + chip / 2), name, _INK, font, anchor="lm")
     return sheet
-
-
-def png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
 
 
 def _strip(pictures: Sequence[np.ndarray], titles: Sequence[str] | None) -> Image.Image:

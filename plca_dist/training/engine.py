@@ -11,6 +11,7 @@ from plca_dist.config import Config
 from plca_dist.data.stream import Batch
 from plca_dist.method.objective import LossTerms, Objective
 from plca_dist.models.deeplab import Network, synchronize_batch_norm
+from plca_dist.training.build import build_objective
 
 
 class TrainingModule(nn.Module):
@@ -29,10 +30,6 @@ class TrainingModule(nn.Module):
         target = None if batch.target_image is None else self.network(batch.target_image)
         source = self.network(batch.source_image)
         return self.objective(source, batch.source_label, target)
-
-
-def build_objective(config: Config) -> Objective:
-    return Objective(**config.objective.model_dump())
 
 
 def poly_lr(config: Config, step: int) -> float:

@@ -16,7 +16,7 @@ from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LabelSet
 from plca_dist.method.aggregation import aggregated_prediction
 from plca_dist.models.deeplab import Network, Output
-from plca_dist.training.metrics import confusion, score
+from plca_dist.training.scores import confusion, score
 
 
 @torch.no_grad()

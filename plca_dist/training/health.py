@@ -11,16 +11,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from plca_dist.errors import TrainingFault
 from plca_dist.storage import Store
-from plca_dist.training.commits import committed
+from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.engine import finite_weights
 from plca_dist.training.meter import Meter
 
 _REMEDY = "Lower optimizer.lr or set optimizer.gradient_clipping."
-
-
-class TrainingFault(RuntimeError):
-    """Training cannot go on: the message names the step, the rank and the newest good checkpoint."""
 
 
 def loss_fault(meter: Meter, run: Store, settle: Callable[[], None], *, finite: bool) -> TrainingFault:

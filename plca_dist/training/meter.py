@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plca_dist.training import metrics
-from plca_dist.training.session import Record
+from plca_dist.training.context import Record
 
 
 class Meter:

@@ -1,12 +1,6 @@
-"""Names of what is measured, with units, and mIoU as the paper reports it."""
+"""Names of what is measured, with units. Imports nothing heavy: the command line checks space files against them."""
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
-
-import torch
-from torch import Tensor
-
-from plca_dist.data.labels import LabelSet
+from typing import Literal, NamedTuple
 
 STEP = "step"
 TOTAL_LOSS = "loss/total"
@@ -44,58 +38,3 @@ CRITERIA = {
     "consistent_feature": Criterion(CYCLES_FEATURE, "max"),
     "consistent_prediction": Criterion(CYCLES_PREDICTION, "max"),
 }
-
-
-def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """Count pixels by (true class, predicted class).
-
-    Args:
-        prediction: (H, W) integer class indices below `num_classes`.
-        label: (H, W) integer train ids; anything of `num_classes` or more (255) is not counted.
-
-    Returns:
-        (K, K) int64, rows the truth, columns the prediction.
-    """
-    valid = label < num_classes
-    cells = label[valid].to(torch.int64) * num_classes + prediction[valid].to(torch.int64)
-    return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-@dataclass(frozen=True)
-class Score:
-    """IoU per class and its means, in percent.
-
-    A class that occurs neither in the truth nor in a prediction has no IoU: it is left out of the means and named in
-    `absent`, rather than turning them into NaN.
-    """
-
-    miou: float
-    means: dict[str, float]
-    iou: dict[str, float | None]
-    absent: tuple[str, ...]
-    pixel_accuracy: float
-    confusion: list[list[int]]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "absent": list(self.absent)}
-
-
-def score(counts: Tensor, labels: LabelSet) -> Score:
-    """IoU_c = TP_c / (TP_c + FP_c + FN_c) from a (K, K) confusion matrix, with the label set's means (16, 13)."""
-    counts = counts.cpu()
-    hit = counts.diag().double()
-    union = counts.sum(0).double() + counts.sum(1).double() - hit
-    iou = {name: 100 * float(hit[k] / union[k]) if union[k] > 0 else None for k, name in enumerate(labels.classes)}
-
-    def mean(indices: range | tuple[int, ...]) -> float:
-        present = [v for k in indices if (v := iou[labels.classes[k]]) is not None]
-        return sum(present) / len(present) if present else float("nan")
-
-    return Score(
-        miou=mean(range(len(labels))),
-        means={name: mean(indices) for name, indices in labels.means.items()},
-        iou=iou,
-        absent=tuple(name for name, value in iou.items() if value is None),
-        pixel_accuracy=100 * float(hit.sum() / counts.sum().clamp(min=1)),
-        confusion=counts.tolist(),
-    )

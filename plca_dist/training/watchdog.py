@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from plca_dist.errors import UserError
+from plca_dist.run_files import stacks
 from plca_dist.storage import Store
 
 EXIT_CODE = 86
@@ -91,6 +92,6 @@ class Watchdog:
 
     def _leave(self, text: str) -> None:
         try:
-            self._run.write(f"stacks-rank-{self._rank}.txt", text.encode())
+            self._run.write(stacks(self._rank), text.encode())
         except UserError as error:
             sys.stderr.write(f"{error}\n")

@@ -17,7 +17,7 @@ from tests.agreement.equations import (
     IMAGE,
     SOURCE,
     TARGET,
-    Held,
+    LeaseHeld,
     Map,
     Pair,
     by_equations,
@@ -64,7 +64,7 @@ def draw() -> Drawn:
 
 def label_so_that_no_cycle_comes_back(drawn: Drawn, pair: int, settings: tuple[float, bool, bool]) -> None:
     """A class of its own for every position of the grid, but for those that a cycle brings back to themselves."""
-    _, ends = by_equations(drawn.pairs()[pair], *settings, Held())
+    _, ends = by_equations(drawn.pairs()[pair], *settings, LeaseHeld())
     for own, (row, column) in enumerate(places(SOURCE, IMAGE)):
         drawn.labels[pair, row:, column:] = IGNORED if any(end[own] == own for end in ends) else own
 
@@ -95,7 +95,7 @@ def test_the_objective_is_its_equations(settings: tuple[float, bool, bool], back
         backend=backend,
     )
     found = objective(*drawn)
-    of_pairs = [by_equations(pair, *settings, Held())[0] for pair in drawn.pairs()]
+    of_pairs = [by_equations(pair, *settings, LeaseHeld())[0] for pair in drawn.pairs()]
     for level in ("feature", "prediction"):
         assert 0 < of_pairs[0][f"consistent_{level}"] < 1
         assert of_pairs[0][level] != 0

@@ -8,10 +8,10 @@ import torch
 
 from plca_dist.cli import main
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.launch.run import open_run
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.weights import to_bytes
 from plca_dist.recipe import load
+from plca_dist.run.directory import open_run
 
 Refused = Callable[..., str]
 

@@ -10,7 +10,7 @@ import pytest
 from plca_dist.cli import main
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.stream import labelled_samples
-from plca_dist.launch import job
+from plca_dist.inference import parts as job
 from plca_dist.models.weights import load_weights
 from plca_dist.training.evaluation import probabilities
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from plca_dist.cli import main
-from plca_dist.data.toytown import scene
-from plca_dist.launch import export
+from plca_dist.data.datasets.toytown import scene
+from plca_dist.inference import export
 from plca_dist.models.onnx_file import run_onnx
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import file_at

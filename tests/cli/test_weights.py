@@ -11,8 +11,8 @@ from PIL import Image
 
 from plca_dist.cli import main
 from plca_dist.data.labels import CITYSCAPES_CLASSES
-from plca_dist.launch.run import open_run
 from plca_dist.recipe import load
+from plca_dist.run.directory import open_run
 from tests.authors import MEAN_BGR, ORDER, AuthorsNetwork
 
 Refused = Callable[..., str]

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plca_dist.data.codec import encode_label
+from plca_dist.data.datasets.layouts import open_dataset
+from plca_dist.data.datasets.samples import Sample
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.data.order import slots_of_rank
-from plca_dist.data.readers import open_dataset
-from plca_dist.data.samples import Sample
 from plca_dist.data.shards import Damaged, read_manifest, write_shards
 from plca_dist.data.stream import Batch, Stream
 from plca_dist.errors import UserError

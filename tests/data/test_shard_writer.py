@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from plca_dist.data import shard_writer
+from plca_dist.data.datasets.layouts import open_dataset
+from plca_dist.data.datasets.samples import Sample
+from plca_dist.data.datasets.toytown import ToytownReader
 from plca_dist.data.manifest import Manifest, read_manifest
-from plca_dist.data.readers import open_dataset
-from plca_dist.data.samples import Sample
 from plca_dist.data.shards import ShardReader, write_shards
-from plca_dist.data.toytown import ToytownReader
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 
@@ -140,7 +140,8 @@ def test_a_broken_sample_stops_the_writing_and_a_second_run_goes_on(store: Store
 
 def test_a_killed_writer_is_continued(store: Store, tmp_path: Path) -> None:
     code = (
-        "import sys; from plca_dist.data.readers import open_dataset; from plca_dist.data.shards import write_shards\n"
+        "import sys; from plca_dist.data.datasets.layouts import open_dataset\n"
+        "from plca_dist.data.shards import write_shards\n"
         "from plca_dist.storage import resolve\n"
         "reader = open_dataset('toytown', count=600, size=(32, 48))\n"
         "write_shards(reader, resolve(sys.argv[1]), with_labels=True, shard_rows=20, workers=2)"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from plca_dist.data.codec import decode_image
+from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.readers import open_dataset
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest, write_shards
 from plca_dist.data.stream import Batch, Pair, Stream, labelled_rows, labelled_samples, whole_pairs
 from plca_dist.errors import UserError

@@ -13,9 +13,9 @@ import pytest
 
 from plca_dist.config import Config
 from plca_dist.data.prepare import prepare_toytown
-from plca_dist.launch.run import Run
-from plca_dist.launch.train import train
 from plca_dist.recipe import load
+from plca_dist.run.directory import Run
+from plca_dist.run.train import train
 from plca_dist.storage import Store, resolve
 
 STEPS, EVERY = 240, 10

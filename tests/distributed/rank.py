@@ -16,13 +16,14 @@ import torch
 import torch.distributed as dist
 
 from plca_dist import recipe
-from plca_dist.errors import UserError
+from plca_dist.errors import TrainingFault, UserError
 from plca_dist.storage import Store, resolve
-from plca_dist.training import checkpoint, worker
+from plca_dist.training import loop as worker
+from plca_dist.training.checkpoint import restore as checkpoint
+from plca_dist.training.checkpoint.save import Saver
+from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.engine import TrainingModule, full_state
-from plca_dist.training.saver import Saver
-from plca_dist.training.session import Preempted, Session
-from plca_dist.training.worker import TrainingFault, run_worker
+from plca_dist.training.loop import run_worker
 
 PLACE, RANK, WORLD = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
@@ -100,7 +101,9 @@ def run(
         config = recipe.parse(RECIPE, [f"data={PLACE}/data", *settings])
         run_worker(
             config,
-            Session(resolve(str(PLACE / name)), torch.device("cpu"), seen["records"].append, stop=told, fenced=fenced),
+            TrainContext(
+                resolve(str(PLACE / name)), torch.device("cpu"), seen["records"].append, stop=told, fenced=fenced
+            ),
         )
     except (Stopped, TrainingFault, UserError, Preempted) as error:
         seen["error"] = f"{type(error).__name__}: {error}"

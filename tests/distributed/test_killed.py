@@ -10,10 +10,10 @@ import pytest
 
 from plca_dist.cli import main
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.launch.run import Run
-from plca_dist.launch.train import train
-from plca_dist.training.commits import committed
-from plca_dist.training.history import read_history
+from plca_dist.run.directory import Run
+from plca_dist.run.history import read_history
+from plca_dist.run.train import train
+from plca_dist.training.checkpoint.commit import committed
 
 
 def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(

@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 
-from plca_dist.launch.run import Run
-from plca_dist.training.commits import committed
-from plca_dist.training.history import read_history
+from plca_dist.run.directory import Run
+from plca_dist.run.history import read_history
+from plca_dist.training.checkpoint.commit import committed
 
 LEFT = re.compile(
     r"plca: preempted \((\w+)\): checkpoint (step-\d+-of-2) committed (\d+\.\d) s after the notice; "

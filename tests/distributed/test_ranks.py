@@ -19,7 +19,7 @@ from plca_dist.data.prepare import prepare_toytown
 from plca_dist.data.stream import labelled_samples, whole_pairs
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
-from plca_dist.training.checkpoint import committed, weights_of
+from plca_dist.training.checkpoint.restore import committed, weights_of
 from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate
 from plca_dist.training.watchdog import EXIT_CODE

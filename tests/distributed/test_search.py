@@ -12,15 +12,15 @@ import pytest
 import ray
 from ray._private import state
 
-from plca_dist.launch.results import leave_results
-from plca_dist.launch.search import Search, open_search
-from plca_dist.launch.train import train
-from plca_dist.launch.trained import load_trained
-from plca_dist.launch.tune import tune
+from plca_dist.inference.load import load_trained
 from plca_dist.recipe import parse
-from plca_dist.report.trials import Trial
-from plca_dist.space import load_space, parse_space
-from plca_dist.training.commits import committed
+from plca_dist.run.train import train
+from plca_dist.search.directory import Search, open_search
+from plca_dist.search.results import leave_results
+from plca_dist.search.space import load_space, parse_space
+from plca_dist.search.trials import Trial
+from plca_dist.search.tune import tune
+from plca_dist.training.checkpoint.commit import committed
 
 #: One learns, one diverges, one stands still and is stopped; they share all else.
 STOPPING = """

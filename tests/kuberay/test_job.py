@@ -12,7 +12,7 @@ import pytest
 from pyarrow import fs
 
 from plca_dist.storage import Store, resolve
-from plca_dist.training.commits import committed
+from plca_dist.training.checkpoint.commit import committed
 from tests.kuberay.manifests import ray_object
 from tests.kuberay.pods import Running
 from tests.seaweed import ACCESS, S3, SECRET, s3_environment

@@ -10,7 +10,7 @@ import yaml
 
 from plca_dist.cli.parser import build_parser
 from plca_dist.recipe import load
-from plca_dist.space import load_space
+from plca_dist.search.space import load_space
 from tests.kuberay.manifests import APPLIED, KUBERAY, OVERLAYS, RAY, ROOT, build, cluster_spec, pods, ray_object
 from tests.kuberay.rules import broken_rules, quantity
 from tests.kuberay.schemas import core_errors, definition_file, ray_errors

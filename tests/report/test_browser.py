@@ -13,8 +13,8 @@ from plca_dist.report.curves import charts, marks
 from plca_dist.report.page import Panel, Picture, Run, Scores, page
 from plca_dist.report.panels import columns
 from plca_dist.report.tables import published, score_columns
-from plca_dist.training.history import Attempt
-from plca_dist.training.metrics import score
+from plca_dist.run.history import Attempt
+from plca_dist.training.scores import score
 from tests.chromium import PROGRAMS, Chromium, program
 from tests.programs import unavailable
 

@@ -14,8 +14,8 @@ from plca_dist.method.objective import LossTerms
 from plca_dist.report import curves
 from plca_dist.report.curves import charts, marks
 from plca_dist.report.figure import CHART_SIZE
+from plca_dist.run.history import Attempt, End
 from plca_dist.training import metrics
-from plca_dist.training.history import Attempt, End
 from plca_dist.training.meter import _metric
 from plca_dist.training.metrics import CRITERIA
 

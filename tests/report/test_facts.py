@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from plca_dist.config import Config, Objective
+from plca_dist.config import Config, ObjectiveSettings
 from plca_dist.method.objective import ABLATION
 from plca_dist.report.facts import differences, facts, loss_in_words
-from plca_dist.training.history import Attempt
+from plca_dist.run.history import Attempt
 
 
 def config(**sections: dict) -> Config:
@@ -75,7 +75,7 @@ def test_facts_of_an_evaluation_without_labels(counts: dict[str, int], words: st
     ],
 )
 def test_the_ablations_in_words(row: str, words: str) -> None:
-    assert loss_in_words(Objective(**ABLATION[row])) == words
+    assert loss_in_words(ObjectiveSettings(**ABLATION[row])) == words
 
 
 def attempt(launch: int, workers: int, torch: str | None, ended: float | None, end: Any = "finished") -> Attempt:

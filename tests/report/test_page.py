@@ -9,7 +9,7 @@ from plca_dist.report.curves import charts
 from plca_dist.report.figure import CHART_SIZE
 from plca_dist.report.page import Panel, Run, Scores, page
 from plca_dist.report.panels import columns
-from plca_dist.training.metrics import score
+from plca_dist.training.scores import score
 from tests.html_reader import Reader, assert_self_contained
 
 LABELS = label_set("cityscapes")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plca_dist.data.colours import colour, overlay, png
 from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
-from plca_dist.report.panels import colour, columns, legend, named, overlay, panel_rows, png
+from plca_dist.report.panels import columns, legend, named, panel_rows
 
 CITYSCAPES = label_set("cityscapes")
 

@@ -16,7 +16,7 @@ from plca_dist.report.tables import (
     score_columns,
     tabulate,
 )
-from plca_dist.training.metrics import score
+from plca_dist.training.scores import score
 
 THREE = LabelSet("three", ("road", "car", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), {"mIoU-2": (0, 1)})
 

@@ -14,9 +14,10 @@ from plca_dist import recipe
 from plca_dist.config import Config
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.storage import Store, resolve
+from plca_dist.training.build import fresh_network
+from plca_dist.training.context import Record, TrainContext
 from plca_dist.training.engine import build_engine
-from plca_dist.training.session import Record, Session
-from plca_dist.training.worker import fresh_network, prepare_torch, run_worker
+from plca_dist.training.loop import prepare_torch, run_worker
 
 SCENES = 24
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def make_config(shards: Path) -> Callable[..., Config]:
 
 
 @dataclass
-class Trained:
+class TrainedNetwork:
     """A run's directory and what the person watching was shown."""
 
     store: Store
@@ -97,12 +98,12 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def train(group: None) -> Callable[..., Trained]:
-    """Train the recipe in a directory (a path or a URI), or continue there; keywords go to the Session."""
+def train(group: None) -> Callable[..., TrainedNetwork]:
+    """Train the recipe in a directory (a path or a URI), or continue there; keywords go to the TrainContext."""
 
-    def run(config: Config, place: Path | str, **session: Any) -> Trained:
-        trained = Trained(resolve(str(place)))
-        run_worker(config, Session(trained.store, CPU, trained.shown.append, **session))
+    def run(config: Config, place: Path | str, **context: Any) -> TrainedNetwork:
+        trained = TrainedNetwork(resolve(str(place)))
+        run_worker(config, TrainContext(trained.store, CPU, trained.shown.append, **context))
         return trained
 
     return run

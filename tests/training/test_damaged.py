@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from plca_dist.config import Config
+from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.order import Order
-from plca_dist.data.readers import open_dataset
 from plca_dist.data.shards import Damaged, write_shards
 from plca_dist.storage import resolve
+from plca_dist.training import loop as worker
 from plca_dist.training import meter as meter_module
-from plca_dist.training import metrics, worker
+from plca_dist.training import metrics
 from plca_dist.training.meter import Meter
 
 PAIRS, STEPS = 4, 6

@@ -13,12 +13,12 @@ from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.stream import whole_pairs
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
-from plca_dist.training import worker
-from plca_dist.training.checkpoint import committed
+from plca_dist.training import loop as worker
+from plca_dist.training.checkpoint.restore import committed
+from plca_dist.training.context import Preempted
 from plca_dist.training.criteria import KEYS, measure
-from plca_dist.training.feed import open_stream
-from plca_dist.training.journal import read_records
-from plca_dist.training.session import Preempted
+from plca_dist.training.dataloading import open_stream
+from plca_dist.training.metrics_log import read_records
 
 IMAGES = 5
 SOURCE_ONLY = ("objective.lovasz=0", "objective.association=0", "objective.smoothing=0")

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from plca_dist.config import Config
+from plca_dist.errors import TrainingFault
 from plca_dist.storage import resolve
-from plca_dist.training import worker
-from plca_dist.training.checkpoint import committed, weights_of
+from plca_dist.training import loop as worker
+from plca_dist.training.checkpoint.restore import committed, weights_of
 from plca_dist.training.engine import TrainingModule
-from plca_dist.training.worker import TrainingFault, due_after
+from plca_dist.training.loop import due_after
 
 MakeConfig = Callable[..., Config]
 

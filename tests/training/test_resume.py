@@ -15,10 +15,12 @@ from torch import Tensor
 from plca_dist.config import Config
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
-from plca_dist.training import commits, saver, worker
-from plca_dist.training.checkpoint import committed, weights_of
-from plca_dist.training.saver import Saver
-from plca_dist.training.session import Preempted
+from plca_dist.training import loop as worker
+from plca_dist.training.checkpoint import commit as commits
+from plca_dist.training.checkpoint import save as saver
+from plca_dist.training.checkpoint.restore import committed, weights_of
+from plca_dist.training.checkpoint.save import Saver
+from plca_dist.training.context import Preempted
 
 LAST = "step-00000006-of-1"
 #: What a record says of the clock, which no two runs share.
@@ -185,7 +187,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
 
 
 def told_at(call: int) -> Callable[[], str | None]:
-    """What `Session.stop` is when the notice comes before its call-th call."""
+    """What `TrainContext.stop` is when the notice comes before its call-th call."""
     calls = iter(range(1, 10**9))
     return lambda: "SIGTERM" if next(calls) >= call else None
 

@@ -1,0 +1,1 @@
+"""Readers of published layouts, of plain folders, and of drawn scenes."""

@@ -1,0 +1,71 @@
+"""The whole way through, on drawn scenes: shards, two runs, one page. What `plca demo` does."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from plca_dist import recipe
+from plca_dist.config import Config
+from plca_dist.data.labels import label_set
+from plca_dist.data.prepare import prepare_toytown
+from plca_dist.method.objective import ABLATION
+from plca_dist.ray_cluster.connect import connection
+from plca_dist.report.pictures import PictureOptions
+from plca_dist.report.tables import class_table, score_columns
+from plca_dist.report.write import report
+from plca_dist.run.console import Console
+from plca_dist.run.directory import Run
+from plca_dist.run.train import train
+from plca_dist.storage import probe
+from plca_dist.terminal import Counters
+
+#: Name in files -> (title, row of the ablation table). Both are shown without and with aggregation.
+_RUNS = {"source_only": ("source-only", "source_only"), "plca": ("PLCA", "plca")}
+_HEADLINE = ("source-only", "PLCA")  # both without aggregation, as the same network is used
+_SAID = {
+    "heading": "plca demo: toytown",
+    "lead": "Drawn street scenes: trained on clean labelled ones and on unlabelled ones of another appearance, scored "
+    "on images of that other appearance which training never saw.",
+}
+
+
+def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
+    """Draw toytown, train source-only and PLCA, and leave their report and `result.json` in `out`.
+
+    Doing it again with the same arguments continues or reuses what is there.
+    """
+    store = probe(str(out))
+    data = f"data/seed-{seed}"
+    with Counters() as counters:
+        prepare_toytown(store.child(data), seed=seed, workers=os.cpu_count() or 1, progress=counters.show)
+    runs: dict[str, Run] = {}
+    with connection(_config("plca", store.root, data, seed, steps).cluster, print):
+        for name, (title, row) in _RUNS.items():
+            config = _config(row, store.root, data, seed, steps)
+            with Console(config.schedule.steps, label=title) as console:
+                runs[name] = train(config, f"{name}-seed{seed}-{config.schedule.steps}steps", console.show)
+    evaluations = {name: run.evaluation() or {} for name, run in runs.items()}
+    labels = label_set(config.labels)
+    scores = score_columns({_RUNS[name][0]: outcome for name, outcome in evaluations.items()})
+    print(class_table(scores, labels, difference=_HEADLINE), flush=True)
+    titles = [title for title, _ in _RUNS.values()]
+    with Counters() as counters:
+        report(
+            [run.store.uri for run in runs.values()], store.uri, PictureOptions(), counters.show, titles=titles, **_SAID
+        )
+    result = {name: _summary(outcome) for name, outcome in evaluations.items()}
+    store.write("result.json", json.dumps({"seed": seed, **result}, indent=1).encode())
+    print(f"result  {store.root}/result.json\npanels  {store.root}/panels.png\npage    {store.root}/index.html")
+
+
+def _config(row: str, root: str, data: str, seed: int, steps: int | None) -> Config:
+    settings = [f"seed={seed}", f"data={root}/{data}", f"storage.uri={root}/runs"]
+    settings += ["source.uri=source", "target.uri=target", "evaluation.uri=val"]
+    settings += [f"objective.{k}={json.dumps(v)}" for k, v in ABLATION[row].items()]
+    return recipe.load("toytown", settings + ([f"schedule.steps={steps}"] if steps else []))
+
+
+def _summary(outcome: dict[str, Any]) -> dict[str, float]:
+    plain, *aggregated = outcome["scores"]
+    return {"miou": plain["miou"], **({"miou_aggregated": aggregated[0]["miou"]} if aggregated else {})}

@@ -1,0 +1,1 @@
+"""Findings about this machine, a store, and every node of a cluster."""

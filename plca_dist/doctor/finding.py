@@ -1,0 +1,16 @@
+"""What the doctor finds, one thing at a time."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    what: str
+    good: bool
+    detail: str
+
+
+def first_missing(path: Path) -> Path | None:
+    """The outermost directory that writing into `path` would make."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    return missing[-1] if missing else None

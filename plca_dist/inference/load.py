@@ -1,0 +1,84 @@
+"""Trained weights from wherever they stand: a run, one of its checkpoints, or a weight file."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plca_dist.config import Config, ObjectiveSettings
+from plca_dist.data.labels import LABEL_SETS, LabelSet
+from plca_dist.errors import UserError
+from plca_dist.models.deeplab import Network
+from plca_dist.models.weights import describe, load_weights
+from plca_dist.recipe import parse
+from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
+from plca_dist.storage import Store, file_at, probe
+from plca_dist.training.build import empty_network
+from plca_dist.training.checkpoint.restore import weights_of
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with its weights, on the CPU.
+
+    Attributes:
+        store: the run's directory, or that of the weight file.
+        config: the run's recipe; None for a weight file on its own.
+        checkpoint: its name, where the weights are a checkpoint's.
+    """
+
+    network: Network
+    labels: LabelSet
+    store: Store
+    config: Config | None
+    checkpoint: str | None = None
+
+    @property
+    def inference(self) -> dict[str, Any]:
+        """How the network was trained to aggregate, as `evaluate` and `probabilities` take it."""
+        settings = self.config.objective if self.config else ObjectiveSettings()
+        return settings.inference
+
+
+def load_trained(place: str, endpoint: str | None = None) -> TrainedNetwork:
+    """Load `place`: a run's directory, `RUN/checkpoints/step-…`, or a `.safetensors` file; a path or a URI.
+
+    Raises:
+        UserError: nothing there, a run without a result yet, a checkpoint that was not committed.
+    """
+    place = place.rstrip("/") if "://" in place else str(Path(place).expanduser().absolute())
+    if place.endswith(".safetensors"):
+        store, file = file_at(place, endpoint)
+        if not store.exists(file):
+            raise UserError(f"{place} does not exist; give a run's directory, or the weight file it left.")
+        return _from_file(store, file, None)
+    if place.endswith((".pth", ".pt")):
+        raise UserError(
+            f"{place}: give a run's directory or a .safetensors file; `plca weights import` makes one of a file of the"
+            " paper's authors."
+        )
+    within = re.fullmatch(rf"(.+)/{CHECKPOINTS}/([^/]+)", place)
+    store = probe(within[1] if within else place, endpoint)
+    if not store.exists(RECIPE):
+        raise UserError(f"{store.uri} is no run: it holds no {RECIPE}; give a run's directory or a .safetensors file.")
+    config = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
+    if within:
+        network = empty_network(config)
+        network.load_state_dict(weights_of(store, within[2]))
+        return TrainedNetwork(network, LABEL_SETS[config.labels], store, config, within[2])
+    if not store.exists(WEIGHTS):
+        raise UserError(
+            f"{store.uri} has no {WEIGHTS} yet: the run has not finished; "
+            f"continue it with `plca train`, or name one of its {CHECKPOINTS}/."
+        )
+    return _from_file(store, WEIGHTS, config)
+
+
+def _from_file(store: Store, file: str, config: Config | None) -> TrainedNetwork:
+    origin = f"{store.uri}/{file}"
+    data = store.read(file)
+    classes = describe(data, origin=origin).classes
+    for labels in LABEL_SETS.values():
+        if labels.classes == classes:
+            return TrainedNetwork(load_weights(data, origin=origin), labels, store, config)
+    raise UserError(f"{origin} knows classes of no label set here: {', '.join(classes)}.")

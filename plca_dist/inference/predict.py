@@ -1,0 +1,93 @@
+"""Predictions for a folder of images: class ids, colours, and overlays to look at."""
+
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from plca_dist.config import ClusterSettings
+from plca_dist.data.codec import encode_label, verified_image
+from plca_dist.data.colours import colour, overlay, png
+from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
+from plca_dist.data.prepare import Progress
+from plca_dist.errors import UserError
+from plca_dist.inference.load import load_trained
+from plca_dist.inference.parts import InferenceJob, loaded, share_out
+from plca_dist.storage import Store, absolute, probe, resolve
+from plca_dist.training.evaluation import probabilities
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_LABEL_IDS, _TRAIN_IDS, _COLOUR, _OVERLAY = _FOLDERS = ("label_ids", "train_ids", "colour", "overlay")
+
+
+def predict_images(
+    job: InferenceJob, images: str, out: str, workers: ClusterSettings, progress: Progress
+) -> tuple[int, list[str]]:
+    """Write three PNGs for every image, at its own size: its class ids, their colours, and both over the image.
+
+    `<out>/label_ids` holds the official evaluator's ids where every class is one of Cityscapes', else `<out>/train_ids`
+    holds the label set's own. Predictions use the job's aggregation.
+
+    Returns:
+        How many images, and where the results of each kind are.
+    """
+    trained = load_trained(job.place, job.endpoint)
+    images, out = absolute(images), absolute(out)
+    source, target = probe(images, job.endpoint), probe(out, job.endpoint)
+    names = _pictures(source, target)
+    done = 0
+    for count in share_out(_predict_part, (job, images, out, names), len(names), workers):
+        done += count
+        progress("images", done, len(names))
+    return len(names), [f"{target.uri}/{folder}" for folder in (_ids_folder(trained.labels), _COLOUR, _OVERLAY)]
+
+
+def _pictures(source: Store, target: Store) -> list[str]:
+    """Names of the images below `source`, without what an earlier prediction left below `target`."""
+    ours = tuple(f"{target.root}/{folder}/" for folder in _FOLDERS)
+    names = [
+        e.name
+        for e in source.list()
+        if e.name.lower().endswith(_PICTURES) and not f"{source.root}/{e.name}".startswith(ours)
+    ]
+    if not names:
+        raise UserError(f"{source.uri} holds no images ({', '.join(_PICTURES)}).")
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(PurePosixPath(name).stem, name)
+        if other != name:
+            raise UserError(
+                f"{source.uri}: {other} and {name} would get predictions of one name; rename one, or predict "
+                "folder by folder."
+            )
+    return names
+
+
+def _predict_part(
+    job: InferenceJob, images: str, out: str, names: list[str], part: int, parts: int, device: str
+) -> int:
+    trained = loaded(job, device)
+    source, target = resolve(images, job.endpoint), resolve(out, job.endpoint)
+    folder = _ids_folder(trained.labels)
+    mine = names[part::parts]
+    for name in mine:
+        try:
+            image_3HW = verified_image(source.read(name))
+        except ValueError as error:
+            raise UserError(f"{source.uri}/{name} cannot be read: {error}; repair it or take it away.") from error
+        probability_KHW = probabilities(
+            trained.network, image_3HW, size=job.size, ratio=job.aggregation, **trained.inference
+        )
+        prediction_HW = probability_KHW.argmax(0).cpu().numpy().astype(np.uint8)
+        ids_HW = cityscapes_label_ids(trained.labels.classes)[prediction_HW] if folder == _LABEL_IDS else prediction_HW
+        picture_HW3 = image_3HW.permute(1, 2, 0).numpy()
+        colours_HW3 = colour(prediction_HW, trained.labels.palette)
+        stem = PurePosixPath(name).stem
+        target.write(f"{folder}/{stem}.png", encode_label(ids_HW))
+        target.write(f"{_COLOUR}/{stem}.png", png(Image.fromarray(colours_HW3)))
+        target.write(f"{_OVERLAY}/{stem}.png", png(Image.fromarray(overlay(picture_HW3, colours_HW3))))
+    return len(mine)
+
+
+def _ids_folder(labels: LabelSet) -> str:
+    return _LABEL_IDS if set(labels.classes) <= set(CITYSCAPES_CLASSES) else _TRAIN_IDS

@@ -1,5 +1,0 @@
-"""The outer ring: runs on a Ray cluster. The only importers of ray."""
-
-#: Set in the environment of every process of a cluster that `cluster.connection` started: this machine alone, without a
-#: dashboard. Ray itself tells its workers of a dashboard that it has not started.
-LOCAL_CLUSTER = "PLCA_LOCAL_CLUSTER"

@@ -1,0 +1,69 @@
+"""How many workers the cluster can hold: what an attempt takes where `cluster.workers` is a range."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+import ray
+from ray._private import state
+
+from plca_dist.config import ClusterSettings, Config
+
+#: What the workers of the last attempt held comes back within this time, or others have taken it.
+_SETTLE_S = 5.0
+_POLL_S = 0.25
+
+
+def width(config: Config, ours: Iterable[str] = ()) -> int | None:
+    """The largest world size that the recipe allows and the cluster can hold now; None: not even the smallest.
+
+    Args:
+        ours: the node of each worker of this run that trains now; their places count as free.
+    """
+    return _widest(config, _places(config.cluster, state.available_resources_per_node(), Counter(ours)))
+
+
+def next_width(config: Config) -> tuple[int, bool]:
+    """The world size of the next attempt, and whether the cluster can hold it now; Ray waits for one that it cannot."""
+    deadline = time.monotonic() + _SETTLE_S
+    most = _widest(config, _places(config.cluster, state.total_resources_per_node(), Counter()))
+    while (now := width(config)) != most and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return now or config.world_sizes[0], now is not None
+
+
+def hopeless(config: Config) -> bool:
+    """Whether the cluster can never hold the run: too small when all of it is free, and PLCA_CLUSTER_FIXED=1."""
+    whole = _places(config.cluster, state.total_resources_per_node(), Counter())
+    return os.environ.get("PLCA_CLUSTER_FIXED") == "1" and _widest(config, whole) is None
+
+
+def shortage(config: Config) -> str:
+    """What the smallest world size needs and the cluster does not have free."""
+    wanted, workers = config.cluster, config.world_sizes[0]
+    have = ray.available_resources()
+    short = [
+        f"{need:g} {name}s where the cluster has {have.get(name, 0):g} free"
+        for name, need in (("CPU", workers * wanted.cpus_per_worker), ("GPU", workers * wanted.gpu))
+        if have.get(name, 0) < need
+    ]
+    return f"the recipe wants {' and '.join(short) or f'nodes for {workers} workers'}"
+
+
+def _widest(config: Config, places: int) -> int | None:
+    return max((n for n in config.world_sizes if n <= places), default=None)
+
+
+def _places(wanted: ClusterSettings, resources: dict[str, dict[str, float]], ours: Counter[str]) -> int:
+    """Workers that the nodes which stay can hold, those of ours included."""
+    leave = set(state.state.get_draining_nodes())
+    places = 0
+    for node, free in resources.items():
+        if node in leave:
+            continue
+        more = int(free.get("CPU", 0) // wanted.cpus_per_worker)
+        if wanted.gpu:
+            more = min(more, int(free.get("GPU", 0)))
+        places += more + ours[node]
+    return places

@@ -1,0 +1,160 @@
+"""Reaching a Ray cluster, or starting one on this machine, without its chatter."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Read by ray when it is imported, hence before the import below.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its own future default
+os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # or a signal waits for up to a second
+
+import ray
+
+from plca_dist.config import ClusterSettings
+from plca_dist.errors import UserError
+from plca_dist.ray_cluster import LOCAL_CLUSTER
+
+#: For every worker process: DeepSpeed compiles an optimizer nobody uses when it is imported, unless dynamo is off;
+#: OpenMP's threads spin while they wait, which starves whatever else the cores do.
+WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+#: Enough for records and pickled settings: samples never travel through Ray's object store.
+_OBJECT_STORE_BYTES = 128 << 20
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+@contextmanager
+def connection(wanted: ClusterSettings, say: Callable[[str], None]) -> Iterator[None]:
+    """Be connected to Ray inside the block: to the session that exists, to RAY_ADDRESS, or to one started here.
+
+    A cluster started here ends with the block. `say` gets remarks for the person watching.
+
+    Raises UserError where this machine cannot hold the workers, or nothing answers at RAY_ADDRESS.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    with _own_sigterm() as set_again:
+        try:
+            if address:
+                _join(address)
+            else:
+                say("starting a Ray cluster on this machine")
+                with _signals_held_back():
+                    _start(wanted)
+            # What Ray pushes to a driver all the same: a paragraph on every lost worker, which we report in a line.
+            ray._private.worker._worker_logs_enabled = False
+            set_again()
+            yield
+        finally:
+            with _signals_held_back():
+                ray.shutdown()
+            os.environ.pop(LOCAL_CLUSTER, None)
+
+
+@contextmanager
+def warnings_shown(say: Callable[[str], None]) -> Iterator[None]:
+    """What this package warns of in this process goes where messages go, and not across the progress line."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
+    logger = logging.getLogger("plca_dist")
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+def _start(wanted: ClusterSettings) -> None:
+    gpus = _local_gpus() if wanted.gpu else 0
+    if wanted.gpu and gpus < wanted.least_workers:
+        raise UserError(
+            f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
+            "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
+        )
+    os.environ[LOCAL_CLUSTER] = "1"
+    # A local cluster is one user on one machine; a token file left by another ray would confuse it.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, wanted.most_workers * wanted.cpus_per_worker),
+        num_gpus=gpus,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **_QUIET,
+    )
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdigit() and "/" not in host:
+            # Ray itself would keep trying an address where nobody listens, for minutes and without a word.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address=address, **_QUIET)
+    except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, another version of ray
+        raise UserError(
+            f"RAY_ADDRESS={address}: cannot join a Ray cluster there ({str(error).strip().splitlines()[0]}); "
+            "correct it, or unset it to start a cluster on this machine."
+        ) from error
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Signals wait for the end of the block: interrupted while it starts or stops, Ray leaves processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = {number: signal.signal(number, lambda got, frame: came.append(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[Callable[[], None]]:
+    """Inside the block SIGTERM is answered as before, or as Ctrl-C where nobody had an answer.
+
+    Ray's own answer, set whenever it starts, is to abort with a dump of the stack, and its processes stay; what is
+    yielded undoes that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    answer = before if callable(before) else lambda number, frame: signal.raise_signal(signal.SIGINT)
+
+    def set_again() -> None:
+        signal.signal(signal.SIGTERM, answer)
+
+    set_again()
+    try:
+        yield set_again
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def logs() -> str:
+    """The directory of the session's log files on this machine; it outlives the session."""
+    return str(ray._private.worker.global_worker.node.get_logs_dir_path())
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,200 @@
+"""One writer per run: a lease on the run's directory, so that a relaunch cannot race its own zombie.
+
+`lease/00000001.json`, `lease/00000002.json`, … are generations, each created only once; the newest one's creator holds
+the lease and renews it by changing that object. Who finds the newest generation unchanged for a lease's life, by its
+own monotonic clock, may create the next: no two machines' clocks are ever compared. A holder that was taken for dead
+finds the newer generation, stops, and commits nothing (`fenced`).
+"""
+
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from plca_dist.errors import UserError
+from plca_dist.run_files import LEASES
+from plca_dist.storage import Store
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a lease lives without being renewed; it is renewed four times in that time.
+TTL_S = 8.0
+_NAME = re.compile(rf"{LEASES}/(\d+)\.json$")
+
+
+class LeaseHeld(UserError):
+    """Another launch holds the lease, and renews it."""
+
+
+class Lease:
+    """The right to write to a run, renewed by a thread until it is released or lost. A context manager.
+
+    Attributes:
+        generation: its number; higher ones fence lower ones.
+    """
+
+    @classmethod
+    def acquire(cls, store: Store, *, ttl: float = TTL_S, say: Callable[[str], None] = log.warning) -> "Lease":
+        """Take the lease on the run in `store`.
+
+        A lease that is held is watched for `ttl` seconds: it is taken over when it is released or not renewed.
+
+        Args:
+            say: told, once, who is being waited for.
+
+        Raises:
+            LeaseHeld: when another launch holds the lease and renews it.
+        """
+        watch = _Watch(ttl)
+        while True:
+            newest = _newest(store)
+            content = _read(store, newest) if newest else b""
+            if not newest or watch.expired(newest, content) or _record(content).get("released"):
+                mine = _claim()
+                if store.create(_name(newest + 1), json.dumps(mine).encode()) and not fenced(store, newest + 1):
+                    _sweep(store, newest + 1)
+                    return cls(store, newest + 1, mine, ttl)
+                watch = _Watch(ttl)  # another launch was quicker: its lease is a new one
+                continue
+            if watch.alive():
+                raise LeaseHeld(
+                    f"{store.uri} is being written by {_holder(content)}: one run has one writer; "
+                    "wait for it to end, end it, or start under another name."
+                )
+            if watch.is_first():
+                say(f"{store.uri} was last written by {_holder(content)}; waiting {ttl:.0f} s for a sign of life")
+            time.sleep(ttl / 16)
+
+    def __init__(self, store: Store, generation: int, claim: dict[str, Any], ttl: float) -> None:
+        self.generation = generation
+        self._store, self._claim, self._ttl = store, claim, ttl
+        self._lost, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="plca-lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another launch has taken the lease over: whoever held it must stop and commit nothing."""
+        return self._lost.is_set()
+
+    def release(self) -> None:
+        """Let the next launch have it at once; what is released or lost already stays so."""
+        if self._end.is_set():
+            return
+        self._end.set()
+        self._thread.join(self._ttl)
+        if not self.lost:
+            self._write(released=True)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _renew(self) -> None:
+        beat = 0
+        while not self._end.wait(self._ttl / 4):
+            beat += 1
+            self._write(beat=beat)
+
+    def _write(self, **news: Any) -> None:
+        try:
+            if fenced(self._store, self.generation):
+                self._lost.set()
+                self._end.set()
+            else:
+                self._store.write(_name(self.generation), json.dumps(self._claim | news).encode())
+        except UserError as error:
+            # Whoever takes over meanwhile needs the same store; the check before a commit decides.
+            log.warning("the lease on the run could not be renewed: %s", error)
+
+
+def fenced(store: Store, generation: int) -> bool:
+    """Whether a newer generation of the lease exists: who holds this one has lost it."""
+    return _newest(store) > generation
+
+
+class _Watch:
+    """What one observer has seen of the newest generation, and for how long."""
+
+    def __init__(self, ttl: float) -> None:
+        self._ttl = ttl
+        self._began = self._since = time.monotonic()
+        self._seen: tuple[int, bytes] | None = None
+        self._changes = -1
+        self._looks = 0
+
+    def expired(self, generation: int, content: bytes) -> bool:
+        """Take note of it; whether it has been the same for a lease's life."""
+        now = time.monotonic()
+        self._looks += 1
+        if (generation, content) != self._seen:
+            self._seen, self._since = (generation, content), now
+            self._changes += 1
+        return now - self._since > self._ttl
+
+    def alive(self) -> bool:
+        """Whether it was renewed more than once (once may have been the last breath), and there was time to end."""
+        return self._changes > 1 and time.monotonic() - self._began > self._ttl
+
+    def is_first(self) -> bool:
+        return self._looks == 1
+
+
+def _claim() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "token": uuid.uuid4().hex,
+    }
+
+
+def _holder(content: bytes) -> str:
+    record = _record(content)
+    return "{host}, process {pid}, since {since}".format_map(
+        {key: record.get(key, "unknown") for key in ("host", "pid", "since")}
+    )
+
+
+def _record(content: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _newest(store: Store) -> int:
+    """The newest generation's number; 0 where there is none."""
+    found = (_NAME.match(entry.name) for entry in store.list(LEASES))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def _read(store: Store, generation: int) -> bytes:
+    """The generation's content, empty where it was swept since it was listed."""
+    try:
+        return store.read(_name(generation))
+    except UserError:
+        if store.exists(_name(generation)):
+            raise
+        return b""
+
+
+def _sweep(store: Store, generation: int) -> None:
+    for entry in store.list(LEASES):
+        match = _NAME.match(entry.name)
+        if match and int(match[1]) < generation:
+            store.delete(entry.name)
+
+
+def _name(generation: int) -> str:
+    return f"{LEASES}/{generation:08d}.json"

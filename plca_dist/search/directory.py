@@ -1,0 +1,147 @@
+"""A search is its directory: its space, the recipe it varies, and an ordinary run for every trial.
+
+    <storage>/<name>/space.yaml, base.yaml       what is searched, and in which recipe
+                     trials/trial-000/           a run as `plca train` leaves it, and trial.json: what became of it
+                     best.yaml, trials.csv, index.html, result.json
+
+What is known of a trial stands in its own directory, so that a search continues from what is there: no other state is
+kept, by Ray least of all.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError
+from plca_dist.recipe import parse
+from plca_dist.run.directory import check_name, differences, open_run, portable
+from plca_dist.run_files import BASE, METRICS, RECIPE, SPACE, TRIAL, TRIALS, WEIGHTS
+from plca_dist.search.samplers import draw
+from plca_dist.search.space import Space, parse_space
+from plca_dist.search.trials import Trial
+from plca_dist.storage import Store, probe
+from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.context import Record
+from plca_dist.training.metrics import CRITERIA
+from plca_dist.training.metrics_log import read_records
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search's directory, its space, and the recipe that it varies."""
+
+    name: str
+    store: Store
+    space: Space
+    base: Config
+
+    @property
+    def trials(self) -> Store:
+        return self.store.child(TRIALS)
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """The recipe of the trial with these values: a run below `trials/`."""
+        config = self.space.trial_config(self.base, values)
+        storage = config.storage.model_copy(update={"uri": self.trials.uri})
+        return config.model_copy(update={"storage": storage})
+
+    def best_recipe(self, trial: Trial) -> Config:
+        """What decides the trial's result, with the rest (cluster, storage, …) as in the recipe that was searched."""
+        config = self.space.trial_config(self.base, trial.values)
+        free = ("checkpoint", "storage", "log", "evaluation")
+        about = self.base.about.model_copy(update={"summary": f"{trial.name} of search {self.name}"})
+        best = config.model_copy(update={name: getattr(self.base, name) for name in free} | {"about": about})
+        on_cluster = best.model_copy(update={"cluster": self.base.cluster})
+        try:
+            _ = on_cluster.world_sizes
+        except UserError:  # the space set another batch, which the recipe's workers cannot share
+            return best
+        return on_cluster
+
+    def any_values(self) -> dict[str, Any]:
+        """Values of a trial, for what all trials have in common."""
+        return self.space.grid_values()[0] if self.space.algorithm == "grid" else draw(self.space, 0)
+
+    def claim(self) -> None:
+        """Write what makes the directory this search's; for the one launch that holds its lease."""
+        self.store.write(BASE, self.base.to_yaml().encode())
+        self.store.write(SPACE, self.space.to_yaml().encode())
+
+    def record(self, trial: Trial) -> None:
+        """Keep what is known of a trial; its curve too, which its run's metrics may get later, or never."""
+        kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
+        data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
+        self.store.write(f"{TRIALS}/{trial.name}/{TRIAL}", data.encode())
+
+    def read(self) -> list[Trial]:
+        """All trials so far, in the order in which they were drawn."""
+        names = sorted(e.name.split("/")[1] for e in self.store.list(TRIALS) if e.name.endswith(f"/{TRIAL}"))
+        return [self._trial(name) for name in names]
+
+    def _trial(self, name: str) -> Trial:
+        run = self.trials.child(name)
+        kept = json.loads(run.read(TRIAL))
+        trial = Trial(
+            name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
+            max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
+        )  # fmt: skip
+        # What the run says counts: it may have ended just before a kill, and a stopped one still took the steps until
+        # it heard of it.
+        if run.exists(WEIGHTS):
+            return replace(trial, state="finished", step=trial.steps)
+        newest = next(iter(committed(run)), None)
+        return replace(trial, step=max(trial.step, newest.step if newest else 0))
+
+
+def open_search(space: Space, base: Config, name: str) -> Search:
+    """Check everything that can be checked before anything starts; nothing is written.
+
+    Raises:
+        UserError: as `Space.check` and `open_run` do; or a search of this name over another space or recipe.
+    """
+    check_name(name)
+    base = portable(base)
+    space.check(base)
+    store = probe(base.storage.uri, base.storage.endpoint).child(name)
+    if store.exists(RECIPE):
+        raise UserError(f"{store.uri} is a run, and a search cannot be written into it; give another --name.")
+    search = Search(name, store, space, base)
+    if store.exists(SPACE):
+        _compare(search)
+    config = search.config(search.any_values())
+    if not isinstance(config.cluster.workers, int):
+        raise UserError(
+            f"cluster.workers = {list(config.cluster.workers)}: trials side by side cannot share a cluster that each "
+            "would fill; set resources.workers in the space to a number."
+        )
+    open_run(config, "any")  # for its refusals
+    return search
+
+
+def curve_of(run: Store) -> list[Record]:
+    """The evaluations among a run's records."""
+    records = read_records(run) if run.exists(METRICS) else []
+    keys = {criterion.key for criterion in CRITERIA.values()}
+    return [r for r in records if keys & r.keys()]
+
+
+def number_of(trial: Trial) -> int:
+    match = re.fullmatch(r"trial-(\d+)", trial.name)
+    assert match
+    return int(match[1])
+
+
+def _compare(search: Search) -> None:
+    there = f"{search.store.uri}/{SPACE}"
+    theirs = parse_space(search.store.read(SPACE).decode(), where=there)
+    base = parse(search.store.read(BASE).decode(), where=f"{search.store.uri}/{BASE}")
+    different = differences(theirs.identity(), search.space.identity())
+    different += differences(base.identity(), search.base.identity())
+    if different:
+        raise UserError(
+            f"search {search.store.uri} exists with another space or recipe: {'; '.join(different)}. "
+            "Take another --name, or give those it was started with."
+        )

@@ -1,0 +1,1 @@
+"""A checkpoint from an engine to the store and back."""

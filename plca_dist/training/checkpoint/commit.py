@@ -1,0 +1,164 @@
+"""Which checkpoints count: those whose commit, written last, agrees with the files beside it.
+
+A checkpoint is a directory `checkpoints/step-00000500-of-2/` in the run (step, ranks that wrote it). Its `commit.json`
+holds the step, the world size, the ZeRO stage, the recipe's fingerprint, and every file's size and hash. Without a
+commit that matches its files a checkpoint does not exist: it is passed over with a warning that names it.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from plca_dist.run_files import CHECKPOINTS, COMMIT
+from plca_dist.storage import Store
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d+)-of-(\d+)$")
+#: Files that one rank alone needs: DeepSpeed's partitions and our `rank-*.pt`.
+_OF_RANK = re.compile(r"_pp_rank_(\d+)_|^rank-(\d+)\.pt$")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint, as its commit says."""
+
+    name: str
+    step: int
+    world_size: int
+    zero_stage: int
+    fingerprint: str
+    miou: float | None
+    files: dict[str, tuple[int, str]]  # name -> (bytes, sha256)
+
+    @property
+    def place(self) -> str:
+        """Its directory in the run."""
+        return f"{CHECKPOINTS}/{self.name}"
+
+
+def name_of(step: int, world_size: int) -> str:
+    return f"step-{step:08d}-of-{world_size}"
+
+
+def commit(run: Store, checkpoint: Checkpoint) -> None:
+    """Declare the checkpoint, whose files are all in their place, whole."""
+    record = {key: value for key, value in asdict(checkpoint).items() if key != "name"}
+    run.write(f"{checkpoint.place}/{COMMIT}", json.dumps(record, indent=1).encode())
+
+
+def revoke(run: Store, name: str) -> None:
+    """Take the commit back: what is left of the checkpoint, or is about to be written over it, does not count."""
+    run.delete(f"{CHECKPOINTS}/{name}/{COMMIT}")
+
+
+def committed(run: Store) -> list[Checkpoint]:
+    """Every checkpoint of the run that counts, newest first; those that do not are named in a warning.
+
+    Sizes are compared here, hashes when files are fetched.
+    """
+    found = []
+    for name, present in _sizes(run).items():
+        checkpoint, problem = _examine(run, name, present)
+        if checkpoint is None:
+            log.warning("passing over checkpoint %s: %s", name, problem)
+        else:
+            found.append(checkpoint)
+    return sorted(found, key=_age, reverse=True)
+
+
+def _sizes(run: Store) -> dict[str, dict[str, int]]:
+    """Bytes of every file of everything that is called like a checkpoint."""
+    sizes: dict[str, dict[str, int]] = {}
+    for entry in run.list(CHECKPOINTS):
+        _, name, *file = entry.name.split("/", 2)
+        if file and _NAME.match(name):
+            sizes.setdefault(name, {})[file[0]] = entry.size
+    return sizes
+
+
+def _age(checkpoint: Checkpoint) -> tuple[int, str]:
+    return checkpoint.step, checkpoint.name
+
+
+def _examine(run: Store, name: str, present: dict[str, int]) -> tuple[Checkpoint | None, str]:
+    if COMMIT not in present:
+        return None, "it was never committed"
+    try:
+        checkpoint = _parse(name, run.read(f"{CHECKPOINTS}/{name}/{COMMIT}"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return None, f"its {COMMIT} is unreadable ({error!r})"
+    for file, (size, _) in checkpoint.files.items():
+        if present.get(file) != size:
+            return None, f"{file} has {present.get(file, 'no')} bytes where the commit says {size}"
+    return checkpoint, ""
+
+
+def _parse(name: str, data: bytes) -> Checkpoint:
+    """Raises one of many exceptions for bytes that are no commit of the checkpoint called `name`."""
+    record = json.loads(data)
+    miou = record["miou"]
+    checkpoint = Checkpoint(
+        name,
+        step=int(record["step"]),
+        world_size=int(record["world_size"]),
+        zero_stage=int(record["zero_stage"]),
+        fingerprint=str(record["fingerprint"]),
+        miou=None if miou is None else float(miou),
+        files={file: (int(size), str(digest)) for file, (size, digest) in record["files"].items()},
+    )
+    if name_of(checkpoint.step, checkpoint.world_size) != name:
+        raise ValueError(f"it is the commit of {name_of(checkpoint.step, checkpoint.world_size)}")
+    if not checkpoint.files:
+        raise ValueError("it lists no files")
+    return checkpoint
+
+
+def prune(run: Store, keep: int) -> None:
+    """Keep the newest `keep` and the best by mIoU (of equals the newest); delete the others.
+
+    The commit goes first, so that a deletion cut short leaves nothing that looks whole. What was never committed goes
+    too: nobody else writes here. What is damaged stays, for a person to look at.
+    """
+    found = []
+    for name, present in _sizes(run).items():
+        checkpoint, _ = _examine(run, name, present)
+        if checkpoint is not None:
+            found.append(checkpoint)
+        elif COMMIT not in present:
+            run.delete_tree(f"{CHECKPOINTS}/{name}")
+    found.sort(key=_age, reverse=True)
+    best = max(found, key=_miou, default=None)
+    for checkpoint in found[keep:]:
+        if checkpoint is not best or _miou(checkpoint) == -math.inf:
+            revoke(run, checkpoint.name)
+            run.delete_tree(checkpoint.place)
+
+
+def _miou(checkpoint: Checkpoint) -> float:
+    miou = checkpoint.miou
+    return -math.inf if miou is None or math.isnan(miou) else miou
+
+
+def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = None) -> str | None:
+    """Download what `rank` needs (None: everything) and compare hashes; returns what is damaged, or None.
+
+    Raises UserError for a file that cannot be read: a store out of reach is no reason to go back to an older one.
+    """
+    for file, (_, digest) in checkpoint.files.items():
+        owner = _OF_RANK.search(file)
+        if owner and rank is not None and int(owner[1] or owner[2]) != rank:
+            continue
+        run.download(f"{checkpoint.place}/{file}", folder / file)
+        if sha256(folder / file) != digest:
+            return f"{file} differs from the hash in its commit"
+    return None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,112 @@
+"""What a checkpoint holds, and the way from an engine into one and back.
+
+All that is needed to continue bit for bit: DeepSpeed's own files (weights, buffers, momentum; every rank's part of
+them under ZeRO) and one `rank-*.pt` of ours each, with the random state. The learning rate and the order of the data
+follow from the step. `commits.py` says which checkpoints count.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError
+from plca_dist.run_files import CHECKPOINTS
+from plca_dist.storage import Store
+from plca_dist.training.checkpoint.commit import Checkpoint, committed, fetch
+from plca_dist.training.checkpoint.reshard import install, read_module, read_state
+from plca_dist.training.collectives import on_every_rank, on_rank_0
+
+__all__ = ["CHECKPOINTS", "Checkpoint", "committed", "restore", "snapshot", "weights_of"]
+
+log = logging.getLogger(__name__)
+
+
+def snapshot(engine: Any, scratch: Path, name: str, rank: int) -> Path:
+    """Write this rank's part of the checkpoint called `name` to a local directory. A collective call.
+
+    Returns:
+        The folder in `scratch` that holds the files.
+    """
+    folder = scratch / name
+    folder.mkdir()
+    engine.save_checkpoint(str(scratch), tag=name, save_latest=False)
+    torch.save({"torch_rng": torch.get_rng_state()}, folder / f"rank-{rank:05d}.pt")
+    return folder
+
+
+def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
+    """Load the newest checkpoint that counts into the engine; None where there is none. A collective call.
+
+    The world size and the ZeRO stage may be others than those it was written with.
+
+    Raises:
+        UserError: the checkpoint is of another recipe, or must move to an optimizer that DeepSpeed keeps on a disk.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    damaged: set[str] = set()
+    while True:
+        checkpoint = on_rank_0(lambda: next((c for c in committed(run) if c.name not in damaged), None))
+        if checkpoint is None:
+            return None
+        same = (checkpoint.world_size, checkpoint.zero_stage) == (world_size, config.zero_stage)
+        # Without ZeRO rank 0's file serves any number of ranks.
+        native = same or checkpoint.zero_stage == config.zero_stage == 0
+        _check(checkpoint, config, native)
+        needed = rank if native else None
+        with tempfile.TemporaryDirectory(prefix="plca-load-") as scratch:
+            folder = Path(scratch) / checkpoint.name
+            problems = on_every_rank(lambda c=checkpoint, f=folder, r=needed: fetch(run, c, f, r))  # type: ignore[misc]
+            if problem := next(filter(None, problems), None):
+                if rank == 0:
+                    log.warning("passing over checkpoint %s: %s", checkpoint.name, problem)
+                damaged.add(checkpoint.name)
+                continue
+            if native:
+                loaded, _ = engine.load_checkpoint(scratch, tag=checkpoint.name, load_lr_scheduler_states=False)
+                assert loaded, f"DeepSpeed found nothing to load in {checkpoint.name}"
+            else:
+                install(engine, read_state(folder, checkpoint.zero_stage, engine.module.network))
+            own = folder / f"rank-{rank:05d}.pt"
+            if own.exists():  # a rank that did not exist when it was written has its seed
+                torch.set_rng_state(torch.load(own, weights_only=True)["torch_rng"])
+        return checkpoint
+
+
+def _check(checkpoint: Checkpoint, config: Config, native: bool) -> None:
+    if checkpoint.fingerprint != config.fingerprint():
+        raise UserError(
+            f"checkpoint {checkpoint.name} was written by another recipe (fingerprint {checkpoint.fingerprint}, "
+            f"this one is {config.fingerprint()}); train under another --name."
+        )
+    offload = (config.deepspeed.get("zero_optimization") or {}).get("offload_optimizer") or {}
+    if not native and offload.get("device") == "nvme":
+        raise UserError(
+            f"checkpoint {checkpoint.name} was written by {checkpoint.world_size} workers at ZeRO stage "
+            f"{checkpoint.zero_stage}; elsewhere it cannot be loaded under deepspeed.zero_optimization."
+            "offload_optimizer.device = nvme (DeepSpeed keeps momentum in files of its own there): "
+            "set that to cpu or leave it out."
+        )
+
+
+def weights_of(run: Store, name: str) -> dict[str, Tensor]:
+    """The network's whole weights in the checkpoint called `name`, without an engine, at any ZeRO stage.
+
+    Raises UserError where there is no such checkpoint, or it does not count.
+    """
+    found = {c.name: c for c in committed(run)}
+    if name not in found:
+        raise UserError(
+            f"{run.uri}/{CHECKPOINTS}/{name} is no committed checkpoint; committed: {', '.join(found) or 'none'}."
+        )
+    with tempfile.TemporaryDirectory(prefix="plca-load-") as scratch:
+        folder = Path(scratch) / name
+        if problem := fetch(run, found[name], folder):
+            raise UserError(f"{run.uri}/{CHECKPOINTS}/{name} is damaged: {problem}; committed: {', '.join(found)}.")
+        state = read_module(folder, found[name].zero_stage)
+    return {key.removeprefix("network."): value for key, value in state.items()}

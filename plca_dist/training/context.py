@@ -1,0 +1,52 @@
+"""What a rank needs of whoever launched it. The launcher hands one in; training never asks where it came from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from plca_dist.storage import Store
+
+Record = dict[str, Any]
+
+
+class Preempted(Exception):
+    """The run was told to leave and did, on every rank, after a checkpoint of `step` was committed.
+
+    Attributes:
+        step: optimizer steps that are done and saved.
+        reason: what `TrainContext.stop` gave on the first rank that had one.
+    """
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(step, reason)
+        self.step, self.reason = step, reason
+
+    def __str__(self) -> str:
+        return f"preempted ({self.reason}): checkpoint at step {self.step} committed"
+
+
+def _never() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class TrainContext:
+    """One rank of one launch.
+
+    Attributes:
+        run: the run's directory; recipe, checkpoints, metrics and results live there.
+        device: where this rank computes.
+        report: takes records for the person watching; called on rank 0 alone, and must not block.
+        stop: a reason (such as "SIGTERM") once the run should checkpoint and leave, else None; asked at every step
+            on every rank, and must not block. One rank that knows is enough.
+        fenced: whether another launch has taken the run over, so that nothing may be committed; asked on rank 0 just
+            before a commit, in a thread, and may take a moment.
+    """
+
+    run: Store
+    device: torch.device
+    report: Callable[[Record], None]
+    stop: Callable[[], str | None] = _never
+    fenced: Callable[[], bool] = lambda: False

@@ -1,0 +1,83 @@
+"""A run's directory: what is written when it is claimed, and what may change when it is continued."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError
+from plca_dist.recipe import load
+from plca_dist.run.directory import Run, open_run, portable
+
+
+@pytest.fixture
+def settings(tmp_path: Path, toytown_shards: Path) -> list[str]:
+    uris = [f"{name}.uri={toytown_shards}/{name}" for name in ("source", "target")]
+    return [*uris, f"evaluation.uri={toytown_shards}/val", f"storage.uri={tmp_path}/runs"]
+
+
+def config(settings: list[str], *more: str) -> Config:
+    return load("toytown", [*settings, *more])
+
+
+def claimed(config: Config, name: str) -> Run:
+    run = open_run(config, name)
+    run.claim()
+    return run
+
+
+def test_a_claimed_run_holds_its_recipe_and_what_it_trains_on(settings: list[str], tmp_path: Path) -> None:
+    run = claimed(config(settings), "a")
+    assert not run.finished
+    assert run.evaluation() is None
+    assert sorted(p.name for p in (tmp_path / "runs" / "a").iterdir()) == ["data.json", "recipe.yaml"]
+    written = yaml.safe_load((tmp_path / "runs" / "a" / "recipe.yaml").read_text())
+    assert Config.model_validate(written) == run.config
+    assert set(json.loads((tmp_path / "runs" / "a" / "data.json").read_text())) == {"source", "target"}
+
+
+def test_what_does_not_change_the_result_may_change(settings: list[str], tmp_path: Path) -> None:
+    claimed(config(settings), "a")
+    changed = claimed(config(settings, "cluster.workers=1", "log.every=3", "checkpoint.every=7"), "a")
+    assert changed.config.cluster.workers == 1
+    written = yaml.safe_load((tmp_path / "runs" / "a" / "recipe.yaml").read_text())
+    assert written["log"]["every"] == 3
+
+
+def test_a_run_without_a_target_names_no_target(settings: list[str], tmp_path: Path) -> None:
+    off = ("objective.association=0", "objective.smoothing=0")
+    run = claimed(config(settings, *off, "target.uri=nowhere"), "source-only")
+    assert set(json.loads(run.store.read("data.json"))) == {"source"}
+    claimed(config(settings, *off), "source-only")
+
+
+def test_a_run_claimed_half_can_be_claimed_again(settings: list[str], tmp_path: Path) -> None:
+    """Killed between its two files: the recipe, which makes it a run, comes last."""
+    run = claimed(config(settings), "a")
+    run.store.delete("recipe.yaml")
+    claimed(config(settings, "seed=1"), "a")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "-x", "x" * 101, "ü"])
+def test_names_that_would_be_no_directory_are_refused(name: str, settings: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run name"):
+        claimed(config(settings), name)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_mean_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    made = portable(load("toytown", ["data=shards", "model.weights=w/x.pth"]))
+    assert (made.data, made.storage.uri) == (f"{tmp_path}/shards", f"{tmp_path}/runs")
+    assert made.model.weights == f"{tmp_path}/w/x.pth"
+    assert made.storage.endpoint == "http://general"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://special")
+    made = portable(load("toytown", ["data=s3://b/d", "storage.uri=s3://b/r", "model.weights=s3://b/w.pth"]))
+    assert (made.data, made.storage.uri, made.model.weights) == ("s3://b/d", "s3://b/r", "s3://b/w.pth")
+    assert made.storage.endpoint == "http://special"
+    assert portable(load("toytown", ["storage.endpoint=http://mine"])).storage.endpoint == "http://mine"
+    assert portable(made) == made

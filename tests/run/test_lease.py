@@ -1,0 +1,107 @@
+"""One writer per run, whatever the writers do."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from plca_dist.errors import UserError
+from plca_dist.run.lease import Lease, fenced
+from plca_dist.storage import Store, probe, resolve
+
+TTL = 1.5
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return resolve(str(tmp_path / "run"))
+    server = request.getfixturevalue("s3")
+    return probe(f"s3://{server.bucket}/{tmp_path.name}")
+
+
+def silent(lease: Lease) -> None:
+    """What a stopped or dead process does: it does not release, it just renews no more."""
+    lease._end.set()
+    lease._thread.join()
+
+
+def test_of_racing_launches_one_gets_the_lease(run: Store) -> None:
+    start = threading.Barrier(16)
+
+    def race(_: int) -> Lease | str:
+        start.wait()
+        try:
+            return Lease.acquire(run, ttl=TTL, say=lambda _: None)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(race, range(16)))
+    (winner,) = [o for o in outcomes if isinstance(o, Lease)]
+    assert winner.generation == 1
+    assert not winner.lost
+    winner.release()
+    for message in outcomes:
+        assert isinstance(message, Lease) or "is being written by" in message
+
+
+def test_a_live_lease_is_waited_for_and_its_holder_named(run: Store) -> None:
+    said: list[str] = []
+    with Lease.acquire(run, ttl=TTL) as held:
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"is being written by .*, process \d+, since 20.*one run has one writer"):
+            Lease.acquire(run, ttl=TTL, say=said.append)
+        assert TTL < time.monotonic() - began < 3 * TTL
+        assert not held.lost
+    assert len(said) == 1
+
+
+def test_a_lease_that_is_renewed_no_more_is_taken_over_and_fences_its_old_holder(run: Store) -> None:
+    zombie = Lease.acquire(run, ttl=TTL)
+    silent(zombie)
+    began = time.monotonic()
+    with Lease.acquire(run, ttl=TTL, say=lambda _: None) as heir:
+        assert time.monotonic() - began > TTL
+        assert heir.generation == zombie.generation + 1
+        assert fenced(run, zombie.generation)
+        assert not fenced(run, heir.generation)
+        zombie._write(beat=99)  # it wakes up
+        assert zombie.lost
+        assert not heir.lost
+        zombie.release()
+    assert [e.name for e in run.list("lease")] == ["lease/00000002.json"]
+
+
+def test_a_holder_notices_by_itself_that_it_was_fenced(run: Store) -> None:
+    with Lease.acquire(run, ttl=TTL) as held:
+        assert run.create(f"lease/{held.generation + 1:08d}.json", b"{}")
+        deadline = time.monotonic() + 5 * TTL
+        while not held.lost and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert held.lost
+
+
+def test_a_released_lease_is_free_at_once(run: Store) -> None:
+    with Lease.acquire(run, ttl=30):
+        pass
+    began = time.monotonic()
+    with Lease.acquire(run, ttl=30) as second:
+        assert second.generation == 2
+    assert time.monotonic() - began < 5
+
+
+def test_a_holder_that_ends_while_it_is_waited_for_hands_over(run: Store) -> None:
+    held = Lease.acquire(run, ttl=4)
+    threading.Timer(0.5, held.release).start()
+    began = time.monotonic()
+    with Lease.acquire(run, ttl=4, say=lambda _: None):
+        assert time.monotonic() - began < 3.5
+
+
+def test_damage_is_taken_over_like_silence(run: Store) -> None:
+    run.write("lease/00000007.json", b"\x00not json")
+    with Lease.acquire(run, ttl=TTL, say=lambda _: None) as lease:
+        assert lease.generation == 8

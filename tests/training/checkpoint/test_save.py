@@ -1,0 +1,181 @@
+"""Saving goes on beside training, may fail a stated number of times, and commits nothing that is another's."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plca_dist.config import Config
+from plca_dist.errors import TrainingFault, UserError
+from plca_dist.run_files import METRICS
+from plca_dist.storage import Store, resolve
+from plca_dist.training.checkpoint import save as under_test
+from plca_dist.training.checkpoint.restore import committed, weights_of
+from plca_dist.training.checkpoint.save import Saver
+from plca_dist.training.metrics_log import MetricsLog
+
+
+@pytest.fixture(scope="module")
+def engine(make_engine: Callable, make_config: Callable[..., Config]) -> Any:
+    return make_engine(make_config())
+
+
+@contextlib.contextmanager
+def saving(
+    engine: Any, config: Config, run: Store, fenced: bool = False
+) -> Iterator[tuple[Saver, list[str], MetricsLog]]:
+    said: list[str] = []
+    metrics_log = MetricsLog(run, lambda record: said.append(record.get("message", "")), upto=0, keep=True)
+    with Saver(engine, config, run, metrics_log, lambda: fenced) as saver:
+        yield saver, said, metrics_log
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Config]) -> Config:
+    return make_config("checkpoint.max_failed_saves=2", "checkpoint.keep=9")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Store:
+    return resolve(str(tmp_path))
+
+
+def steps(run: Store) -> list[int]:
+    return [c.step for c in committed(run)]
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Uploads wait for it."""
+    opened, upload = threading.Event(), Store.upload
+
+    def wait(self: Store, source: Path, name: str) -> None:
+        assert opened.wait(30)
+        upload(self, source, name)
+
+    monkeypatch.setattr(Store, "upload", wait)
+    return opened
+
+
+def test_saving_waits_for_nothing_but_the_one_before(
+    engine: Any, config: Config, run: Store, gate: threading.Event
+) -> None:
+    with saving(engine, config, run) as (saver, said, metrics_log):
+        saver.save(2, miou=None)
+        assert saver.busy
+        assert steps(run) == []
+        metrics_log.add({"step": 2, "loss/total": 1.0})
+        gate.set()
+        saver.save(4, miou=7.5)
+        assert steps(run)[-1] == 2, "at most one is under way"
+        saver.finish()
+        assert not saver.busy
+        saver.advance()  # nothing to do
+    assert [(c.step, c.miou) for c in committed(run)] == [(4, 7.5), (2, None)]
+    assert [line for line in said if line] == ["checkpoint step-00000002-of-1", "checkpoint step-00000004-of-1"]
+    assert json.loads(run.read(METRICS)) == {"step": 2, "loss/total": 1.0}, "the metrics_log goes before the commit"
+
+
+def test_the_snapshot_is_of_the_step_it_was_taken_at(
+    engine: Any, config: Config, run: Store, gate: threading.Event
+) -> None:
+    """Training changes the weights while they are on their way."""
+    weight = engine.module.network.backbone.conv1.weight
+    before = weight.detach().clone()
+    with saving(engine, config, run) as (saver, _, _):
+        saver.save(2, miou=None)
+        weight.data.add_(1.0)
+        gate.set()
+        saver.finish()
+    assert weights_of(run, "step-00000002-of-1")["backbone.conv1.weight"].equal(before)
+    weight.data.copy_(before)
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """The store refuses so many uploads from now on."""
+    upload, left = Store.upload, [0]
+
+    def maybe(self: Store, source: Path, name: str) -> None:
+        if left[0] and name.startswith("rank-"):
+            left[0] -= 1
+            raise UserError(f"{self.uri}/{name}: the endpoint does not answer.")
+        upload(self, source, name)
+
+    monkeypatch.setattr(Store, "upload", maybe)
+    return lambda count: left.__setitem__(0, count)
+
+
+def test_failed_saves_are_announced_and_bounded(
+    engine: Any, config: Config, run: Store, refuse: Callable[[int], None]
+) -> None:
+    with saving(engine, config, run) as (saver, said, _):
+        refuse(2)
+        for step in (2, 4, 6):
+            saver.save(step, miou=None)
+        saver.finish(needed=True)
+        assert steps(run) == [6], "one that succeeds starts the count anew; nothing of the others is left"
+        assert len(said) == 3
+        for k in (1, 2):
+            name = f"checkpoint step-0000000{2 * k}-of-1"
+            assert said[k - 1].startswith(f"{name} failed, {k} in a row (at most 2): {run.uri}/")
+            assert said[k - 1].endswith("the endpoint does not answer.")
+        refuse(3)
+        saver.save(8, miou=None)
+        saver.save(10, miou=None)
+        saver.save(12, miou=None)
+        with pytest.raises(TrainingFault, match=r"3 checkpoints in a row .*_saves = 2.*the last of step 12: "):
+            saver.finish()
+    assert steps(run) == [6]
+
+
+def test_one_that_is_needed_must_not_fail(
+    engine: Any, config: Config, run: Store, refuse: Callable[[int], None]
+) -> None:
+    with saving(engine, config, run) as (saver, _, _):
+        refuse(1)
+        saver.save(2, miou=None)
+        with pytest.raises(TrainingFault, match=r"the last checkpoint could not be saved: .*does not answer"):
+            saver.finish(needed=True)
+
+
+def test_who_has_lost_the_run_commits_nothing(engine: Any, config: Config, run: Store) -> None:
+    with saving(engine, config, run, fenced=True) as (saver, _, _):
+        saver.save(2, miou=None)
+        with pytest.raises(TrainingFault, match="another launch has taken this run over; checkpoint step"):
+            saver.finish()
+    assert steps(run) == []
+
+
+def test_after_an_error_nothing_here_writes_any_more(
+    engine: Any, config: Config, run: Store, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next attempt's checkpoint of the same name would meet this one's files."""
+    committing = []
+    monkeypatch.setattr(under_test, "commit", lambda *arguments: committing.append(arguments))
+    threading.Timer(0.5, gate.set).start()
+    with contextlib.suppress(ZeroDivisionError), saving(engine, config, run) as (saver, _, _):
+        saver.save(2, miou=None)
+        raise ZeroDivisionError
+    found = run.list()
+    assert len(found) <= 1, "the file that was under way"
+    assert not saver.busy
+    assert not committing
+    assert not [t for t in threading.enumerate() if t.name.startswith("checkpoint")]
+
+
+def test_an_error_that_is_no_fault_of_the_store_is_raised(
+    engine: Any, config: Config, run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(under_test, "commit", broken)
+    with saving(engine, config, run) as (saver, _, _):
+        saver.save(2, miou=None)
+        with pytest.raises(ZeroDivisionError):
+            saver.finish()

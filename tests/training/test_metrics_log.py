@@ -1,0 +1,83 @@
+"""The metrics file: continued without gaps or repeats, written by one rank."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plca_dist.run_files import METRICS
+from plca_dist.storage import resolve
+from plca_dist.training import metrics_log as metrics_log_module
+from plca_dist.training.metrics_log import MetricsLog, read_records
+
+
+def keep(place: Path, *, upto: int = 0, rank_0: bool = True) -> tuple[MetricsLog, list[dict[str, Any]]]:
+    shown: list[dict[str, Any]] = []
+    return MetricsLog(resolve(str(place)), shown.append, upto=upto, keep=rank_0), shown
+
+
+def test_records_are_shown_at_once_and_written_one_a_line(tmp_path: Path) -> None:
+    metrics_log, shown = keep(tmp_path)
+    records = [{"step": 1, "loss/total": 2.5}, {"step": 2, "loss/total": float(1 / 3)}, {"step": 2, "miou": 30.25}]
+    for record in records:
+        metrics_log.add(record)
+    metrics_log.say("checkpoint written")
+    assert shown == [*records, {"message": "checkpoint written"}]
+    assert not (tmp_path / METRICS).exists()
+    metrics_log.flush()
+    lines = (tmp_path / METRICS).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == records
+    assert read_records(resolve(str(tmp_path))) == records
+
+
+def test_what_lies_past_the_resumed_step_is_dropped_and_written_again(tmp_path: Path) -> None:
+    metrics_log, _ = keep(tmp_path)
+    for step in range(1, 8):
+        metrics_log.add({"step": step, "launch": 1})
+        if step in (4, 6):
+            metrics_log.add({"step": step, "miou": 10.0 * step})
+    metrics_log.flush()
+    metrics_log, shown = keep(tmp_path, upto=4)
+    assert shown == []
+    for step in range(5, 9):
+        metrics_log.add({"step": step, "launch": 2})
+    metrics_log.flush()
+    records = read_records(resolve(str(tmp_path)))
+    assert [(r["step"], r.get("launch", "miou")) for r in records] == [
+        (1, 1), (2, 1), (3, 1), (4, 1), (4, "miou"), (5, 2), (6, 2), (7, 2), (8, 2),
+    ]  # fmt: skip
+
+
+def test_a_run_that_starts_over_drops_everything(tmp_path: Path) -> None:
+    metrics_log, _ = keep(tmp_path)
+    metrics_log.add({"step": 1})
+    metrics_log.flush()
+    metrics_log, _ = keep(tmp_path, upto=0)
+    metrics_log.add({"step": 1, "again": True})
+    metrics_log.flush()
+    assert read_records(resolve(str(tmp_path))) == [{"step": 1, "again": True}]
+
+
+def test_other_ranks_neither_show_nor_read_nor_write(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text("not to be read")
+    metrics_log, shown = keep(tmp_path, upto=5, rank_0=False)
+    metrics_log.add({"step": 6})
+    metrics_log.say("hello")
+    metrics_log.flush()
+    assert shown == []
+    assert (tmp_path / METRICS).read_text() == "not to be read"
+
+
+def test_a_long_wait_for_the_next_checkpoint_is_written_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(metrics_log_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    metrics_log, _ = keep(tmp_path)
+    metrics_log.add({"step": 1})
+    assert not (tmp_path / METRICS).exists()
+    now[0] = 16.0
+    metrics_log.add({"step": 2})
+    assert [r["step"] for r in read_records(resolve(str(tmp_path)))] == [1, 2]
