@@ -104,8 +104,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         places.append(place)
         return load_trained(place, endpoint)
 
-    for module in ("job", "report"):
-        monkeypatch.setattr(f"plca_dist.ray_cluster.{module}.load_trained", load_and_tell)
+    for module in ("inference.parts", "report.write"):
+        monkeypatch.setattr(f"plca_dist.{module}.load_trained", load_and_tell)
     return places
 
 
