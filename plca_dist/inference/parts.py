@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from plca_dist.config import ClusterSettings, EvaluationSettings
-from plca_dist.errors import RunFailed, UserError
+from plca_dist.errors import RunFailed, UserError, first_line
 from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.storage import absolute, endpoint_or_default
 
@@ -87,7 +87,8 @@ def share_out(
         return
     import ray
 
-    from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT, connection, logs
+    from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT, connection
+    from plca_dist.ray_cluster.internals.core import logs_directory, task_error
 
     with connection(workers, lambda message: None):
         task = ray.remote(
@@ -101,11 +102,10 @@ def share_out(
                 ready, waiting = ray.wait(waiting)
                 yield from ray.get(ready)
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
+            cause = task_error(error)
             if isinstance(cause, UserError):
                 raise cause from None
-            said = str(cause).strip().splitlines()
-            raise RunFailed(f"{type(cause).__name__}: {said[0] if said else 'no message'}; logs: {logs()}") from error
+            raise RunFailed(f"{first_line(cause, with_type=True)}; logs: {logs_directory()}") from error
 
 
 #: The last network a process loaded: parts of one job follow each other in the same worker process.

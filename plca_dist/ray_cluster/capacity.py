@@ -3,12 +3,12 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import ray
-from ray._private import state
 
 from plca_dist.config import ClusterSettings, Config
+from plca_dist.ray_cluster.internals.core import available_resources, draining_nodes, total_resources
 
 #: What the workers of the last attempt held comes back within this time, or others have taken it.
 _SETTLE_S = 5.0
@@ -21,13 +21,13 @@ def width(config: Config, ours: Iterable[str] = ()) -> int | None:
     Args:
         ours: the node of each worker of this run that trains now; their places count as free.
     """
-    return _widest(config, _places(config.cluster, state.available_resources_per_node(), Counter(ours)))
+    return _widest(config, _places(config.cluster, available_resources(), Counter(ours)))
 
 
 def next_width(config: Config) -> tuple[int, bool]:
     """The world size of the next attempt, and whether the cluster can hold it now; Ray waits for one that it cannot."""
     deadline = time.monotonic() + _SETTLE_S
-    most = _widest(config, _places(config.cluster, state.total_resources_per_node(), Counter()))
+    most = _widest(config, _places(config.cluster, total_resources(), Counter()))
     while (now := width(config)) != most and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return now or config.world_sizes[0], now is not None
@@ -35,7 +35,7 @@ def next_width(config: Config) -> tuple[int, bool]:
 
 def hopeless(config: Config) -> bool:
     """Whether the cluster can never hold the run: too small when all of it is free, and PLCA_CLUSTER_FIXED=1."""
-    whole = _places(config.cluster, state.total_resources_per_node(), Counter())
+    whole = _places(config.cluster, total_resources(), Counter())
     return os.environ.get("PLCA_CLUSTER_FIXED") == "1" and _widest(config, whole) is None
 
 
@@ -55,9 +55,9 @@ def _widest(config: Config, places: int) -> int | None:
     return max((n for n in config.world_sizes if n <= places), default=None)
 
 
-def _places(wanted: ClusterSettings, resources: dict[str, dict[str, float]], ours: Counter[str]) -> int:
+def _places(wanted: ClusterSettings, resources: Mapping[str, Mapping[str, float]], ours: Counter[str]) -> int:
     """Workers that the nodes which stay can hold, those of ours included."""
-    leave = set(state.state.get_draining_nodes())
+    leave = draining_nodes()
     places = 0
     for node, free in resources.items():
         if node in leave:

@@ -1,6 +1,5 @@
 """Reaching a Ray cluster, or starting one on this machine, without its chatter."""
 
-import logging
 import os
 import signal
 import socket
@@ -9,15 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Read by ray when it is imported, hence before the import below.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about its own future default
-os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # or a signal waits for up to a second
-
 import ray
 
 from plca_dist.config import ClusterSettings
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, first_line
 from plca_dist.ray_cluster import LOCAL_CLUSTER
+from plca_dist.ray_cluster.internals import core
 
 #: For every worker process: DeepSpeed compiles an optimizer nobody uses when it is imported, unless dynamo is off;
 #: OpenMP's threads spin while they wait, which starves whatever else the cores do.
@@ -49,29 +45,13 @@ def connection(wanted: ClusterSettings, say: Callable[[str], None]) -> Iterator[
                 say("starting a Ray cluster on this machine")
                 with _signals_held_back():
                     _start(wanted)
-            # What Ray pushes to a driver all the same: a paragraph on every lost worker, which we report in a line.
-            ray._private.worker._worker_logs_enabled = False
+            core.quieten_driver()
             set_again()
             yield
         finally:
             with _signals_held_back():
                 ray.shutdown()
             os.environ.pop(LOCAL_CLUSTER, None)
-
-
-@contextmanager
-def warnings_shown(say: Callable[[str], None]) -> Iterator[None]:
-    """What this package warns of in this process goes where messages go, and not across the progress line."""
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: say(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
-    logger = logging.getLogger("plca_dist")
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
 
 
 def _start(wanted: ClusterSettings) -> None:
@@ -103,7 +83,7 @@ def _join(address: str) -> None:
         ray.init(address=address, **_QUIET)
     except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, another version of ray
         raise UserError(
-            f"RAY_ADDRESS={address}: cannot join a Ray cluster there ({str(error).strip().splitlines()[0]}); "
+            f"RAY_ADDRESS={address}: cannot join a Ray cluster there ({first_line(error)}); "
             "correct it, or unset it to start a cluster on this machine."
         ) from error
 
@@ -147,11 +127,6 @@ def _own_sigterm() -> Iterator[Callable[[], None]]:
         yield set_again
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def logs() -> str:
-    """The directory of the session's log files on this machine; it outlives the session."""
-    return str(ray._private.worker.global_worker.node.get_logs_dir_path())
 
 
 def _local_gpus() -> int:

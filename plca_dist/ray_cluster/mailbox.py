@@ -1,103 +1,131 @@
 """What the driver and its workers tell each other during training: an actor beside the driver, polled by threads.
 
-Records and news of the workers go to the driver, the reason to checkpoint and leave goes to the workers. The actor's
-process imports this module, so it imports nothing heavy: torch would triple the actor's start.
+Events of the workers go to the driver, the reason to checkpoint and leave goes to the workers. The actor's process
+imports this module, so it imports nothing heavy: torch would triple the actor's start.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-Record = dict[str, Any]  # as in training.session
+from plca_dist.polling import polling, start_polling
 
 _POLL_S = 0.25
+_ANSWER_S = 10.0
 
 
-class Place(NamedTuple):
-    """Where a worker is: ids of its node and of its actor."""
+class WorkerPlace(NamedTuple):
+    """Ids of the node and of the actor of a worker."""
 
     node: str
     actor: str
 
 
+class Left(NamedTuple):
+    """The workers left on request, with a checkpoint of `step` committed; `at` is a time of time.monotonic()."""
+
+    step: int
+    at: float
+
+
 class _Actor:
+    """Attempts are numbered: a worker of an earlier one, which may live on for a while, changes nothing."""
+
     def __init__(self) -> None:
-        self._records: list[Record] = []
+        self._events: list[Any] = []
         self._reason: str | None = None
-        self._places: dict[int, Place] = {}
+        self._attempt = 0
+        self._places: dict[int, WorkerPlace] = {}
         self._left: int | None = None
 
-    def put(self, record: Record) -> None:
-        self._records.append(record)
+    def put(self, event: Any) -> None:
+        self._events.append(event)
 
-    def arrive(self, rank: int, place: Place) -> None:
-        self._places[rank] = place
+    def begin(self) -> int:
+        self._attempt += 1
+        self._reason, self._places, self._left = None, {}, None
+        return self._attempt
 
-    def leave(self, step: int) -> None:
-        self._left = step
+    def arrive(self, attempt: int, rank: int, place: WorkerPlace) -> None:
+        if attempt == self._attempt:
+            self._places[rank] = place
+
+    def leave(self, attempt: int, step: int) -> None:
+        if attempt == self._attempt:
+            self._left = step
 
     def reason(self) -> str | None:
         return self._reason
 
-    def exchange(self, reason: str | None) -> tuple[list[Record], dict[int, Place], int | None]:
+    def exchange(self, reason: str | None) -> tuple[list[Any], dict[int, WorkerPlace], int | None]:
         self._reason = reason
-        taken, self._records = self._records, []
-        return taken, self._places, self._left
-
-    def renew(self) -> None:
-        self._reason, self._places, self._left = None, {}, None
-
-
-class Left(NamedTuple):
-    """The workers left on request, with a checkpoint of `step` committed, `at` a time of time.monotonic()."""
-
-    step: int
-    at: float
+        events, self._events = self._events, []
+        return events, self._places, self._left
 
 
 class Mailbox:
     """The driver's end.
 
     Attributes:
-        actor: what workers get; its `put.remote(record)` never blocks.
-        places: rank -> where it is, of the workers that train now.
-        left: set once the workers of this attempt left on request.
+        actor: what workers get; its `put.remote(event)` never blocks.
+        places: rank -> where it is, of the workers that train now; empty between attempts.
+        left: set once the workers of the attempt left on request.
     """
 
-    def __init__(self, actor: Any, show: Callable[[Record], None], reason: Callable[[], str | None]) -> None:
+    def __init__(self, actor: Any, show: Callable[[Any], None], reason: Callable[[], str | None]) -> None:
         self.actor = actor
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, WorkerPlace] = {}
         self.left: Left | None = None
         self._show, self._reason = show, reason
+        self._attempt_is_on = False
+        self._exchanging = Lock()
 
-    def renew(self) -> None:
-        """Before an attempt."""
-        self.places, self.left = {}, None
-        ray.get(self.actor.renew.remote())
+    def begin(self) -> int:
+        """An attempt begins; returns its number, which its workers arrive and leave by."""
+        with self._exchanging:
+            self.places, self.left = {}, None
+            attempt: int = ray.get(self.actor.begin.remote())
+            self._attempt_is_on = True
+        return attempt
+
+    def end(self) -> None:
+        """The attempt is over, and none of its workers trains any more."""
+        self._last_exchange()
+        with self._exchanging:
+            self._attempt_is_on = False
+            self.places = {}
 
     def exchange(self) -> None:
-        """Show what the workers reported, and hand them the reason to leave where there is one."""
+        """Show what the workers reported, and hand them the reason to leave where there is one.
+
+        Raises a RayError where the actor does not answer, and whatever `show` raises.
+        """
+        with self._exchanging:
+            events, places, left = ray.get(self.actor.exchange.remote(self._reason()), timeout=_ANSWER_S)
+            if self._attempt_is_on:
+                self.places = places
+                if left is not None and self.left is None:
+                    self.left = Left(left, time.monotonic())
+            for event in events:
+                self._show(event)
+
+    def _last_exchange(self) -> None:
         # The cluster may be going down under us; what it still held is in metrics.jsonl.
-        with contextlib.suppress(ray.exceptions.RayError):
-            records, self.places, left = ray.get(self.actor.exchange.remote(self._reason()), timeout=10)
-            if left is not None and self.left is None:
-                self.left = Left(left, time.monotonic())
-            for record in records:
-                self._show(record)
+        with suppress(ray.exceptions.RayError):
+            self.exchange()
 
 
 @contextmanager
-def board(show: Callable[[Record], None], reason: Callable[[], str | None]) -> Iterator[Mailbox]:
-    """A board that is polled inside the block.
+def mailbox(show: Callable[[Any], None], reason: Callable[[], str | None]) -> Iterator[Mailbox]:
+    """A mailbox that is emptied again and again inside the block.
 
     Args:
-        show: gets every record, in order, in this process.
+        show: gets every event, in order, in this process.
         reason: why the workers should checkpoint and leave, once they should.
     """
     here = ray.get_runtime_context().get_node_id()
@@ -106,21 +134,12 @@ def board(show: Callable[[Record], None], reason: Callable[[], str | None]) -> I
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False))
         .remote()
     )
-    ours = Mailbox(actor, show, reason)
-    done = Event()
-
-    def poll() -> None:
-        while not done.wait(_POLL_S):
-            ours.exchange()
-
-    thread = Thread(target=poll, name="plca-board", daemon=True)
-    thread.start()
+    opened = Mailbox(actor, show, reason)
     try:
-        yield ours
+        with polling("mailbox", _POLL_S, opened.exchange):
+            yield opened
     finally:
-        done.set()
-        thread.join()
-        ours.exchange()
+        opened._last_exchange()
         ray.kill(actor)
 
 
@@ -128,12 +147,11 @@ def listen(actor: Any) -> Callable[[], str | None]:
     """A worker's `TrainContext.stop`: the reason to leave that the driver gave. A thread asks until there is one."""
     heard: list[str] = []
 
-    def poll() -> None:
-        while not heard:
-            with contextlib.suppress(ray.exceptions.RayError):
-                if reason := ray.get(actor.reason.remote(), timeout=10):
-                    heard.append(reason)
-            time.sleep(_POLL_S)
+    def ask() -> None:
+        # A driver that is gone is noticed by Ray, which ends this process.
+        with suppress(ray.exceptions.RayError):
+            if reason := ray.get(actor.reason.remote(), timeout=_ANSWER_S):
+                heard.append(reason)
 
-    Thread(target=poll, name="plca-listen", daemon=True).start()
+    start_polling("listen", _POLL_S, ask, until=lambda: bool(heard))
     return lambda: heard[0] if heard else None

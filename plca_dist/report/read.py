@@ -8,12 +8,12 @@ from typing import Any
 from plca_dist.config import Config
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
+from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.history import Attempt, read_history
 from plca_dist.run_files import CHECKPOINTS, EVALUATION, METRICS, PAGE, RECIPE, SPACE, WEIGHTS
 from plca_dist.storage import Store, probe
 from plca_dist.training.checkpoint.commit import committed
-from plca_dist.training.context import Record
 from plca_dist.training.metrics import STEP
 from plca_dist.training.metrics_log import read_records
 

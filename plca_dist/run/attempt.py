@@ -1,24 +1,19 @@
 """One attempt at a run: Ray Train places a worker a rank, and each trains until the end or an error."""
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
-
-# Read by ray.train when it is imported, hence before the import below.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")  # the default 2 s delays every start and report
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process more; `preemption` watches
 
 import ray.train
 import ray.train.torch
 
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT
-from plca_dist.ray_cluster.internals import Trainer
-from plca_dist.ray_cluster.mailbox import Mailbox, Place, listen
+from plca_dist.ray_cluster.internals.train import Trainer, worker_errors
+from plca_dist.ray_cluster.mailbox import Left, Mailbox, WorkerPlace, listen
 from plca_dist.run.directory import Run
-from plca_dist.run.lost import was_lost
+from plca_dist.run.lost_workers import was_lost
 from plca_dist.run_files import RAY_STATE
 
 
@@ -39,15 +34,7 @@ class ControllerFailed(Exception):
     """Ray Train itself could not go on, for instance for want of resources."""
 
 
-class WorkersLeft(Exception):
-    """The workers followed a notice: a checkpoint of `step` is committed, as the driver knew `at` time.monotonic()."""
-
-    def __init__(self, step: int, at: float) -> None:
-        super().__init__(step, at)
-        self.step, self.at = step, at
-
-
-def fit(run: Run, board: Mailbox, workers: int, generation: int) -> None:
+def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | None:
     """Train from the newest checkpoint to the end, once: Ray's own retries are off.
 
     Args:
@@ -55,12 +42,14 @@ def fit(run: Run, board: Mailbox, workers: int, generation: int) -> None:
         workers: how many; Ray waits for room for them, but where the recipe would take fewer, for half a minute only.
         generation: of the lease on the run; with a newer one the workers commit nothing.
 
+    Returns:
+        None: the run is finished. Else the workers followed a stop request, and left with a checkpoint.
+
     Raises:
         UserError: bad input that only a worker could meet, such as a damaged shard.
-        WorkersLeft, WorkersFailed, ControllerFailed: as they say.
+        WorkersFailed, ControllerFailed: as they say.
     """
     wanted = run.config.cluster
-    board.renew()
     trainer = Trainer(
         _run_rank,
         most_workers=run.config.world_sizes[-1],
@@ -68,7 +57,8 @@ def fit(run: Run, board: Mailbox, workers: int, generation: int) -> None:
         train_loop_config={
             "name": run.name,
             "config": run.config.model_dump(mode="json"),
-            "board": board.actor,
+            "mailbox": mailbox.actor,
+            "attempt": mailbox.begin(),
             "generation": generation,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -91,18 +81,16 @@ def fit(run: Run, board: Mailbox, workers: int, generation: int) -> None:
     try:
         trainer.fit()
     except ray.train.WorkerGroupError as error:
-        causes = [getattr(e, "_base_exc", e) for e in error.worker_failures.values()]
+        causes = worker_errors(error)
         for cause in causes:
             if isinstance(cause, UserError):
                 raise cause from None
-        raise WorkersFailed(causes, lost=was_lost(causes, board.places.values())) from error
+        raise WorkersFailed(causes, lost=was_lost(causes, mailbox.places.values())) from error
     except ray.train.TrainingFailedError as error:
         raise ControllerFailed(str(error)) from error
     finally:
-        board.exchange()
-        board.places = {}
-    if board.left:
-        raise WorkersLeft(*board.left)
+        mailbox.end()
+    return mailbox.left
 
 
 def clear(run: Run) -> None:
@@ -120,16 +108,16 @@ def _run_rank(settings: dict[str, Any]) -> None:
     from plca_dist.training.context import Preempted, TrainContext
     from plca_dist.training.loop import run_worker
 
-    config, board = Config.model_validate(settings["config"]), settings["board"]
+    config, mailbox, attempt = Config.model_validate(settings["config"]), settings["mailbox"], settings["attempt"]
     rank = ray.train.get_context().get_world_rank()
     here = ray.get_runtime_context()
-    board.arrive.remote(rank, Place(here.get_node_id(), here.get_actor_id()))
+    mailbox.arrive.remote(attempt, rank, WorkerPlace(here.get_node_id(), here.get_actor_id()))
     run = resolve(config.storage.uri, config.storage.endpoint).child(settings["name"])
     context = TrainContext(
         run=run,
         device=ray.train.torch.get_device(),
-        report=board.put.remote,
-        stop=listen(board),
+        report=mailbox.put.remote,
+        stop=listen(mailbox),
         fenced=lambda: fenced(run, settings["generation"]),
     )
     try:
@@ -137,4 +125,4 @@ def _run_rank(settings: dict[str, Any]) -> None:
     except Preempted as left:
         # No error to Ray, which would end the other ranks before they have left too.
         if rank == 0:
-            ray.get(board.leave.remote(left.step))
+            ray.get(mailbox.leave.remote(attempt, left.step))

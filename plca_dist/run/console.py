@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
+from plca_dist.messages import Message, Record, RunEvent
 from plca_dist.terminal import Line, Pace, duration
 from plca_dist.training import metrics
-from plca_dist.training.context import Record
 
 _SHORT = {
     "cross_entropy": "ce", "lovasz": "lov", "feature": "feat", "prediction": "pred",
@@ -58,11 +58,15 @@ class Console:
     def __exit__(self, *_: object) -> None:
         self._line.close()
 
-    def show(self, record: Record) -> None:
-        """One record: a message and an evaluation always, training metrics when the last are some time ago."""
-        if "message" in record:
-            self._say(record["message"])
-        elif evaluation := evaluation_line(record):
+    def show(self, event: RunEvent) -> None:
+        """A message and an evaluation always, training metrics when the last are some time ago."""
+        if isinstance(event, Message):
+            self._say(event.text)
+        else:
+            self._show_record(event)
+
+    def _show_record(self, record: Record) -> None:
+        if evaluation := evaluation_line(record):
             self._miou = [record[k] for k in (metrics.MIOU, metrics.MIOU_AGGREGATED) if k in record]
             self._say(f"step {record[metrics.STEP]}: {evaluation}")
             if self._last and self._line.live:

@@ -1,19 +1,19 @@
 """Signals, drain notices and a growing cluster -> "checkpoint now"."""
 
-import contextlib
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import ray
-from ray._private import state
 
 from plca_dist.config import Config
+from plca_dist.polling import polling
 from plca_dist.ray_cluster.capacity import next_width, width
+from plca_dist.ray_cluster.internals.core import draining_nodes
 from plca_dist.ray_cluster.mailbox import Mailbox
 from plca_dist.run.lease import Lease
 
@@ -24,22 +24,28 @@ _POLL_S = 1.0
 #: A node that comes may leave again; each change of width costs a restart.
 _STEADY_S = 10.0
 
+#: signal: to the driver. drain: of a node of the run. grew: the cluster holds more workers. lease lost: another launch
+#: took the run over. search: the run is a trial, and its search wants it to end.
+StopKind = Literal["signal", "drain", "grew", "lease lost", "search"]
+
 
 class StopRequest(NamedTuple):
     """Why the run should checkpoint and its workers leave.
 
     Attributes:
+        reason: as a person reads it.
         at: time.monotonic() when the driver knew.
         final: the driver is to leave too, whatever the cluster could still hold.
     """
 
+    kind: StopKind
     reason: str
     at: float
     final: bool
 
 
 class StopRequests:
-    """The notice in force, if any: the first, unless a final one follows.
+    """The request in force, if any: the first, unless a final one follows.
 
     Attributes:
         leaving: a signal came while no worker trained, so that there was nothing to wait for.
@@ -54,9 +60,9 @@ class StopRequests:
     def reason(self) -> str | None:
         return self.current.reason if self.current else None
 
-    def give(self, reason: str, *, final: bool = False) -> None:
+    def give(self, kind: StopKind, reason: str, *, final: bool = False) -> None:
         if self.current is None or (final and not self.current.final):
-            self.current = StopRequest(reason, time.monotonic(), final)
+            self.current = StopRequest(kind, reason, time.monotonic(), final)
 
     def withdraw(self) -> None:
         """It was followed, and the run goes on; a signal stays in force."""
@@ -65,8 +71,8 @@ class StopRequests:
 
 
 @contextmanager
-def signals(stop_requests: StopRequests, training: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Inside the block SIGTERM and SIGUSR2 are final stop_requests.
+def signals(requests: StopRequests, training: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Inside the block SIGTERM and SIGUSR2 are final stop requests.
 
     One that finds no worker training, and any after the first, is a Ctrl-C. Only the main thread can be told.
     """
@@ -75,13 +81,13 @@ def signals(stop_requests: StopRequests, training: Callable[[], bool] = lambda: 
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop_requests.followed:
+        if requests.followed:
             return
-        first = not (stop_requests.current and stop_requests.current.final)
-        stop_requests.give(signal.Signals(number).name, final=True)
+        first = not (requests.current and requests.current.final)
+        requests.give("signal", signal.Signals(number).name, final=True)
         if first and training():
             return
-        stop_requests.leaving = first
+        requests.leaving = first
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -92,47 +98,39 @@ def signals(stop_requests: StopRequests, training: Callable[[], bool] = lambda: 
             signal.signal(number, handler)
 
 
-@contextmanager
-def watch(config: Config, board: Mailbox, lease: Lease, stop_requests: StopRequests) -> Iterator[None]:
+def watch(config: Config, mailbox: Mailbox, lease: Lease, requests: StopRequests) -> AbstractContextManager[None]:
     """Inside the block a thread notices a lost lease, a node of ours that drains, and room for more workers."""
-    done = threading.Event()
-
-    def poll() -> None:
-        wider_since = None
-        while not done.wait(_POLL_S):
-            nodes = [place.node for place in board.places.values()]
-            if not nodes or stop_requests.current:
-                wider_since = None
-                continue
-            if lease.lost:
-                stop_requests.give("another launch took over", final=True)
-                continue
-            # Asked while the cluster goes down under us, it has no answer; the workers' end then says enough.
-            with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-                if drained := draining() & {*nodes, here}:
-                    stop_requests.give(f"node {min(drained)[:8]} drains")
-                    continue
-                wider = (width(config, nodes) or 0) > len(nodes)
-                now = time.monotonic()
-                wider_since = (wider_since or now) if wider else None
-                if wider_since and now - wider_since > _STEADY_S:
-                    stop_requests.give("the cluster grew")
-
-    here = ray.get_runtime_context().get_node_id()
-    thread = threading.Thread(target=poll, name="plca-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    watcher = _Watcher(config, mailbox, lease, requests)
+    return polling("watch", _POLL_S, watcher.look)
 
 
-def draining() -> set[str]:
-    """Ids of the nodes that are about to go."""
-    return set(state.state.get_draining_nodes())
+class _Watcher:
+    def __init__(self, config: Config, mailbox: Mailbox, lease: Lease, requests: StopRequests) -> None:
+        self._config, self._mailbox, self._lease, self._requests = config, mailbox, lease, requests
+        self._here = ray.get_runtime_context().get_node_id()
+        self._wider_since: float | None = None
+
+    def look(self) -> None:
+        nodes = [place.node for place in self._mailbox.places.values()]
+        if not nodes or self._requests.current:
+            self._wider_since = None
+        elif self._lease.lost:
+            self._requests.give("lease lost", "another launch took over", final=True)
+        elif draining := draining_nodes() & {*nodes, self._here}:
+            self._requests.give("drain", f"node {min(draining)[:8]} drains")
+        else:
+            self._look_for_room(nodes)
+
+    def _look_for_room(self, nodes: list[str]) -> None:
+        now = time.monotonic()
+        if (width(self._config, nodes) or 0) <= len(nodes):
+            self._wider_since = None
+        elif self._wider_since is None:
+            self._wider_since = now
+        elif now - self._wider_since > _STEADY_S:
+            self._requests.give("grew", "the cluster grew")
 
 
 def can_go_on(config: Config) -> bool:
     """Whether this process's node stays, and those that stay can hold the fewest workers."""
-    return ray.get_runtime_context().get_node_id() not in draining() and next_width(config)[1]
+    return ray.get_runtime_context().get_node_id() not in draining_nodes() and next_width(config)[1]

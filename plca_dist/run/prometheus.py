@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from ray.util.metrics import Gauge
 
+from plca_dist.messages import Message, RunEvent
+from plca_dist.polling import polling
 from plca_dist.run.directory import Run
 from plca_dist.run.history import End, History
 from plca_dist.run.lease import Lease
-from plca_dist.run.preemption import SIGNALS, StopRequests
+from plca_dist.run.preemption import StopRequest, StopRequests
 from plca_dist.run_files import TRIALS
 from plca_dist.training import metrics
-from plca_dist.training.context import Record
 from plca_dist.versions import installed
 
 #: Ray's nodes take gauges every 10 s, those alone that were set since, and forget them after 20 s.
@@ -89,7 +90,7 @@ class RunGauges:
         show: gets every record that `show` gets.
     """
 
-    def __init__(self, run: Run, lease: Lease, search: str, show: Callable[[Record], None]) -> None:
+    def __init__(self, run: Run, lease: Lease, search: str, show: Callable[[RunEvent], None]) -> None:
         self._show = show
         self._tags = {"run": run.name, "search": search}
         self._standing: dict[tuple[str, str], float] = {}
@@ -119,12 +120,12 @@ class RunGauges:
         own = GAUGES[name].tag
         _gauge(name).set(self._standing[name, tag], {**self._tags, own: tag} if own else self._tags)
 
-    def show(self, record: Record) -> None:
+    def show(self, event: RunEvent) -> None:
         """Take from a record or a message what it measures, and hand it on."""
-        for key, value in record.items():
+        for key, value in (event.values if isinstance(event, Message) else event).items():
             if isinstance(value, Real):
                 self._take(key, float(value))
-        self._show(record)
+        self._show(event)
 
     def _take(self, key: str, value: float) -> None:
         if key in _PLAIN:
@@ -146,10 +147,13 @@ class RunGauges:
         self.set("plca_workers", workers)
         self._history.begin(step, workers)
 
-    def preempted(self, reason: str) -> None:
-        """The workers followed a notice; it counts where it came from outside of the run and its search."""
-        outside = reason in {s.name for s in SIGNALS} or reason.endswith(" drains")
-        self.end("preempted" if outside else "left", reason)
+    def reached(self, step: int) -> None:
+        """So many steps are done and saved."""
+        self.set("plca_step", step)
+
+    def stopped(self, request: StopRequest) -> None:
+        """The workers left on request; it is a preemption where it came from outside of the run and its search."""
+        self.end("preempted" if request.kind in ("signal", "drain") else "left", request.reason)
 
     def end(self, end: End, why: str = "") -> None:
         """The attempt that is on is over; without one this does nothing."""
@@ -162,36 +166,25 @@ class RunGauges:
 
 
 @contextmanager
-def telemetry(
-    run: Run, lease: Lease, show: Callable[[Record], None], stop_requests: StopRequests
-) -> Iterator[RunGauges]:
+def run_gauges(run: Run, lease: Lease, show: Callable[[RunEvent], None], requests: StopRequests) -> Iterator[RunGauges]:
     """The figures of a launch, inside a connection to Ray; an attempt that is on when the block ends, ends with it."""
     parts = run.store.uri.split("/")
-    told = RunGauges(run, lease, parts[-3] if parts[-2] == TRIALS else "", show)
-    done = threading.Event()
-
-    def again() -> None:
-        while not done.wait(_AGAIN_S):
-            told.again()
-
-    thread = threading.Thread(target=again, name="plca-telemetry", daemon=True)
-    thread.start()
+    gauges = RunGauges(run, lease, parts[-3] if parts[-2] == TRIALS else "", show)
     try:
-        yield told
+        with polling("gauges", _AGAIN_S, gauges.again):
+            yield gauges
     except KeyboardInterrupt:
-        if stop_requests.leaving:
-            told.preempted(stop_requests.reason or "")
+        if requests.leaving and requests.current:
+            gauges.stopped(requests.current)
         else:
-            told.end("interrupted")
+            gauges.end("interrupted")
         raise
     except Exception as error:
-        told.end("failed", str(error))
+        gauges.end("failed", str(error))
         raise
     finally:
-        done.set()
-        thread.join()
-        told.set("plca_active", 0)
-        told.set("plca_workers", 0)
+        gauges.set("plca_active", 0)
+        gauges.set("plca_workers", 0)
 
 
 @cache

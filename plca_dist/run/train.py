@@ -3,143 +3,168 @@
 from collections.abc import Callable
 
 from plca_dist.config import Config
-from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError
+from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError, first_line
+from plca_dist.messages import Message, MessageKind, RunEvent, warnings_shown
 from plca_dist.ray_cluster.capacity import hopeless, next_width, shortage
-from plca_dist.ray_cluster.connect import connection, logs, warnings_shown
-from plca_dist.ray_cluster.mailbox import Mailbox, board
-from plca_dist.run.attempt import ControllerFailed, WorkersFailed, WorkersLeft, clear, fit
+from plca_dist.ray_cluster.connect import connection
+from plca_dist.ray_cluster.internals.core import logs_directory
+from plca_dist.ray_cluster.mailbox import Left, Mailbox, mailbox
+from plca_dist.run.attempt import ControllerFailed, WorkersFailed, clear, fit
 from plca_dist.run.directory import Run, open_run
 from plca_dist.run.lease import Lease
 from plca_dist.run.preemption import StopRequests, can_go_on, signals, watch
-from plca_dist.run.prometheus import RunGauges, telemetry
+from plca_dist.run.prometheus import RunGauges, run_gauges
 from plca_dist.training.checkpoint.commit import committed, name_of
-from plca_dist.training.context import Record
+
+Say = Callable[[MessageKind, str], None]
 
 
-def train(config: Config, name: str, show: Callable[[Record], None], stop_requests: StopRequests | None = None) -> Run:
+def train(config: Config, name: str, show: Callable[[RunEvent], None], requests: StopRequests | None = None) -> Run:
     """Train the recipe as run `name`, or continue it; returns when the result stands in its directory.
 
     Args:
         config: the recipe; `storage.uri` says where runs are kept.
         name: of the run. The same name continues it, and a finished one is returned as it is.
-        show: gets every record (metrics, or `{"message": …}`) while training goes on.
-        stop_requests: a final one, given from another thread, ends the run as a signal would.
+        show: gets every record and message while training goes on.
+        requests: a final one, given from another thread, ends the run as a signal would.
 
     Raises:
         UserError: bad input; nothing was started, or it could only be met on the way.
         RunFailed: a fault in training; names the newest checkpoint.
-        RunPreempted: SIGTERM, SIGUSR2, a final notice, or a node that drains and that the run cannot do without.
+        RunPreempted: SIGTERM, SIGUSR2, a final stop request, or a node drains that the run cannot do without.
         KeyboardInterrupt: Ctrl-C; says where the run stands.
     """
     run = open_run(config, name)
+
+    def say(kind: MessageKind, text: str) -> None:
+        show(Message(kind, text))
+
     if run.finished:
-        show({"message": f"run {run.store.uri} is finished; nothing to do"})
+        say("finished", f"run {run.store.uri} is finished; nothing to do")
         return run
-    stop_requests = stop_requests or StopRequests()
-
-    def say(message: str) -> None:
-        show({"message": message})
-
-    with warnings_shown(say), signals(stop_requests):
+    requests = requests or StopRequests()
+    with warnings_shown(show), signals(requests):
         try:
-            with Lease.acquire(run.store, say=say) as lease:
+            with Lease.acquire(run.store, say=lambda text: say("lease", text)) as lease:
                 run.claim()
                 try:
                     with (
-                        connection(run.config.cluster, say),
-                        telemetry(run, lease, show, stop_requests) as told,
-                        board(told.show, lambda: stop_requests.reason) as ours,
-                        signals(stop_requests, training=lambda: bool(ours.places)),
-                        watch(run.config, ours, lease, stop_requests),
+                        connection(run.config.cluster, lambda text: say("cluster", text)),
+                        run_gauges(run, lease, show, requests) as gauges,
+                        mailbox(gauges.show, lambda: requests.reason) as opened,
+                        signals(requests, training=lambda: bool(opened.places)),
+                        watch(run.config, opened, lease, requests),
                     ):
-                        _persist(run, ours, lease, stop_requests, told, say)
+                        _Driver(run, opened, lease, requests, gauges, say).persist()
                 finally:
                     clear(run)
         except KeyboardInterrupt:
-            if stop_requests.leaving:
-                raise RunPreempted(f"preempted ({stop_requests.reason}): {_standing(run)}") from None
+            if requests.leaving:
+                raise RunPreempted(f"preempted ({requests.reason}): {_standing(run)}") from None
             raise KeyboardInterrupt(_standing(run)) from None
     return run
 
 
-def _persist(
-    run: Run, board: Mailbox, lease: Lease, stop_requests: StopRequests, told: RunGauges, say: Callable[[str], None]
-) -> None:
-    """Fit, and fit again after a failure or a change: from the newest checkpoint, while the budget for errors lasts.
+class _Driver:
+    """Fits, and fits again after a failure or a change: from the newest checkpoint, while the budget for errors lasts.
 
     A lost worker spends none of it as long as the run got further since the last loss. Ray's own retries are off:
     they cannot tell bad input, which no retry mends, from a lost machine.
     """
-    failures, begun = 0, False
-    reached = step = _reached(run)  # when a worker was last lost; where the next attempt begins
-    while True:
-        workers, fits = next_width(run.config)
-        if not fits:
-            if hopeless(run.config) and begun:
-                raise RunPreempted(f"the cluster shrank, and is not one that grows: {_standing(run)}")
-            if hopeless(run.config):
-                raise UserError(
-                    f"{shortage(run.config)}, and the cluster is not one that grows; ask for more nodes, CPUs or "
-                    "GPUs, or --set cluster.workers to what fits."
-                )
-            say(f"waiting for the cluster to grow: {shortage(run.config)}")
-        say(f"starting {workers} worker{'s' if workers > 1 else ''}")
-        told.begin(step, workers)
-        begun = True
-        try:
-            fit(run, board, workers, lease.generation)
-            told.end("finished")
-            return
-        except WorkersLeft as left:
-            _go_on_or_leave(run, left, workers, stop_requests, told, say)
-            step = left.step
-        except ControllerFailed as error:
-            if next_width(run.config)[0] < workers:  # a node went before they started, and there is another width
-                told.end("failed", _first_line(error))
-                continue
-            raise RunFailed(f"{_first_line(error)}; logs: {logs()}") from error
-        except WorkersFailed as error:
-            if lease.lost:
-                raise RunFailed(f"another launch took {run.store.uri} over; this one wrote nothing more") from error
-            if stop_requests.current and stop_requests.current.final:
-                stop_requests.followed = True
-                told.preempted(stop_requests.current.reason)
-                raise RunPreempted(
-                    f"preempted ({stop_requests.reason}), and workers were lost: {_standing(run)}"
-                ) from error
-            stop_requests.withdraw()
-            faults = [c for c in error.causes if isinstance(c, TrainingFault)]
-            if faults:
-                raise RunFailed(str(faults[0])) from error
-            step = _reached(run)
-            if not (error.lost and step > reached):
-                failures += 1
-            reached = step
-            said = _first_line(error.causes[0])
-            if failures > run.config.cluster.max_failures:
-                raise RunFailed(
-                    f"{said}; gave up after {failures} failure{'s' if failures > 1 else ''}. "
-                    f"Newest checkpoint: step {step}; logs: {logs()}"
-                ) from error
-            told.end("restarted", said)
-            say(f"worker failed ({said}); restarting from step {step}")
 
+    def __init__(
+        self, run: Run, mailbox: Mailbox, lease: Lease, requests: StopRequests, gauges: RunGauges, say: Say
+    ) -> None:
+        self._run, self._mailbox, self._lease, self._requests = run, mailbox, lease, requests
+        self._gauges, self._say = gauges, say
+        self._failures = 0
+        self._step = self._step_at_loss = _reached(run)  # where the next attempt begins; and began after the last loss
 
-def _go_on_or_leave(
-    run: Run, left: WorkersLeft, workers: int, stop_requests: StopRequests, told: RunGauges, say: Callable[[str], None]
-) -> None:
-    """After a notice: return where the rest of the cluster can go on, else raise RunPreempted."""
-    assert stop_requests.current
-    reason, noticed, final = stop_requests.current
-    told.set("plca_step", left.step)
-    line = f"checkpoint {name_of(left.step, workers)} committed {max(left.at - noticed, 0):.1f} s after the notice"
-    if final or not can_go_on(run.config):
-        stop_requests.followed = True
-        told.preempted(reason)
-        raise RunPreempted(f"preempted ({reason}): {line}; the same command continues it")
-    stop_requests.withdraw()
-    told.preempted(reason)
-    say(f"{reason}: {line}; going on with what the cluster holds")
+    def persist(self) -> None:
+        """Returns when the run is finished; raises as `train` does."""
+        begun = False
+        while True:
+            workers = self._room(begun)
+            self._say("starting", f"starting {workers} worker{'s' if workers > 1 else ''}")
+            self._gauges.begin(self._step, workers)
+            begun = True
+            try:
+                left = fit(self._run, self._mailbox, workers, self._lease.generation)
+            except ControllerFailed as error:
+                self._after_controller(error, workers)
+            except WorkersFailed as error:
+                self._after_failure(error)
+            else:
+                if left is None:
+                    self._gauges.end("finished")
+                    return
+                self._after_leaving(left, workers)
+
+    def _room(self, begun: bool) -> int:
+        """How many workers the next attempt takes. Raises where the cluster can never hold the fewest."""
+        config = self._run.config
+        workers, fits = next_width(config)
+        if fits:
+            return workers
+        if hopeless(config):
+            if begun:
+                raise RunPreempted(f"the cluster shrank, and is not one that grows: {_standing(self._run)}")
+            raise UserError(
+                f"{shortage(config)}, and the cluster is not one that grows; ask for more nodes, CPUs or GPUs, or "
+                "--set cluster.workers to what fits."
+            )
+        self._say("cluster", f"waiting for the cluster to grow: {shortage(config)}")
+        return workers
+
+    def _after_controller(self, error: ControllerFailed, workers: int) -> None:
+        reason = first_line(error)
+        if next_width(self._run.config)[0] >= workers:
+            raise RunFailed(f"{reason}; logs: {logs_directory()}") from error
+        # A node went before the workers started, and the run fits into what is left.
+        self._gauges.end("failed", reason)
+
+    def _after_failure(self, error: WorkersFailed) -> None:
+        """Return where the run may start again, else raise."""
+        request = self._requests.current
+        if self._lease.lost:
+            raise RunFailed(f"another launch took {self._run.store.uri} over; this one wrote nothing more") from error
+        if request and request.final:
+            self._requests.followed = True
+            self._gauges.stopped(request)
+            raise RunPreempted(
+                f"preempted ({request.reason}), and workers were lost: {_standing(self._run)}"
+            ) from error
+        self._requests.withdraw()
+        if fault := next((c for c in error.causes if isinstance(c, TrainingFault)), None):
+            raise RunFailed(str(fault)) from error
+        self._step = _reached(self._run)
+        if not (error.lost and self._step > self._step_at_loss):
+            self._failures += 1
+        self._step_at_loss = self._step
+        cause = first_line(error.causes[0], with_type=True)
+        if self._failures > self._run.config.cluster.max_failures:
+            raise RunFailed(
+                f"{cause}; gave up after {self._failures} failure{'s' if self._failures > 1 else ''}. "
+                f"Newest checkpoint: step {self._step}; logs: {logs_directory()}"
+            ) from error
+        self._gauges.end("restarted", cause)
+        self._say("restarting", f"worker failed ({cause}); restarting from step {self._step}")
+
+    def _after_leaving(self, left: Left, workers: int) -> None:
+        """The workers followed a stop request: return where the rest of the cluster can go on, else raise."""
+        request = self._requests.current
+        assert request
+        self._step = left.step
+        self._gauges.reached(left.step)
+        took = max(left.at - request.at, 0)
+        line = f"checkpoint {name_of(left.step, workers)} committed {took:.1f} s after the notice"
+        if request.final or not can_go_on(self._run.config):
+            self._requests.followed = True
+            self._gauges.stopped(request)
+            raise RunPreempted(f"preempted ({request.reason}): {line}; the same command continues it")
+        self._requests.withdraw()
+        self._gauges.stopped(request)
+        self._say("left", f"{request.reason}: {line}; going on with what the cluster holds")
 
 
 def _reached(run: Run) -> int:
@@ -152,8 +177,3 @@ def _standing(run: Run) -> str:
     step = _reached(run)
     where = f"checkpoint at step {step} of {run.config.schedule.steps}" if step else "no checkpoint yet"
     return f"run {run.store.uri} has {where}; the same command continues it"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
+from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run_files import BASE, METRICS, RECIPE, SPACE, TRIAL, TRIALS, WEIGHTS
@@ -24,7 +25,6 @@ from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import Trial
 from plca_dist.storage import Store, probe
 from plca_dist.training.checkpoint.commit import committed
-from plca_dist.training.context import Record
 from plca_dist.training.metrics import CRITERIA
 from plca_dist.training.metrics_log import read_records
 

@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from plca_dist.ray_cluster.internals.tune import actor_of, stand_in
 from plca_dist.search.space import Space
 from plca_dist.search.trainable import LEFT
 from plca_dist.search.trials import Trial
@@ -66,8 +67,8 @@ class _ByName(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         decision = self._inner.on_trial_result(tune_controller, self._of(trial.config["trial"]), result)
-        if decision == TrialScheduler.STOP and trial.temporary_state.ray_actor:
-            trial.temporary_state.ray_actor.leave.remote()
+        if decision == TrialScheduler.STOP and (actor := actor_of(trial)):
+            actor.leave.remote()
         return str(decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
@@ -77,5 +78,5 @@ class _ByName(FIFOScheduler):
 
     def _of(self, name: str) -> TuneTrial:
         if name not in self._same:
-            self._same[name] = TuneTrial("plca", stub=True)
+            self._same[name] = stand_in()
         return self._same[name]

@@ -11,11 +11,11 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from plca_dist.errors import UserError
+from plca_dist.messages import Message
 from plca_dist.search.directory import Search, number_of
 from plca_dist.search.samplers import Proposals, trial_name
-from plca_dist.search.trainable import ERROR, FAILED, LEFT, SECONDS
+from plca_dist.search.trainable import FAILED, LEFT, SECONDS, TrialEvent
 from plca_dist.search.trials import Trial
-from plca_dist.training.context import Record
 from plca_dist.training.metrics import CRITERIA, STEP
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class TrialSearcher(Searcher):
         self._why: dict[str, str] = {}
         self._unkept: dict[str, Trial] = {}
         self._began: dict[str, float] = {}
-        self._lock = Lock()  # Tune's thread, and that of the board
+        self._lock = Lock()  # Tune's thread, and the mailbox's
 
     @property
     def trials(self) -> list[Trial]:
@@ -110,15 +110,17 @@ class TrialSearcher(Searcher):
         else:
             self._end(replace(trial, state="stopped"))
 
-    def progress(self, record: Record) -> None:
-        """What a trial's run reported on its way."""
-        name = record.get("trial", "")
-        if why := record.get(ERROR):
-            self._why[name] = why
+    def progress(self, told: TrialEvent) -> None:
+        """What a trial's run told on its way."""
+        name, event = told
+        if isinstance(event, Message):
+            if event.kind == "died":
+                self._why[name] = event.text
+            return
         with self._lock:
             trial = self._trials.get(name)
-            if trial and record.get(STEP, 0) > trial.step:
-                self._trials[name] = replace(trial, step=record[STEP])
+            if trial and event[STEP] > trial.step:
+                self._trials[name] = replace(trial, step=event[STEP])
 
     def keep(self) -> None:
         """Write what the store would not take before. Raises UserError where it still does not."""

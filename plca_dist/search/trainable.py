@@ -1,33 +1,40 @@
 """One trial: a Tune actor that is the driver of an ordinary run, as `plca train` would be.
 
 The run trains in a thread. Its evaluations are what Tune and its scheduler see; everything else (progress, messages)
-goes to the board of the search, as a run's own records go to its board.
+goes to the search's mailbox, as a run's own events go to the run's.
 """
 
 import time
 from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.tune
 from ray.tune.result import DONE
 
 from plca_dist.config import Config
-from plca_dist.errors import RunFailed, RunPreempted, UserError
+from plca_dist.errors import RunFailed, RunPreempted, UserError, first_line
+from plca_dist.messages import Message, Record, RunEvent
+from plca_dist.polling import start_polling
 from plca_dist.ray_cluster.mailbox import listen
 from plca_dist.run.lease import LeaseHeld
 from plca_dist.run.preemption import StopRequests
 from plca_dist.run.train import train
 from plca_dist.storage import StoreAway
-from plca_dist.training.context import Record
 from plca_dist.training.metrics import CRITERIA, STEP
 
 #: In a trial's last result: why it failed, or ""; whether it left with the search; how long this process had it.
 FAILED, LEFT, SECONDS = "failed", "left", "seconds"
-#: In a record to the board: why the trial's process is about to end.
-ERROR = "error"
+_POLL_S = 0.25
+
+
+class TrialEvent(NamedTuple):
+    """What the run of a trial tells on its way; a message of kind "died" says why its process is about to end."""
+
+    trial: str
+    event: RunEvent
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class TrialTrainable(ray.tune.Trainable):
     what the last evaluation measured comes with it, once the run's weights are in its directory.
     """
 
-    def setup(self, config: dict[str, Any], board: Any) -> None:
-        self._board, self._told = board, listen(board)
+    def setup(self, config: dict[str, Any], mailbox: Any) -> None:
+        self._mailbox, self._search_stops = mailbox, listen(mailbox)
         self._begin(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
@@ -58,12 +65,18 @@ class TrialTrainable(ray.tune.Trainable):
         self._name = config["trial"]
         self._config = Config.model_validate(config["settings"])
         self._events: Queue[Record | _Ended] = Queue()
-        self._stop_requests = StopRequests()
+        self._requests = StopRequests()
         self._began = time.monotonic()
         self._last: Record = {}
         self._thread = Thread(target=self._train, name="plca-trial", daemon=True)
         self._thread.start()
-        Thread(target=self._leave_when_told, name="plca-trial-leave", daemon=True).start()
+        thread, requests = self._thread, self._requests
+
+        def leave_with_the_search() -> None:
+            if reason := self._search_stops():
+                requests.give("search", reason, final=True)
+
+        start_polling("trial", _POLL_S, leave_with_the_search, until=lambda: not thread.is_alive())
 
     def step(self) -> dict[str, Any]:
         while True:
@@ -80,34 +93,28 @@ class TrialTrainable(ray.tune.Trainable):
 
     def leave(self) -> None:
         """Tune has done with the trial: the run leaves at its next step, with a checkpoint, and frees its places."""
-        self._stop_requests.give("stopped by the search", final=True)
+        self._requests.give("search", "stopped by the search", final=True)
 
     def cleanup(self) -> None:
         """Before the process ends, or takes another trial."""
         self.leave()
         self._thread.join()
 
-    def _leave_when_told(self) -> None:
-        thread, stop_requests = self._thread, self._stop_requests
-        while thread.is_alive():
-            if reason := self._told():
-                stop_requests.give(reason, final=True)
-                return
-            time.sleep(0.25)
-
-    def _show(self, record: Record) -> None:
-        self._board.put.remote(record | {"trial": self._name})
-        if evaluation := {name: record[c.key] for name, c in CRITERIA.items() if c.key in record}:
-            self._events.put({STEP: record[STEP], **evaluation})
+    def _show(self, event: RunEvent) -> None:
+        self._mailbox.put.remote(TrialEvent(self._name, event))
+        if isinstance(event, Message):
+            return
+        if evaluation := {name: event[c.key] for name, c in CRITERIA.items() if c.key in event}:
+            self._events.put({STEP: event[STEP], **evaluation})
 
     def _train(self) -> None:
         try:
-            train(self._config, self._name, self._show, self._stop_requests)
+            train(self._config, self._name, self._show, self._requests)
             self._events.put(_Ended())
         except RunPreempted as left:
             # Told by the search, it leaves with it. Else this node goes: an error ends the process, which would only
             # take the next trial here, and another one goes on elsewhere.
-            self._events.put(_Ended(left=True) if self._told() else self._error(left))
+            self._events.put(_Ended(left=True) if self._search_stops() else self._error(left))
         except (StoreAway, LeaseHeld) as error:  # may be over by the next try
             self._events.put(self._error(error))
         except (UserError, RunFailed) as error:
@@ -116,7 +123,5 @@ class TrialTrainable(ray.tune.Trainable):
             self._events.put(self._error(error))
 
     def _error(self, error: BaseException) -> _Ended:
-        text = str(error).strip().splitlines()
-        why = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        self._board.put.remote({"trial": self._name, ERROR: why})
+        self._mailbox.put.remote(TrialEvent(self._name, Message("died", first_line(error, with_type=True))))
         return _Ended(error=error)

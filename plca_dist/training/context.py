@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from plca_dist.messages import RunEvent
 from plca_dist.storage import Store
-
-Record = dict[str, Any]
 
 
 class Preempted(Exception):
@@ -38,7 +36,7 @@ class TrainContext:
     Attributes:
         run: the run's directory; recipe, checkpoints, metrics and results live there.
         device: where this rank computes.
-        report: takes records for the person watching; called on rank 0 alone, and must not block.
+        report: takes records and messages for the person watching; called on rank 0 alone, and must not block.
         stop: a reason (such as "SIGTERM") once the run should checkpoint and leave, else None; asked at every step
             on every rank, and must not block. One rank that knows is enough.
         fenced: whether another launch has taken the run over, so that nothing may be committed; asked on rank 0 just
@@ -47,6 +45,6 @@ class TrainContext:
 
     run: Store
     device: torch.device
-    report: Callable[[Record], None]
+    report: Callable[[RunEvent], None]
     stop: Callable[[], str | None] = _never
     fenced: Callable[[], bool] = lambda: False

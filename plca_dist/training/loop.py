@@ -47,7 +47,7 @@ def run_worker(config: Config, context: TrainContext) -> None:
     start, steps = (resumed.step if resumed else 0), config.schedule.steps
     metrics_log = MetricsLog(context.run, context.report, upto=start, keep=rank == 0)
     if resumed:
-        metrics_log.say(f"continuing from step {start} ({resumed.name})")
+        metrics_log.say("continuing", f"continuing from step {start} ({resumed.name})")
     meter = Meter(config.batch.pairs, context.device, start)
 
     with_target = engine.module.objective.needs_target

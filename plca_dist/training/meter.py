@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from plca_dist.messages import Record
 from plca_dist.training import metrics
-from plca_dist.training.context import Record
 
 
 class Meter:

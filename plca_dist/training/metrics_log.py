@@ -5,12 +5,11 @@ import logging
 import time
 from collections.abc import Callable
 from threading import Lock
-from typing import Any
 
 from plca_dist.errors import UserError
+from plca_dist.messages import Message, MessageKind, Record, RunEvent
 from plca_dist.run_files import METRICS
 from plca_dist.storage import Store
-from plca_dist.training.context import Record
 from plca_dist.training.metrics import STEP
 from plca_dist.training.tensorboard import EventFile
 
@@ -26,7 +25,7 @@ class MetricsLog:
     Records past step `upto` belong to work that a kill has undone and are dropped.
     """
 
-    def __init__(self, run: Store, report: Callable[[Record], None], *, upto: int, keep: bool) -> None:
+    def __init__(self, run: Store, report: Callable[[RunEvent], None], *, upto: int, keep: bool) -> None:
         self._run, self._report, self._keep = run, report, keep
         self._records: list[Record] = []
         self._events = EventFile(upto)
@@ -50,10 +49,10 @@ class MetricsLog:
                 log.warning("metrics could not be written: %s", error)
                 self._flushed = time.monotonic()
 
-    def say(self, message: str, **more: Any) -> None:
-        """Show a message; it is not kept. `more` goes with it, for who does not only show it."""
+    def say(self, kind: MessageKind, text: str, **values: float) -> None:
+        """Show a message, which is not kept."""
         if self._keep:
-            self._report({"message": message, **more})
+            self._report(Message(kind, text, values))
 
     def flush(self) -> None:
         """Write everything so far. Any thread may; a later call never ends up below an earlier one."""

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from numbers import Real
 
+from plca_dist.messages import Record
 from plca_dist.run_files import TENSORBOARD
-from plca_dist.training.context import Record
 from plca_dist.training.metrics import ELAPSED, STEP
 
 # Field numbers, shifted, with their wire types (0 integer, 1 double, 2 bytes, 5 float).

@@ -10,6 +10,7 @@ import pytest
 
 from plca_dist.cli import main
 from plca_dist.data.labels import LABEL_SETS
+from plca_dist.messages import Message, RunEvent
 from plca_dist.run.directory import Run
 from plca_dist.run.history import read_history
 from plca_dist.run.train import train
@@ -23,10 +24,10 @@ def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(
     said: list[str] = []
     killed: list[int] = []
 
-    def show(record: dict[str, object]) -> None:
-        if message := record.get("message"):
-            said.append(str(message))
-            if not killed and "checkpoint step" in said[-1]:
+    def show(event: RunEvent) -> None:
+        if isinstance(event, Message):
+            said.append(event.text)
+            if not killed and event.kind == "checkpoint":
                 victim = training_workers(os.getpid())[-1]
                 killed.append(victim.pid)
                 victim.kill()

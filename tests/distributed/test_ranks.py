@@ -17,6 +17,7 @@ from torch import Tensor
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.data.stream import labelled_samples, whole_pairs
+from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
 from plca_dist.training.checkpoint.restore import committed, weights_of
@@ -144,7 +145,7 @@ def test_interrupted_and_continued_in_fresh_processes_it_ends_bit_identical(worl
     cut, whole = f"cut-{stage}", f"whole-{stage}"
     assert world.seen(cut)["error"] is None
     assert list(world.seen(cut)["states"]) == [4, 6], "continued from step 2"
-    assert {"message": "continuing from step 2 (step-00000002-of-2)"} in world.seen(cut)["records"]
+    assert Message("continuing", "continuing from step 2 (step-00000002-of-2)") in world.seen(cut)["records"]
     for rank in (0, 1):
         assert_equal(world.state(cut, rank), world.state(whole, rank))
     assert records(world, cut) == records(world, whole)
@@ -160,7 +161,7 @@ def test_a_notice_to_one_rank_stops_both_at_the_same_step(world: SimpleNamespace
         assert error == "Preempted: preempted (SIGTERM): checkpoint at step 3 committed"
         assert [k for k in world.seen(f"told-{stage}", rank)["states"] if k != "error"] == [2, 3]
     again = world.seen(f"told-{stage}-again")
-    assert {"message": "continuing from step 3 (step-00000003-of-2)"} in again["records"]
+    assert Message("continuing", "continuing from step 3 (step-00000003-of-2)") in again["records"]
     assert_equal(again["states"][6], world.state(f"whole-{stage}"))
     assert records(world, f"told-{stage}") == records(world, f"whole-{stage}")
 
@@ -256,8 +257,9 @@ def test_an_error_of_one_rank_is_raised_on_both(world: SimpleNamespace) -> None:
 def test_uploads_that_fail_on_one_rank_are_known_to_both(world: SimpleNamespace) -> None:
     assert world.seen("refused-once")["error"] is None
     assert [c.step for c in committed(resolve(str(world.place / "refused-once")))] == [6, 4]
-    (said,) = [m for r in world.seen("refused-once")["records"] if "failed" in (m := r.get("message", ""))]
-    assert said.startswith("checkpoint step-00000002-of-2 failed, 1 in a row (at most 2): ")
+    messages = [e for e in world.seen("refused-once")["records"] if isinstance(e, Message)]
+    (failed,) = [m for m in messages if m.kind == "checkpoint failed"]
+    assert failed.text.startswith("checkpoint step-00000002-of-2 failed, 1 in a row (at most 2): ")
     assert_equal(world.state("refused-once"), world.state("whole-1"))
     errors = [world.seen("refused", rank)["error"] for rank in (0, 1)]
     assert errors[0] == errors[1]

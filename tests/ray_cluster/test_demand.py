@@ -6,7 +6,7 @@ import pytest
 import ray.train
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
-from plca_dist.ray_cluster import internals as trainer
+from plca_dist.ray_cluster.internals import train as trainer
 
 
 @pytest.mark.parametrize(("alone", "asked"), [(False, 8), (True, None)])

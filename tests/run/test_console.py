@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from plca_dist.messages import Message
 from plca_dist.run.console import Console, evaluation_line
 from plca_dist.terminal import Counter, Counters, Pace, duration
 
@@ -60,7 +61,7 @@ def test_a_log_gets_plain_lines(clock: Clock) -> None:
         clock.now += 5
         console.show(training(20, elapsed_s=9.0, **TERMS))
         console.show({"step": 20, "miou": 41.26, "miou_aggregated": 43.0})
-        console.show({"message": "checkpoint step-00000020"})
+        console.show(Message("checkpoint", "checkpoint step-00000020"))
         clock.now += 5
         console.show(training(30, elapsed_s=13.0))
     assert log.getvalue().splitlines() == [
@@ -79,7 +80,7 @@ def test_a_log_is_not_flooded_but_loses_no_message_and_not_the_end(clock: Clock)
     for step in range(1, 101):
         console.show(training(step))
         if step == 50:
-            console.show({"message": "half"})
+            console.show(Message("checkpoint", "half"))
             console.show({"step": 50, "miou": 1.0})
         clock.now += 0.25
     starts = [line.split("  ")[0] for line in log.getvalue().splitlines()]
@@ -126,7 +127,7 @@ def test_a_terminal_line_rewrites_itself_under_the_messages(clock: Clock) -> Non
         console.show(training(10, elapsed_s=5.0, **TERMS))
         clock.now += 1
         console.show(training(20, elapsed_s=9.0))
-        console.show({"message": "a message of two\nlines"})
+        console.show(Message("warning", "a message of two\nlines"))
         console.show({"step": 20, "miou": 41.26})
         clock.now += 1
         console.show(training(40, elapsed_s=17.0))

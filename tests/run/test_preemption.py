@@ -60,9 +60,9 @@ def test_without_workers_there_is_nothing_to_wait_for(driver: SimpleNamespace) -
 
 def test_a_signal_after_another_notice_is_still_the_first(driver: SimpleNamespace) -> None:
     """A drain is followed by staying where the cluster can; a signal is not, and stays in force."""
-    driver.stop_requests.give("node 1234 drains")
+    driver.stop_requests.give("drain", "node 1234 drains")
     signal.raise_signal(signal.SIGTERM)
-    driver.stop_requests.give("the cluster grew")
+    driver.stop_requests.give("grew", "the cluster grew")
     driver.stop_requests.withdraw()
     assert driver.stop_requests.reason == "SIGTERM"
     assert driver.stop_requests.current.final

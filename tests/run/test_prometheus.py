@@ -15,12 +15,13 @@ import yaml
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
+from plca_dist.messages import Message
 from plca_dist.recipe import load
 from plca_dist.run import prometheus as under_test
 from plca_dist.run.directory import Run, open_run
 from plca_dist.run.history import read_history
-from plca_dist.run.preemption import SIGNALS, StopRequests
-from plca_dist.run.prometheus import GAUGES, RunGauges, telemetry
+from plca_dist.run.preemption import StopKind, StopRequest, StopRequests
+from plca_dist.run.prometheus import GAUGES, RunGauges, run_gauges
 from plca_dist.run.train import train
 from plca_dist.search import directory as search
 
@@ -63,9 +64,11 @@ def exported(ray_session: object, toytown_shards: Path, tmp_path_factory: pytest
     """What Prometheus gets after a run of eight steps and two evaluations, as a trial of a search."""
     storage = tmp_path_factory.mktemp("telemetry") / "found" / search.TRIALS
     steps = ["schedule.steps=8", "checkpoint.every=4", "log.every=2", "evaluation.every=4", "evaluation.unlabelled=2"]
-    shown: list[dict[str, Any]] = []
+    shown: list[Any] = []
     train(config(toytown_shards, storage, *steps), "trial-000", shown.append)
-    assert [r["step"] for r in shown if "loss/total" in r] == [2, 4, 6, 8], "records are handed on"
+    assert [e["step"] for e in shown if isinstance(e, dict) and "loss/total" in e] == [2, 4, 6, 8], (
+        "records are handed on"
+    )
     return scrape_until("ray_plca_active", run="trial-000", search="found", value=0)
 
 
@@ -173,26 +176,30 @@ def launch(run: Run) -> RunGauges:
     return RunGauges(run, lease(), "", lambda record: None)
 
 
-@pytest.mark.parametrize("reason", [*(s.name for s in SIGNALS), "node 1a2b drains", "the machine of the search drains"])
-def test_preemptions_are_counted_over_launches(reason: str, run: Run, standing: dict[str, float]) -> None:
+def stopped(kind: StopKind) -> StopRequest:
+    return StopRequest(kind, f"a reason of kind {kind}", 0.0, final=True)
+
+
+@pytest.mark.parametrize("kind", ["signal", "drain"])
+def test_preemptions_are_counted_over_launches(kind: StopKind, run: Run, standing: dict[str, float]) -> None:
     for times in (1, 2):
         told = launch(run)
         assert standing["preemptions"] == times - 1, "a launch begins with what the run has seen"
         told.begin(10 * times, 2)
-        told.preempted(reason)
+        told.stopped(stopped(kind))
         assert standing["preemptions"] == times
-        told.preempted(reason)
+        told.stopped(stopped(kind))
         assert standing["preemptions"] == times, "one attempt ends once"
     told.begin(20, 1)
     told.end("restarted", "ValueError: a bug")
     assert (standing["restarts"], standing["preemptions"]) == (1, 2)
 
 
-@pytest.mark.parametrize("reason", ["the cluster grew", "stopped by the search", "another launch took over"])
-def test_leaving_for_the_runs_own_good_is_no_preemption(reason: str, run: Run, standing: dict[str, float]) -> None:
+@pytest.mark.parametrize("kind", ["grew", "search", "lease lost"])
+def test_leaving_for_the_runs_own_good_is_no_preemption(kind: StopKind, run: Run, standing: dict[str, float]) -> None:
     told = launch(run)
     told.begin(0, 1)
-    told.preempted(reason)
+    told.stopped(stopped(kind))
     assert standing["preemptions"] == 0
     assert read_history(run.store)[-1].end == "left"
 
@@ -216,9 +223,9 @@ def test_a_commit_makes_the_newest_checkpoint_young(
     monkeypatch.setattr(under_test.time, "time", lambda: 100.0)
     told = launch(run)
     monkeypatch.setattr(under_test.time, "time", lambda: 160.0)
-    told.show({"message": "checkpoint failed"})
+    told.show(Message("checkpoint failed", "checkpoint failed"))
     assert standing["checkpoint_timestamp_seconds"] == 100.0
-    told.show({"message": "checkpoint step-00000004-of-1", "checkpoint_s": 1.5})
+    told.show(Message("checkpoint", "checkpoint step-00000004-of-1", {"checkpoint_s": 1.5}))
     assert standing["checkpoint_timestamp_seconds"] == 160.0
     assert standing["checkpoint_seconds"] == 1.5
 
@@ -227,7 +234,7 @@ def test_what_stands_is_set_again_and_again_until_the_end(
     run: Run, standing: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(under_test, "_AGAIN_S", 0.01)
-    with telemetry(run, lease(), lambda record: None, StopRequests()) as told:
+    with run_gauges(run, lease(), lambda record: None, StopRequests()) as told:
         told.show({"step": 3, "miou": 40.0})
         standing.clear()
         deadline = time.monotonic() + 10
@@ -247,7 +254,7 @@ def test_ray_forgets_no_figure_of_a_run_at_work_and_all_of_one_that_ended(run: R
     def exported() -> list[float]:
         return [v for labels, v in scrape().get("ray_plca_launches", []) if labels["run"] == run.name]
 
-    with telemetry(run, lease(7), lambda record: None, StopRequests()):
+    with run_gauges(run, lease(7), lambda record: None, StopRequests()):
         time.sleep(45)
         assert exported() == [7]
     time.sleep(45)
@@ -261,7 +268,7 @@ def test_the_run_is_inactive_however_it_ends(
     error: BaseException, end: str, run: Run, standing: dict[str, float]
 ) -> None:
     def ended() -> None:
-        with telemetry(run, lease(3), lambda record: None, StopRequests()) as told:
+        with run_gauges(run, lease(3), lambda record: None, StopRequests()) as told:
             assert (standing["active"], standing["launches"]) == (1, 3)
             told.begin(0, 1)
             raise error

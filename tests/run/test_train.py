@@ -12,27 +12,24 @@ from typing import Any
 import pytest
 
 from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError
+from plca_dist.ray_cluster.mailbox import Left
 from plca_dist.recipe import load
 from plca_dist.run import train as under_test
-from plca_dist.run.attempt import ControllerFailed, WorkersFailed, WorkersLeft
+from plca_dist.run.attempt import ControllerFailed, WorkersFailed
 from plca_dist.run.directory import Run
-from plca_dist.run.preemption import StopRequests
+from plca_dist.run.preemption import StopKind, StopRequests
 from plca_dist.run.train import train
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import Checkpoint, commit, name_of
 
 Told = tuple[list[str], BaseException | None]
 Story = Callable[..., Told]
-Event = int | BaseException | Callable[[], BaseException]
-
-
-class ActorDiedError(Exception):
-    """Called as Ray's is."""
+Event = int | BaseException | Left | Callable[[], BaseException | Left]
 
 
 def lost() -> WorkersFailed:
     return WorkersFailed(
-        [RuntimeError("Connection closed by peer"), ActorDiedError("the actor died\nlong story")], lost=True
+        [RuntimeError("Connection closed by peer"), RuntimeError("the actor died\nlong story")], lost=True
     )
 
 
@@ -47,10 +44,10 @@ def reach(store: Store, step: int) -> None:
 
 
 @pytest.fixture
-def notices(monkeypatch: pytest.MonkeyPatch) -> list[StopRequests]:
+def stop_requests(monkeypatch: pytest.MonkeyPatch) -> list[StopRequests]:
     """Those that runs make, as they make them."""
     made: list[StopRequests] = []
-    monkeypatch.setattr(under_test, "Notices", lambda: made.append(StopRequests()) or made[-1])
+    monkeypatch.setattr(under_test, "StopRequests", lambda: made.append(StopRequests()) or made[-1])
     return made
 
 
@@ -58,8 +55,8 @@ def notices(monkeypatch: pytest.MonkeyPatch) -> list[StopRequests]:
 def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     """`story(events, max_failures)`: a run in which `fit` meets the events in turn; what was said, and how it ended.
 
-    An event is a step that a checkpoint reaches, an exception that ends the attempt, or what makes one; without an
-    exception the attempt succeeds.
+    An event is a step that a checkpoint reaches, an exception or a leaving of the workers that ends the attempt, or
+    what makes one; without either the attempt succeeds.
     """
 
     @contextmanager
@@ -67,22 +64,25 @@ def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch)
         yield
 
     monkeypatch.setattr(under_test, "connection", no_cluster)
-    monkeypatch.setattr(under_test, "board", lambda *_: nullcontext(SimpleNamespace(places={})))
+    monkeypatch.setattr(under_test, "mailbox", lambda *_: nullcontext(SimpleNamespace(places={})))
     monkeypatch.setattr(under_test, "watch", no_cluster)
     monkeypatch.setattr(under_test, "next_width", lambda config: (2, True))
-    monkeypatch.setattr(under_test, "logs", lambda: "/the/logs")
+    monkeypatch.setattr(under_test, "logs_directory", lambda: "/the/logs")
 
     def tell(events: Sequence[Event], max_failures: int = 0) -> Told:
         coming = iter(events)
 
-        def fit(run: Run, *_: Any) -> None:
+        def fit(run: Run, *_: Any) -> Left | None:
             run.store.write(".ray/state", b"")
             for coming_event in coming:
                 event = coming_event() if callable(coming_event) else coming_event
                 if isinstance(event, BaseException):
                     raise event
+                if isinstance(event, Left):
+                    return event
                 reach(run.store, event)
             run.store.write("model.safetensors", b"")
+            return None
 
         monkeypatch.setattr(under_test, "fit", fit)
         said: list[str] = []
@@ -98,7 +98,7 @@ def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch)
             ],
         )
         try:
-            train(config, "run", lambda record: said.append(record["message"]))
+            train(config, "run", lambda event: said.append(event.text))
         except (UserError, RunFailed, RunPreempted, KeyboardInterrupt) as error:
             return said, error
         finally:
@@ -217,15 +217,17 @@ def test_a_notice_before_workers_train_leaves_at_once_and_says_where_the_run_sta
 def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_start_again(
     story: Story, stop_requests: list[StopRequests], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def noticed(reason: str, *, final: bool) -> Callable[[], BaseException]:
-        def give() -> BaseException:
-            notices[-1].give(reason, final=final)
-            return WorkersLeft(30 if final else 20, time.monotonic() + 1.2)
+    def noticed(kind: StopKind, reason: str, *, final: bool) -> Callable[[], Left]:
+        def give() -> Left:
+            stop_requests[-1].give(kind, reason, final=final)
+            return Left(30 if final else 20, time.monotonic() + 1.2)
 
         return give
 
     monkeypatch.setattr(under_test, "can_go_on", lambda config: True)
-    said, error = story([20, noticed("the cluster grew", final=False), 30, noticed("SIGTERM", final=True)])
+    said, error = story(
+        [20, noticed("grew", "the cluster grew", final=False), 30, noticed("signal", "SIGTERM", final=True)]
+    )
     assert said == [
         "the cluster grew: checkpoint step-00000020-of-2 committed 1.2 s after the notice; "
         "going on with what the cluster holds"
@@ -240,7 +242,7 @@ def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(
     story: Story, stop_requests: list[StopRequests], tmp_path: Path
 ) -> None:
     def lost_after_a_notice() -> BaseException:
-        notices[-1].give("SIGTERM", final=True)
+        stop_requests[-1].give("signal", "SIGTERM", final=True)
         return lost()
 
     _, error = story([20, lost_after_a_notice])

@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
+from plca_dist.messages import Message
 from plca_dist.recipe import load
 from plca_dist.run.directory import open_run
 from plca_dist.search.directory import Search, open_search
@@ -16,7 +17,7 @@ from plca_dist.search.samplers import draw, proposals
 from plca_dist.search.schedulers import scheduler
 from plca_dist.search.searcher import TrialSearcher
 from plca_dist.search.space import Space, parse_space
-from plca_dist.search.trainable import FAILED, LEFT, SECONDS
+from plca_dist.search.trainable import FAILED, LEFT, SECONDS, TrialEvent
 from plca_dist.search.trials import Trial
 from plca_dist.training.metrics import ENTROPY
 
@@ -124,7 +125,7 @@ def test_a_trial_whose_process_dies_is_tried_again_while_it_gets_further(base: C
         plan.on_trial_complete(f"t{k}", None, error=True)
     for k in range(3, 5):
         assert suggested(plan, f"t{k}") == "trial-000"
-        plan.progress({"trial": "trial-000", "error": "OSError: no space"})
+        plan.progress(TrialEvent("trial-000", Message("died", "OSError: no space")))
         plan.on_trial_complete(f"t{k}", None, error=True)
     assert suggested(plan, "t5") == "trial-001"
     assert by_name(plan)["trial-000"].state == "failed"

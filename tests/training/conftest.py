@@ -13,9 +13,10 @@ import torch.distributed as dist
 from plca_dist import recipe
 from plca_dist.config import Config
 from plca_dist.data.prepare import prepare_toytown
+from plca_dist.messages import Message, RunEvent
 from plca_dist.storage import Store, resolve
 from plca_dist.training.build import fresh_network
-from plca_dist.training.context import Record, TrainContext
+from plca_dist.training.context import TrainContext
 from plca_dist.training.engine import build_engine
 from plca_dist.training.loop import prepare_torch, run_worker
 
@@ -83,11 +84,11 @@ class TrainedNetwork:
     """A run's directory and what the person watching was shown."""
 
     store: Store
-    shown: list[Record] = field(default_factory=list)
+    shown: list[RunEvent] = field(default_factory=list)
 
     @property
     def messages(self) -> list[str]:
-        return [r["message"] for r in self.shown if "message" in r]
+        return [event.text for event in self.shown if isinstance(event, Message)]
 
     @property
     def path(self) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from plca_dist.config import Config
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.stream import whole_pairs
+from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
@@ -106,7 +107,7 @@ def test_a_run_resumed_where_it_was_measured_is_not_measured_again(
         train(config, tmp_path)
     interrupt.end()
     again = train(config, tmp_path)
-    assert again.shown == [{"message": "continuing from step 6 (step-00000006-of-1)"}]
+    assert again.shown == [Message("continuing", "continuing from step 6 (step-00000006-of-1)")]
     assert evaluations(again) == evaluations(whole)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from plca_dist.messages import Message
 from plca_dist.run_files import METRICS
 from plca_dist.storage import resolve
 from plca_dist.training import metrics_log as metrics_log_module
@@ -23,8 +24,8 @@ def test_records_are_shown_at_once_and_written_one_a_line(tmp_path: Path) -> Non
     records = [{"step": 1, "loss/total": 2.5}, {"step": 2, "loss/total": float(1 / 3)}, {"step": 2, "miou": 30.25}]
     for record in records:
         metrics_log.add(record)
-    metrics_log.say("checkpoint written")
-    assert shown == [*records, {"message": "checkpoint written"}]
+    metrics_log.say("checkpoint", "checkpoint written")
+    assert shown == [*records, Message("checkpoint", "checkpoint written")]
     assert not (tmp_path / METRICS).exists()
     metrics_log.flush()
     lines = (tmp_path / METRICS).read_text().splitlines()
@@ -64,7 +65,7 @@ def test_other_ranks_neither_show_nor_read_nor_write(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("not to be read")
     metrics_log, shown = keep(tmp_path, upto=5, rank_0=False)
     metrics_log.add({"step": 6})
-    metrics_log.say("hello")
+    metrics_log.say("checkpoint", "hello")
     metrics_log.flush()
     assert shown == []
     assert (tmp_path / METRICS).read_text() == "not to be read"

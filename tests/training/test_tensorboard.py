@@ -27,7 +27,7 @@ def test_what_is_measured_is_read_back_and_nothing_else(tmp_path: Path) -> None:
     metrics_log.add({"step": 1, "loss/total": 2.5, "data_wait": 0.25, "elapsed_s": 3.0, "note": "no number"})
     metrics_log.add({"step": 300, "loss/total": -1e-3, "data_wait": 0.0})
     metrics_log.add({"step": 300, "miou": 31.5})
-    metrics_log.say("checkpoint", checkpoint_s=1.0)
+    metrics_log.say("checkpoint", "checkpoint", checkpoint_s=1.0)
     metrics_log.flush()
     assert curves(tmp_path) == {
         "loss/total": [(1, 2.5), (300, pytest.approx(-1e-3))],

@@ -145,9 +145,8 @@ class Saver:
             self._failed(flight.checkpoint, problems[0][1])
         elif flight.committing:
             self._failures = 0
-            self._metrics_log.say(
-                f"checkpoint {flight.checkpoint.name}", **{CHECKPOINT: time.monotonic() - flight.began}
-            )
+            seconds = time.monotonic() - flight.began
+            self._metrics_log.say("checkpoint", f"checkpoint {flight.checkpoint.name}", **{CHECKPOINT: seconds})
         else:
             files = {file: record for outcome in everyone for file, record in outcome[0].items()}
             self._declare(replace(flight.checkpoint, files=files), flight.began)
@@ -176,7 +175,8 @@ class Saver:
                 f"the last of step {checkpoint.step}: {problem}"
             )
         self._metrics_log.say(
-            f"checkpoint {checkpoint.name} failed, {self._failures} in a row (at most {limit}): {problem}"
+            "checkpoint failed",
+            f"checkpoint {checkpoint.name} failed, {self._failures} in a row (at most {limit}): {problem}",
         )
 
     def _upload(self, scratch: Path, folder: Path, checkpoint: Checkpoint) -> Files:

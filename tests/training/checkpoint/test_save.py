@@ -11,6 +11,7 @@ import pytest
 
 from plca_dist.config import Config
 from plca_dist.errors import TrainingFault, UserError
+from plca_dist.messages import Message
 from plca_dist.run_files import METRICS
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint import save as under_test
@@ -29,7 +30,9 @@ def saving(
     engine: Any, config: Config, run: Store, fenced: bool = False
 ) -> Iterator[tuple[Saver, list[str], MetricsLog]]:
     said: list[str] = []
-    metrics_log = MetricsLog(run, lambda record: said.append(record.get("message", "")), upto=0, keep=True)
+    metrics_log = MetricsLog(
+        run, lambda event: said.append(event.text if isinstance(event, Message) else ""), upto=0, keep=True
+    )
     with Saver(engine, config, run, metrics_log, lambda: fenced) as saver:
         yield saver, said, metrics_log
 

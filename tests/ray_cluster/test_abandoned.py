@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from plca_dist.ray_cluster.placement_groups import give_back
+from plca_dist.ray_cluster.internals.core import release_abandoned
 
 
 class Maker:
@@ -36,13 +36,13 @@ def test_a_killed_makers_group_is_given_back_and_no_other() -> None:
     try:
         ray.get(maker.make.remote())
         wait_for(whole - 1.5)
-        assert give_back() == 0, "its maker lives"
+        assert release_abandoned() == 0, "its maker lives"
         ray.kill(maker)
         time.sleep(2)
-        assert free() == whole - 1.5, "Ray gave it back itself; then this module is not needed any more"
-        assert give_back() == 1
+        assert free() == whole - 1.5, "Ray gave it back itself: release_abandoned is not needed any more"
+        assert release_abandoned() == 1
         wait_for(whole - 0.5)
-        assert give_back() == 0
+        assert release_abandoned() == 0
     finally:
         remove_placement_group(ours)
     wait_for(whole)
