@@ -98,8 +98,8 @@ def _search(search: Search, searcher: TrialSearcher, lease: Lease, requests: Sto
 
     def show(told: TrialEvent) -> None:
         searcher.progress(told)
-        if isinstance(told.event, Message) and told.event.kind not in _ROUTINE:
-            shown.say(f"{told.trial}: {told.event.text}")
+        if line := line_of(told):
+            shown.say(line)
 
     most = wanted.most_workers * search.space.concurrency
     cluster = wanted.model_copy(update={"workers": (wanted.least_workers, most)})
@@ -138,6 +138,12 @@ def _search(search: Search, searcher: TrialSearcher, lease: Lease, requests: Sto
             raise RunFailed(f"{_standing(search, searcher)}; Ray Tune: {first_line(error)}") from error
     searcher.keep()
     shown.show(searcher.trials)
+
+
+def line_of(told: TrialEvent) -> str:
+    """What a person is shown of it; "" for a record, and for a message that the table of trials makes needless."""
+    trial, event = told
+    return f"{trial}: {event.text}" if isinstance(event, Message) and event.kind not in _ROUTINE else ""
 
 
 class _Deadline(ray.tune.Stopper):

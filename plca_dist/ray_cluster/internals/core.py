@@ -10,7 +10,7 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 #: `ActorDiedErrorContext.Reason`: its process or its node died. Ray Train ends the workers that are left by RAY_KILL.
-_DIED = ("WORKER_DIED", "NODE_DIED")
+DIED = ("WORKER_DIED", "NODE_DIED")
 
 
 def quieten_driver() -> None:
@@ -49,7 +49,7 @@ def actor_died(actor: str) -> bool:
     """Whether the actor of this id ended with its process or its node, rather than by an error or on request."""
     cause = state.state.actor_table(actor)["DeathCause"]
     died = cause.actor_died_error_context
-    return cause.HasField("oom_context") or type(died).Reason.Name(died.reason) in _DIED
+    return cause.HasField("oom_context") or type(died).Reason.Name(died.reason) in DIED
 
 
 def task_error(error: Exception) -> BaseException:
