@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plca_dist.errors import UserError
+from plca_dist.polling import start_polling
 from plca_dist.run_files import LEASES
 from plca_dist.storage import Store
 
@@ -76,8 +77,8 @@ class Lease:
         self.generation = generation
         self._store, self._claim, self._ttl = store, claim, ttl
         self._lost, self._end = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="plca-lease", daemon=True)
-        self._thread.start()
+        self._renewals = 0
+        self._thread = start_polling("lease", ttl / 4, self._renew, until=self._end.is_set, pause=self._end.wait)
 
     @property
     def lost(self) -> bool:
@@ -100,10 +101,8 @@ class Lease:
         self.release()
 
     def _renew(self) -> None:
-        beat = 0
-        while not self._end.wait(self._ttl / 4):
-            beat += 1
-            self._write(beat=beat)
+        self._renewals += 1
+        self._write(beat=self._renewals)
 
     def _write(self, **news: Any) -> None:
         try:
