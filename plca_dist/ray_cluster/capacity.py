@@ -1,4 +1,4 @@
-"""How many workers the cluster can hold: what an attempt takes where `cluster.workers` is a range."""
+"""How many workers the cluster can hold. An attempt takes so many where `cluster.workers` is a range."""
 
 import os
 import time
@@ -10,7 +10,7 @@ import ray
 from plca_dist.config import ClusterSettings, Config
 from plca_dist.ray_cluster.internals.core import available_resources, draining_nodes, total_resources
 
-#: What the workers of the last attempt held comes back within this time, or others have taken it.
+#: The places of the last attempt's workers come back within this time, or others have taken them.
 _SETTLE_S = 5.0
 _POLL_S = 0.25
 
@@ -19,13 +19,13 @@ def width(config: Config, ours: Iterable[str] = ()) -> int | None:
     """The largest world size that the recipe allows and the cluster can hold now; None: not even the smallest.
 
     Args:
-        ours: the node of each worker of this run that trains now; their places count as free.
+        ours: the node of each worker of this run that trains now; the places of these workers count as free.
     """
     return _widest(config, _places(config.cluster, available_resources(), Counter(ours)))
 
 
 def next_width(config: Config) -> tuple[int, bool]:
-    """The world size of the next attempt, and whether the cluster can hold it now; Ray waits for one that it cannot."""
+    """The world size of the next attempt, and whether the cluster can hold it now. If not, Ray waits for room."""
     deadline = time.monotonic() + _SETTLE_S
     most = _widest(config, _places(config.cluster, total_resources(), Counter()))
     while (now := width(config)) != most and time.monotonic() < deadline:
@@ -34,13 +34,13 @@ def next_width(config: Config) -> tuple[int, bool]:
 
 
 def hopeless(config: Config) -> bool:
-    """Whether the cluster can never hold the run: too small when all of it is free, and PLCA_CLUSTER_FIXED=1."""
+    """Whether the cluster can never hold the run: PLCA_CLUSTER_FIXED=1, and it is too small even when all is free."""
     whole = _places(config.cluster, total_resources(), Counter())
     return os.environ.get("PLCA_CLUSTER_FIXED") == "1" and _widest(config, whole) is None
 
 
 def shortage(config: Config) -> str:
-    """What the smallest world size needs and the cluster does not have free."""
+    """The resources that the smallest world size needs and that the cluster does not have free."""
     wanted, workers = config.cluster, config.world_sizes[0]
     have = ray.available_resources()
     short = [
@@ -56,7 +56,7 @@ def _widest(config: Config, places: int) -> int | None:
 
 
 def _places(wanted: ClusterSettings, resources: Mapping[str, Mapping[str, float]], ours: Counter[str]) -> int:
-    """Workers that the nodes which stay can hold, those of ours included."""
+    """The number of workers that the remaining nodes can hold, those of this run included."""
     leave = draining_nodes()
     places = 0
     for node, free in resources.items():

@@ -15,8 +15,8 @@ from plca_dist.errors import UserError, first_line
 from plca_dist.ray_cluster import LOCAL_CLUSTER
 from plca_dist.ray_cluster.internals import core
 
-#: For every worker process: DeepSpeed compiles an optimizer nobody uses when it is imported, unless dynamo is off;
-#: OpenMP's threads spin while they wait, which starves whatever else the cores do.
+#: For every worker process. Unless dynamo is off, DeepSpeed compiles an optimizer that nobody uses when it is imported.
+#: OpenMP's threads spin while they wait, and starve other work on the same cores.
 WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 #: Enough for records and pickled settings: samples never travel through Ray's object store.
@@ -29,7 +29,7 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 def connection(wanted: ClusterSettings, say: Callable[[str], None]) -> Iterator[None]:
     """Be connected to Ray inside the block: to the session that exists, to RAY_ADDRESS, or to one started here.
 
-    A cluster started here ends with the block. `say` gets remarks for the person watching.
+    A cluster started here ends with the block. `say` gets lines for the person watching.
 
     Raises UserError where this machine cannot hold the workers, or nothing answers at RAY_ADDRESS.
     """
@@ -90,7 +90,7 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Signals wait for the end of the block: interrupted while it starts or stops, Ray leaves processes behind."""
+    """Signals wait for the end of the block: Ray leaves processes behind if it is interrupted at its start or stop."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,10 +108,10 @@ def _signals_held_back() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[Callable[[], None]]:
-    """Inside the block SIGTERM is answered as before, or as Ctrl-C where nobody had an answer.
+    """Inside the block the former handler of SIGTERM stays; where there was none, SIGTERM is a Ctrl-C.
 
-    Ray's own answer, set whenever it starts, is to abort with a dump of the stack, and its processes stay; what is
-    yielded undoes that.
+    Whenever Ray starts, it sets a handler of its own, which aborts with a dump of the stack and leaves Ray's processes
+    behind. The function that is yielded puts the right handler back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

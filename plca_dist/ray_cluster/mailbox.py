@@ -1,4 +1,4 @@
-"""What the driver and its workers tell each other during training: an actor beside the driver, polled by threads.
+"""The mailbox between a driver and its workers: an actor beside the driver that threads of both poll.
 
 Events of the workers go to the driver, the reason to checkpoint and leave goes to the workers. The actor's process
 imports this module, so it imports nothing heavy: torch would triple the actor's start.

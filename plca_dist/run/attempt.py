@@ -22,7 +22,7 @@ class WorkersFailed(Exception):
 
     Attributes:
         causes: what each raised, or Ray's word for a lost process.
-        lost: a process or a node went away; what the other workers then raised is only the echo of that.
+        lost: a process or a node went away; the errors of the other workers follow from that.
     """
 
     def __init__(self, causes: Sequence[BaseException], *, lost: bool) -> None:
@@ -39,8 +39,8 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
 
     Args:
         run: claimed.
-        workers: how many; Ray waits for room for them, but where the recipe would take fewer, for half a minute only.
-        generation: of the lease on the run; with a newer one the workers commit nothing.
+        workers: their number. Ray waits for room for them; if the recipe would take fewer, for half a minute only.
+        generation: of the lease on the run. Once there is a newer one, the workers commit nothing.
 
     Returns:
         None: the run is finished. Else the workers followed a stop request, and left with a checkpoint.
@@ -53,7 +53,7 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
     trainer = Trainer(
         _run_rank,
         most_workers=run.config.world_sizes[-1],
-        # Plain data: Ray's controller reads it too, and starts sooner when it need not import what a run is made of.
+        # Plain data: Ray's controller reads it too, and starts sooner if it need not import a run's classes.
         train_loop_config={
             "name": run.name,
             "config": run.config.model_dump(mode="json"),
@@ -94,8 +94,8 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
 
 
 def clear(run: Run) -> None:
-    """Remove what Ray kept in the run's directory; nothing of it is needed to continue."""
-    with contextlib.suppress(UserError):  # whoever removes it next time; the run's own outcome matters more
+    """Remove Ray's own files from the run's directory; a run continues without them."""
+    with contextlib.suppress(UserError):  # the next launch removes them; the run's own outcome matters more
         run.store.delete_tree(RAY_STATE)
 
 

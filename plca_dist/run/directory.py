@@ -1,4 +1,4 @@
-"""A run is its directory: its name, its recipe, what it was trained on, and what it left."""
+"""A run is its directory: its name, its recipe, the shards it is trained on, and its results."""
 
 import json
 import re
@@ -20,13 +20,13 @@ class Run:
     """A run's directory and its settings as the workers get them.
 
     Attributes:
-        prints: fingerprint of the shards of each domain that it trains on.
+        fingerprints: domain -> fingerprint of the shards that the run trains on.
     """
 
     name: str
     store: Store
     config: Config
-    prints: dict[str, str]
+    fingerprints: dict[str, str]
 
     @property
     def finished(self) -> bool:
@@ -36,14 +36,14 @@ class Run:
         return json.loads(self.store.read(EVALUATION)) if self.store.exists(EVALUATION) else None
 
     def claim(self) -> None:
-        """Write what makes the directory this run's; for the one launch that may write there (see `Lease`).
+        """Write the files that make the directory this run's. Only the launch that holds the `Lease` may call it.
 
-        Raises UserError where another launch made it another run's since it was opened.
+        Raises UserError where another launch has written another recipe there since `open_run`.
         """
         if self.store.exists(RECIPE):
-            _compare(self.store, self.config, self.prints)
+            _compare(self.store, self.config, self.fingerprints)
         else:
-            self.store.write(DATA, json.dumps(self.prints, indent=1).encode())
+            self.store.write(DATA, json.dumps(self.fingerprints, indent=1).encode())
         self.store.write(RECIPE, self.config.to_yaml().encode())
 
 
@@ -56,16 +56,16 @@ def open_run(config: Config, name: str) -> Run:
     """
     check_name(name)
     config = portable(config)
-    _ = config.world_sizes  # for its refusal
+    _ = config.world_sizes  # raises where the batch does not divide
     store = probe(config.storage.uri, config.storage.endpoint).child(name)
     if config.model.weights:
         _check_weights(config, config.model.weights)
-    prints = check_data(config, with_target=build_objective(config).needs_target)
+    fingerprints = check_data(config, with_target=build_objective(config).needs_target)
     if store.exists(SPACE):
         raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
     if store.exists(RECIPE):
-        _compare(store, config, prints)
-    return Run(name, store, config, prints)
+        _compare(store, config, fingerprints)
+    return Run(name, store, config, fingerprints)
 
 
 def check_name(name: str) -> None:
@@ -78,7 +78,7 @@ def check_name(name: str) -> None:
 
 
 def _check_weights(config: Config, weights: str) -> None:
-    """The workers load them too; here a file that does not fit is refused before anything is written."""
+    """Raises UserError for weights that do not fit, before anything is written; the workers load them again."""
     store, file = file_at(weights, config.storage.endpoint)
     if not store.exists(file):
         raise UserError(
@@ -88,11 +88,11 @@ def _check_weights(config: Config, weights: str) -> None:
     fresh_network(config)
 
 
-def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:
-    theirs = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
-    different = differences(theirs.identity(), config.identity())
+def _compare(store: Store, config: Config, fingerprints: Mapping[str, str]) -> None:
+    stored = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
+    different = differences(stored.identity(), config.identity())
     trained_on = json.loads(store.read(DATA))
-    different += [f"the {name} shards" for name in prints if prints[name] != trained_on.get(name)]
+    different += [f"the {name} shards" for name, mark in fingerprints.items() if mark != trained_on.get(name)]
     if different:
         raise UserError(
             f"run {store.uri} exists with another recipe: {'; '.join(different)}. "
@@ -100,17 +100,17 @@ def _compare(store: Store, config: Config, prints: dict[str, str]) -> None:
         )
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """The keys in which what stands in a directory and what is wanted there differ, with both values."""
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ between a directory (`there`) and a command (`here`), with both values."""
     return [
-        f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} here)"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
+        f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
     ]
 
 
 def portable(config: Config) -> Config:
-    """Settings that mean the same on every machine: paths made absolute, the endpoint variable written in."""
+    """The same settings for any machine: paths are absolute, and the endpoint of the environment is written in."""
     endpoint = endpoint_or_default(config.storage.endpoint)
     weights = config.model.weights
     return config.model_copy(

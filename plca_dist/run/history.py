@@ -13,24 +13,24 @@ from plca_dist.storage import Store
 
 log = logging.getLogger(__name__)
 
-#: restarted: after a failure, workers were to start again. preempted: told to leave, from outside of the run and its
-#: search. left: told so for the run's own good, as where the cluster grew.
+#: How an attempt ended. restarted: it failed, and workers start again. preempted: something outside of the run and its
+#: search wanted the workers to leave. left: the run or its search wanted it, for instance because the cluster grew.
 End = Literal["finished", "restarted", "preempted", "left", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """So many workers that train from a checkpoint on, until something ends it.
+    """A set of workers that trains from a checkpoint on, until something ends it.
 
     Attributes:
         launch: number of the driver, which may make several attempts: the generation of its lease.
-        began, ended: Unix times. `ended` is None while it is on, and where its driver was killed.
-        step: that it began from.
-        reached: last step that its driver heard of; None as `ended`.
-        workers: how many.
-        versions: package -> version, None where it was not installed.
-        end: how it ended, "" as `ended`.
-        why: what the driver said of that.
+        began, ended: Unix times. `ended` is None while the attempt is on, and where its driver was killed.
+        step: the step that it began from.
+        reached: the last step that its driver heard of; None where `ended` is.
+        workers: their number.
+        versions: package -> version, None where the package was not installed.
+        end: how it ended; "" where `ended` is None.
+        why: the reason, as the driver reported it.
     """
 
     launch: int
@@ -45,11 +45,11 @@ class Attempt:
 
 
 class History:
-    """The attempts so far, and the record of those of this launch. The run never fails for what cannot be written.
+    """All attempts at a run. Those of this launch are added to it; a history that cannot be written fails no run.
 
     Args:
         launch: number of this driver.
-        may_write: whether this driver's word still counts.
+        may_write: whether this driver still holds the lease.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class History:
         self._write()
 
     def end(self, end: End, why: str = "", reached: int | None = None) -> None:
-        """The attempt that is on is over; without one this does nothing."""
+        """The current attempt is over; without a current attempt this does nothing."""
         if not self._open:
             return
         self._open = False
@@ -74,7 +74,7 @@ class History:
         self._write()
 
     def count(self, end: End) -> int:
-        """How many attempts, over all launches, ended so."""
+        """How many attempts of all launches ended in this way."""
         return count(self._attempts, end)
 
     def _write(self) -> None:

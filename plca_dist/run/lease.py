@@ -1,9 +1,9 @@
 """One writer per run: a lease on the run's directory, so that a relaunch cannot race its own zombie.
 
-`lease/00000001.json`, `lease/00000002.json`, … are generations, each created only once; the newest one's creator holds
-the lease and renews it by changing that object. Who finds the newest generation unchanged for a lease's life, by its
-own monotonic clock, may create the next: no two machines' clocks are ever compared. A holder that was taken for dead
-finds the newer generation, stops, and commits nothing (`fenced`).
+The objects `lease/00000001.json`, `lease/00000002.json`, … are generations, and each is created only once. The creator
+of the newest one holds the lease, and renews it by changing that object. Another launch watches the newest generation
+by its own monotonic clock: if nothing changes for a lease's life, it may create the next. No two machines' clocks are
+ever compared. A holder that was taken for dead finds the newer generation, stops, and commits nothing (`fenced`).
 """
 
 import json
@@ -45,10 +45,11 @@ class Lease:
     def acquire(cls, store: Store, *, ttl: float = TTL_S, say: Callable[[str], None] = log.warning) -> "Lease":
         """Take the lease on the run in `store`.
 
-        A lease that is held is watched for `ttl` seconds: it is taken over when it is released or not renewed.
+        A lease that another launch holds is watched for `ttl` seconds. It is taken over if it is released, or not
+        renewed in that time.
 
         Args:
-            say: told, once, who is being waited for.
+            say: gets one line on the launch that is being waited for.
 
         Raises:
             LeaseHeld: when another launch holds the lease and renews it.
@@ -82,11 +83,11 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether another launch has taken the lease over: whoever held it must stop and commit nothing."""
+        """Whether another launch has taken the lease over: this one must stop and commit nothing."""
         return self._lost.is_set()
 
     def release(self) -> None:
-        """Let the next launch have it at once; what is released or lost already stays so."""
+        """Let the next launch have the lease at once. On a lease that is released or lost already it does nothing."""
         if self._end.is_set():
             return
         self._end.set()
@@ -112,17 +113,17 @@ class Lease:
             else:
                 self._store.write(_name(self.generation), json.dumps(self._claim | news).encode())
         except UserError as error:
-            # Whoever takes over meanwhile needs the same store; the check before a commit decides.
+            # Another launch would need the same store to take over; the check before a commit decides.
             log.warning("the lease on the run could not be renewed: %s", error)
 
 
 def fenced(store: Store, generation: int) -> bool:
-    """Whether a newer generation of the lease exists: who holds this one has lost it."""
+    """Whether a newer generation of the lease exists: the holder of this one has lost it."""
     return _newest(store) > generation
 
 
 class _Watch:
-    """What one observer has seen of the newest generation, and for how long."""
+    """The newest generation as one observer has seen it, and for how long."""
 
     def __init__(self, ttl: float) -> None:
         self._ttl = ttl
@@ -132,7 +133,7 @@ class _Watch:
         self._looks = 0
 
     def expired(self, generation: int, content: bytes) -> bool:
-        """Take note of it; whether it has been the same for a lease's life."""
+        """Note the newest generation; returns whether it has been the same for a lease's life."""
         now = time.monotonic()
         self._looks += 1
         if (generation, content) != self._seen:
@@ -141,7 +142,7 @@ class _Watch:
         return now - self._since > self._ttl
 
     def alive(self) -> bool:
-        """Whether it was renewed more than once (once may have been the last breath), and there was time to end."""
+        """Whether the holder renewed it more than once, and had time to end. One renewal may have been its last."""
         return self._changes > 1 and time.monotonic() - self._began > self._ttl
 
     def is_first(self) -> bool:

@@ -45,11 +45,11 @@ class StopRequest(NamedTuple):
 
 
 class StopRequests:
-    """The request in force, if any: the first, unless a final one follows.
+    """The stop request in force, if any: the first one, unless a final one follows.
 
     Attributes:
-        leaving: a signal came while no worker trained, so that there was nothing to wait for.
-        followed: the run is on its way out; no signal hurries it.
+        leaving: a signal came while no worker trained; the run leaves at once.
+        followed: the run is leaving; further signals change nothing.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class StopRequests:
             self.current = StopRequest(kind, reason, time.monotonic(), final)
 
     def withdraw(self) -> None:
-        """It was followed, and the run goes on; a signal stays in force."""
+        """The workers followed the request, and the run goes on. A final request stays in force."""
         if self.current and not self.current.final:
             self.current = None
 
@@ -74,7 +74,7 @@ class StopRequests:
 def signals(requests: StopRequests, training: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Inside the block SIGTERM and SIGUSR2 are final stop requests.
 
-    One that finds no worker training, and any after the first, is a Ctrl-C. Only the main thread can be told.
+    A signal while no worker trains, and any signal after the first, is a Ctrl-C. Only the main thread gets signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -99,7 +99,7 @@ def signals(requests: StopRequests, training: Callable[[], bool] = lambda: False
 
 
 def watch(config: Config, mailbox: Mailbox, lease: Lease, requests: StopRequests) -> AbstractContextManager[None]:
-    """Inside the block a thread notices a lost lease, a node of ours that drains, and room for more workers."""
+    """Inside the block a thread looks for a lost lease, a draining node of this run, and room for more workers."""
     watcher = _Watcher(config, mailbox, lease, requests)
     return polling("watch", _POLL_S, watcher.look)
 

@@ -1,11 +1,10 @@
-"""A run's figures for Prometheus: what its driver knows, handed to the metrics agent of Ray's node.
+"""A run's figures for Prometheus. The run's driver hands them to the metrics agent of its Ray node.
 
-`GAUGES` lists what there is; Ray puts `ray_` before every name. All are gauges, also what only ever grows: the agent
-forgets a gauge that nobody sets for half a minute, and counters never. So a thread sets what stands again and again,
-until the driver leaves the run. What must outlive a launch, because the next one is another process, is in the run's
-`history.json`.
+`GAUGES` lists them; Ray puts `ray_` before every name. All are gauges, even those that only grow: the agent forgets a
+gauge that nobody sets for half a minute, and it never forgets a counter. So a thread sets every gauge again and again
+until the driver leaves the run. Counts over all launches come from the run's `history.json`.
 
-The driver of a search's trial is a process of the search; its figures say which search they are of.
+The driver of a search's trial is a process of the search; its figures name the search.
 """
 
 import threading
@@ -105,13 +104,13 @@ class RunGauges:
         self._count()
 
     def set(self, name: str, value: float, tag: str = "") -> None:
-        """What one of `GAUGES` stands at, with the value of its own tag where it has one."""
+        """Set one of `GAUGES`. `tag` is the value of its own tag, where it has one."""
         with self._lock:
             self._standing[name, tag] = value
             self._export(name, tag)
 
     def again(self) -> None:
-        """Everything that was set, once more."""
+        """Set every gauge once more, to its last value."""
         with self._lock:
             for name, tag in self._standing:
                 self._export(name, tag)
@@ -121,7 +120,7 @@ class RunGauges:
         _gauge(name).set(self._standing[name, tag], {**self._tags, own: tag} if own else self._tags)
 
     def show(self, event: RunEvent) -> None:
-        """Take from a record or a message what it measures, and hand it on."""
+        """Set the gauges that a record or a message has values for, and hand the event on."""
         for key, value in (event.values if isinstance(event, Message) else event).items():
             if isinstance(value, Real):
                 self._take(key, float(value))
@@ -142,7 +141,7 @@ class RunGauges:
             self.set("plca_checkpoint_timestamp_seconds", time.time())
 
     def begin(self, step: int, workers: int) -> None:
-        """An attempt from `step` on, kept in the run's history."""
+        """An attempt begins from `step`; the run's history keeps it."""
         self.set("plca_step", step)
         self.set("plca_workers", workers)
         self._history.begin(step, workers)
@@ -152,11 +151,11 @@ class RunGauges:
         self.set("plca_step", step)
 
     def stopped(self, request: StopRequest) -> None:
-        """The workers left on request; it is a preemption where it came from outside of the run and its search."""
+        """The workers left on request; a preemption if the request came from outside of the run and its search."""
         self.end("preempted" if request.kind in ("signal", "drain") else "left", request.reason)
 
     def end(self, end: End, why: str = "") -> None:
-        """The attempt that is on is over; without one this does nothing."""
+        """The current attempt is over; without a current attempt this does nothing."""
         self._history.end(end, why, int(self._standing.get(("plca_step", ""), 0)))
         self._count()
 
@@ -167,7 +166,7 @@ class RunGauges:
 
 @contextmanager
 def run_gauges(run: Run, lease: Lease, show: Callable[[RunEvent], None], requests: StopRequests) -> Iterator[RunGauges]:
-    """The figures of a launch, inside a connection to Ray; an attempt that is on when the block ends, ends with it."""
+    """The figures of a launch, within a connection to Ray. An attempt that is current when the block ends, ends too."""
     parts = run.store.uri.split("/")
     gauges = RunGauges(run, lease, parts[-3] if parts[-2] == TRIALS else "", show)
     try:

@@ -1,11 +1,11 @@
 """A search is its directory: its space, the recipe it varies, and an ordinary run for every trial.
 
     <storage>/<name>/space.yaml, base.yaml       what is searched, and in which recipe
-                     trials/trial-000/           a run as `plca train` leaves it, and trial.json: what became of it
+                     trials/trial-000/           a run as `plca train` leaves it, and trial.json: the trial's state
                      best.yaml, trials.csv, index.html, result.json
 
-What is known of a trial stands in its own directory, so that a search continues from what is there: no other state is
-kept, by Ray least of all.
+All that is known of a trial stands in its own directory, so a search continues from its directory alone. Ray Tune keeps
+no state.
 """
 
 import json
@@ -49,7 +49,7 @@ class Search:
         return config.model_copy(update={"storage": storage})
 
     def best_recipe(self, trial: Trial) -> Config:
-        """What decides the trial's result, with the rest (cluster, storage, …) as in the recipe that was searched."""
+        """The trial's recipe; what does not change the result (cluster, storage, …) is as in the searched recipe."""
         config = self.space.trial_config(self.base, trial.values)
         free = ("checkpoint", "storage", "log", "evaluation")
         about = self.base.about.model_copy(update={"summary": f"{trial.name} of search {self.name}"})
@@ -62,16 +62,16 @@ class Search:
         return on_cluster
 
     def any_values(self) -> dict[str, Any]:
-        """Values of a trial, for what all trials have in common."""
+        """The values of some trial, to find what all trials have in common."""
         return self.space.grid_values()[0] if self.space.algorithm == "grid" else draw(self.space, 0)
 
     def claim(self) -> None:
-        """Write what makes the directory this search's; for the one launch that holds its lease."""
+        """Write the files that make the directory this search's. Only the launch that holds the lease may call it."""
         self.store.write(BASE, self.base.to_yaml().encode())
         self.store.write(SPACE, self.space.to_yaml().encode())
 
     def record(self, trial: Trial) -> None:
-        """Keep what is known of a trial; its curve too, which its run's metrics may get later, or never."""
+        """Write the state of a trial, and its curve: the metrics of its run may have the curve later, or never."""
         kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
         data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
         self.store.write(f"{TRIALS}/{trial.name}/{TRIAL}", data.encode())
@@ -88,8 +88,7 @@ class Search:
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
             max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
         )  # fmt: skip
-        # What the run says counts: it may have ended just before a kill, and a stopped one still took the steps until
-        # it heard of it.
+        # The run's own files decide: it may have ended just before a kill, and a stopped trial goes on for some steps.
         if run.exists(WEIGHTS):
             return replace(trial, state="finished", step=trial.steps)
         newest = next(iter(committed(run)), None)
@@ -117,7 +116,7 @@ def open_search(space: Space, base: Config, name: str) -> Search:
             f"cluster.workers = {list(config.cluster.workers)}: trials side by side cannot share a cluster that each "
             "would fill; set resources.workers in the space to a number."
         )
-    open_run(config, "any")  # for its refusals
+    open_run(config, "any")  # raises for what no trial could use
     return search
 
 

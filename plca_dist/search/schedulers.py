@@ -1,4 +1,4 @@
-"""What may stop a trial early: Ray Tune's schedulers, over trials by their own names."""
+"""Ray Tune's schedulers, which may stop a trial early. They know a trial by its own name."""
 
 import math
 from collections.abc import Sequence
@@ -42,10 +42,10 @@ def scheduler(space: Space, steps: int, known: Sequence[Trial]) -> TrialSchedule
 
 
 class _ByName(FIFOScheduler):
-    """A scheduler to which a trial that comes back, in another process or launch, is the one it was.
+    """A scheduler that knows a trial again when it comes back in another process or launch.
 
-    Tune gives it a new identity each time; counted twice, it would be compared with itself, and judged again at rungs
-    that it has passed. And where Tune would only set a stopped trial aside, this tells it to leave.
+    Tune gives such a trial a new identity. Counted twice, the trial would be compared with itself, and judged again at
+    rungs that it has passed. Also, Tune only sets a stopped trial aside; this scheduler tells it to leave.
     """
 
     def __init__(self, inner: TrialScheduler, metric: str) -> None:
@@ -54,7 +54,7 @@ class _ByName(FIFOScheduler):
         self._same: dict[str, TuneTrial] = {}
 
     def replay(self, trial: Trial, results: Sequence[dict[str, Any]]) -> None:
-        """What a former launch measured of the trial."""
+        """Give the inner scheduler the evaluations that a former launch made of the trial."""
         seen = self._of(trial.name)
         self._inner.on_trial_add(None, seen)
         for result in results:
@@ -72,7 +72,7 @@ class _ByName(FIFOScheduler):
         return str(decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
-        # One that leaves comes back; one that failed before its first evaluation has nothing to be compared by.
+        # A trial that leaves comes back; one that failed before its first evaluation cannot be compared.
         if self._metric_name in result and not result.get(LEFT):
             self._inner.on_trial_complete(tune_controller, self._of(trial.config["trial"]), result)
 

@@ -1,4 +1,4 @@
-"""What Tune is told to try, and what it tells of the trials: unfinished ones first, then what is proposed."""
+"""Ray Tune's searcher: unfinished trials of a former launch first, then the sampler's proposals."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ _DEATHS = 2
 
 
 class TrialSearcher(Searcher):
-    """Ray Tune's searcher: it knows every trial of the search by name, and keeps each one's state in its directory.
+    """It knows every trial of the search by name, and keeps the state of each in the trial's directory.
 
     Args:
         known: trials of a former launch; those that had not ended are tried again, from their checkpoints.
@@ -49,16 +49,16 @@ class TrialSearcher(Searcher):
 
     @property
     def trials(self) -> list[Trial]:
-        """Every trial as far as is known, in the order in which they were drawn."""
+        """All trials so far, in the order in which they were drawn."""
         return list(self._trials.values())
 
     @property
     def open(self) -> bool:
-        """Whether the search is not at its end: trials are left to be tried, or to be tried again."""
+        """Whether trials are left to be tried, or to be tried again."""
         return any(t.state in ("waiting", "running") for t in self.trials) or self._next < self._search.space.count
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial; None while there may be one again later; FINISHED when there will be none."""
+        """The next trial; None if there is none now but may be one later; FINISHED if there will be none."""
         if self._leaving():
             return Searcher.FINISHED
         if self._again:
@@ -79,11 +79,11 @@ class TrialSearcher(Searcher):
         return {"trial": name, "settings": self._search.config(trial.values).model_dump(mode="json")}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """An evaluation."""
+        """Tune reports an evaluation."""
         self._now(self._names[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """It finished, failed or left; or the scheduler stopped it; or its process died."""
+        """Tune reports an end: the trial finished, failed or left, the scheduler stopped it, or its process died."""
         if trial_id not in self._names:
             return
         name, result = self._names.pop(trial_id), result or {}
@@ -123,7 +123,7 @@ class TrialSearcher(Searcher):
                 self._trials[name] = replace(trial, step=event[STEP])
 
     def keep(self) -> None:
-        """Write what the store would not take before. Raises UserError where it still does not."""
+        """Write the states that the store refused before. Raises UserError where it refuses again."""
         for trial in list(self._unkept.values()):
             self._search.record(trial)
             self._unkept.pop(trial.name, None)
@@ -132,12 +132,12 @@ class TrialSearcher(Searcher):
         try:
             self._search.record(trial)
             self._unkept.pop(trial.name, None)
-        except UserError as error:  # Tune must not trip over it; `keep` comes back to it
+        except UserError as error:  # it must not end Tune; `keep` tries again
             log.warning("%s could not be recorded: %s", trial.name, error)
             self._unkept[trial.name] = trial
 
     def _now(self, name: str, result: dict[str, Any]) -> Trial:
-        """The trial, after what `result` measured."""
+        """The trial after the evaluation in `result`."""
         with self._lock:
             self._trials[name] = _with(self._trials[name], result)
             return self._trials[name]
@@ -163,7 +163,7 @@ class TrialSearcher(Searcher):
 
 
 def _with(trial: Trial, result: dict[str, Any]) -> Trial:
-    """The trial after an evaluation, by the names of the criteria; one of its step takes the place of the former."""
+    """The trial after an evaluation, by the names of the criteria. An earlier one of the same step is replaced."""
     measured = {c.key: result[name] for name, c in CRITERIA.items() if name in result}
     if not measured:
         return trial

@@ -1,6 +1,6 @@
 """One trial: a Tune actor that is the driver of an ordinary run, as `plca train` would be.
 
-The run trains in a thread. Its evaluations are what Tune and its scheduler see; everything else (progress, messages)
+The run trains in a thread. Tune and its scheduler see its evaluations alone; everything else (progress, messages)
 goes to the search's mailbox, as a run's own events go to the run's.
 """
 
@@ -25,7 +25,7 @@ from plca_dist.run.train import train
 from plca_dist.storage import StoreAway
 from plca_dist.training.metrics import CRITERIA, STEP
 
-#: In a trial's last result: why it failed, or ""; whether it left with the search; how long this process had it.
+#: Keys of a trial's last result: why it failed, or ""; whether it left with the search; seconds in this process.
 FAILED, LEFT, SECONDS = "failed", "left", "seconds"
 _POLL_S = 0.25
 
@@ -47,8 +47,8 @@ class _Ended:
 class TrialTrainable(ray.tune.Trainable):
     """Trains the run `config["trial"]` with the settings `config["settings"]`, from where it stands.
 
-    A step ends with an evaluation. The last result has `DONE`, and `FAILED` or `LEFT` where the run did not finish;
-    what the last evaluation measured comes with it, once the run's weights are in its directory.
+    A step of Tune's ends with an evaluation. The last result has `DONE`, and `FAILED` or `LEFT` where the run did not
+    finish. The last evaluation is part of it, and comes once the run's weights are in its directory.
     """
 
     def setup(self, config: dict[str, Any], mailbox: Any) -> None:
@@ -56,7 +56,7 @@ class TrialTrainable(ray.tune.Trainable):
         self._begin(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
-        """The next trial in the same process, which saves its start and imports."""
+        """Take the next trial in this process, which saves the time to start one and to import."""
         self.cleanup()
         self._begin(config)
         return True
@@ -87,12 +87,12 @@ class TrialTrainable(ray.tune.Trainable):
                 ended = {DONE: True, FAILED: event.failed, LEFT: event.left}
                 return self._last | ended | {SECONDS: time.monotonic() - self._began}
             self._last = event
-            # The last one is reported with the end: stopped now, the run would not leave its weights.
+            # The last evaluation is reported with the end: if Tune stopped the run now, it would not leave its weights.
             if event[STEP] < self._config.schedule.steps:
                 return event
 
     def leave(self) -> None:
-        """Tune has done with the trial: the run leaves at its next step, with a checkpoint, and frees its places."""
+        """End the trial: the run leaves at its next step with a checkpoint, and frees its places."""
         self._requests.give("search", "stopped by the search", final=True)
 
     def cleanup(self) -> None:
@@ -112,8 +112,8 @@ class TrialTrainable(ray.tune.Trainable):
             train(self._config, self._name, self._show, self._requests)
             self._events.put(_Ended())
         except RunPreempted as left:
-            # Told by the search, it leaves with it. Else this node goes: an error ends the process, which would only
-            # take the next trial here, and another one goes on elsewhere.
+            # If the search stops, the trial leaves with it. Else this node goes: an error ends the process, so that it
+            # takes no other trial here, and Tune starts one elsewhere.
             self._events.put(_Ended(left=True) if self._search_stops() else self._error(left))
         except (StoreAway, LeaseHeld) as error:  # may be over by the next try
             self._events.put(self._error(error))

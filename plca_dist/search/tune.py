@@ -26,18 +26,18 @@ from plca_dist.search.space import Space
 from plca_dist.search.trainable import TrialEvent, TrialTrainable
 from plca_dist.search.trials import Trial
 
-#: Of a trial's own process, which waits for its workers most of the time: no core, and a little of a resource that
-#: every node has, because Tune wants something to reserve.
+#: Bytes that a trial's own process reserves. It waits for its workers most of the time and takes no core, but Tune
+#: wants something to reserve, and every node has memory.
 _TRIAL_MEMORY = 64 << 20
 _POLL_S = 1.0
-#: Time for trials to leave with a checkpoint, once the search has to.
+#: Seconds that trials have to leave with a checkpoint once the search has to.
 _LEAVE_S = 60.0
 #: Kinds of a run's messages that the table of trials tells of already.
 _ROUTINE: frozenset[MessageKind] = frozenset({"starting", "continuing", "checkpoint", "died"})
 
 
 class Shown(Protocol):
-    """What a search is shown on."""
+    """A terminal, or whatever else a search is shown on."""
 
     def show(self, trials: Sequence[Trial]) -> None: ...
     def say(self, message: str) -> None: ...
@@ -147,7 +147,7 @@ def line_of(told: TrialEvent) -> str:
 
 
 class _Deadline(ray.tune.Stopper):
-    """The end of the search where trials that should leave do not, for instance because they wait for a place."""
+    """Ends the search where trials should leave and do not, for instance because they wait for a place."""
 
     def __init__(self, requests: StopRequests) -> None:
         self._requests = requests

@@ -113,7 +113,7 @@ def test_a_driver_that_cannot_be_quietened_says_so(monkeypatch: pytest.MonkeyPat
     assert worker._worker_logs_enabled is False
     assert "_worker_logs_enabled" in inspect.getsource(worker.print_worker_logs), "the switch switches nothing"
     monkeypatch.delattr(worker, "_worker_logs_enabled")
-    with pytest.raises(RuntimeError, match="has no ray._private.worker._worker_logs_enabled"):
+    with pytest.raises(RuntimeError, match=r"has no ray\._private\.worker\._worker_logs_enabled"):
         core.quieten_driver()
 
 
