@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -249,6 +251,13 @@ def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(
     assert isinstance(error, RunPreempted)
     assert "preempted (SIGTERM), and workers were lost" in str(error)
     assert history(tmp_path) == [(0, "preempted", "SIGTERM")]
+
+
+def test_the_driver_imports_no_deepspeed() -> None:
+    """It takes seconds to import, and compiles things; only workers need it."""
+    code = "import plca_dist.run.train, sys; print([name for name in sys.modules if name.split('.')[0] == 'deepspeed'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def history(storage: Path) -> list[tuple[int, str, str]]:
