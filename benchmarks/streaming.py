@@ -41,7 +41,7 @@ from PIL import Image
 from benchmarks.common import save
 from plca_dist.data.augment import augment
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.datasets.samples import Sample
+from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.toytown import ToytownReader
 from plca_dist.data.order import keyed_rng
 from plca_dist.data.shards import ShardReader, read_manifest, write_shards

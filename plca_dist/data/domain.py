@@ -10,10 +10,10 @@ from torch import Tensor
 
 from plca_dist.data.augment import augment
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.fetch import RowGroups
 from plca_dist.data.labels import remap
 from plca_dist.data.order import Order, sample_rng
 from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
+from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 

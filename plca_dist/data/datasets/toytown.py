@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from plca_dist.data.datasets.samples import Sample
+from plca_dist.data.datasets.dataset import Dataset, Sample
 from plca_dist.data.datasets.street import Street
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.data.order import keyed_rng
@@ -132,3 +132,10 @@ def open_toytown(
     if min(size) < _SMALLEST:
         raise UserError(f"toytown size {size[0]}x{size[1]}: height and width must be at least {_SMALLEST}.")
     return ToytownReader(split, count, seed, *size, labelled=with_labels)
+
+
+TOYTOWN = Dataset(
+    "none: street scenes drawn on the spot, split source (plain) or target (textured).",
+    ("split", "count", "seed", "size"),
+    open_toytown,
+)

@@ -11,7 +11,7 @@ from plca_dist.data.datasets.layouts import DATASETS, open_dataset
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LABEL_SETS
 from plca_dist.errors import UserError
 
-CAMVID = Path(__file__).resolve().parents[2].parent / "shared" / "camvid"
+CAMVID = Path(__file__).resolve().parents[3].parent / "shared" / "camvid"
 
 
 def photo(path: Path, height: int = 6, width: int = 8, seed: int = 0) -> np.ndarray:

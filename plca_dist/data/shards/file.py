@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plca_dist.data.codec import encode_label
-from plca_dist.data.datasets.samples import Sample
-from plca_dist.data.manifest import Shard
+from plca_dist.data.datasets.dataset import Sample
+from plca_dist.data.shards.manifest import Shard
 from plca_dist.storage import Store
 
 #: A row group is what is fetched at once and what the order of training shuffles: bytes bound the first, rows the

@@ -17,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plca_dist.data.datasets.samples import Reader
-from plca_dist.data.manifest import (
+from plca_dist.data.datasets.dataset import Reader
+from plca_dist.data.order import permutation
+from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
+from plca_dist.data.shards.manifest import (
     MANIFEST,
     SCHEMA,
     Manifest,
@@ -28,8 +30,6 @@ from plca_dist.data.manifest import (
     parse_skipped,
     read_manifest,
 )
-from plca_dist.data.order import permutation
-from plca_dist.data.shard_file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
