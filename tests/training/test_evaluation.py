@@ -57,7 +57,7 @@ def test_the_parts_add_up_to_the_whole_for_any_number_of_them(network: Network, 
 
 @pytest.mark.usefixtures("group")
 def test_a_result_says_what_was_counted(network: Network, shards: Path) -> None:
-    counts = counted(network, str(shards / "val"), 0, 1).over_ranks(torch.device("cpu"))
+    counts = counted(network, resolve(str(shards / "val")), 0, 1).over_ranks(torch.device("cpu"))
     result = counts.result(LABELS)
     assert (result["labels"], result["images"]) == ("toytown", IMAGES)
     assert [s["aggregation"] for s in result["scores"]] == [0.0, 0.5]
@@ -81,7 +81,7 @@ def test_the_label_may_be_larger_or_smaller_than_the_networks_input(
         logits_Khw = network(inputs[None]).logits[0]
     expected = F.interpolate(logits_Khw.softmax(0)[None], label_HW.shape, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(probability_KHW, expected)
-    counts = counted(network, str(shards / "val"), 0, 1, size=size)
+    counts = counted(network, resolve(str(shards / "val")), 0, 1, size=size)
     assert int(counts.matrices[0.0].sum()) == IMAGES * label_HW.numel()
 
 

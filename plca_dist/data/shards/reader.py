@@ -18,7 +18,7 @@ _KEPT_OPEN = 256
 
 
 class Damaged(UserError):
-    """A row group whose bytes in the store are not those that were written."""
+    """The bytes of a row group in the store are not those that were written."""
 
 
 class _Open(NamedTuple):
@@ -50,7 +50,7 @@ class ShardReader:
 
         Raises:
             Damaged: when its bytes do not match their checksums, or the shard is cut short.
-            UserError: when the shards have no such column, a shard is missing, is not what the manifest says, or the
+            UserError: when the shards have no such column, a shard is missing or differs from the manifest, or the
                 store is away for longer than its patience.
         """
         known = shard_schema(self.manifest.with_labels).names
@@ -80,7 +80,7 @@ class ShardReader:
             return parquet.read_row_group(group_index, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             with self._lock:
-                self._opened.pop(shard_index, None)  # opening it again asks whether it is still there
+                self._opened.pop(shard_index, None)  # opening it again shows whether it is still there
             if isinstance(error, OSError) and self.store.failed(error):
                 raise
             shard = self.manifest.shards[shard_index]
@@ -97,7 +97,7 @@ class ShardReader:
             if index in self._opened:
                 self._opened.move_to_end(index)
                 return self._opened[index]
-        # Outside the lock: opening is a round trip to the store. Two threads may do it twice; one is kept.
+        # Outside the lock, because opening is a round trip to the store. Two threads may both open it; one is kept.
         opened = self._opened_shard(index)
         with self._lock:
             opened = self._opened.setdefault(index, opened)
