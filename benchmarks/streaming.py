@@ -117,7 +117,7 @@ def one_epoch(loader: str, images: int) -> dict[str, float]:
 def bytes_read(images: int, endpoint: str, whole: int) -> float:
     """Bytes of Parquet that an epoch of this stream reads, over all bytes of Parquet.
 
-    The second epoch is measured: the first one has fetched ahead for it about as much as it fetches ahead for the third.
+    The second epoch is measured: the first has fetched ahead for it about as much as it fetches ahead for the third.
     """
     from tests.proxy import FaultyProxy
 

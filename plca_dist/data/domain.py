@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from plca_dist.data.augment import augment
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.labels import remap
+from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.order import Order, sample_rng
-from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
+from plca_dist.data.shards import Damaged, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
-from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
 log = logging.getLogger(__name__)
@@ -143,22 +141,3 @@ class DomainStream:
         if self._table is not None and label is not None:
             label = look_up(self._table, label)  # after the crop: fewer pixels, and the same ones
         return AugmentedSample(image, label, replaced=past > 0)
-
-
-def label_table(manifest: Manifest, classes: Sequence[str], where: str) -> Tensor:
-    """Lookup table (256,) uint8 from the shards' train ids to those of `classes`.
-
-    Raises UserError where the shards hold no labels, or none of the classes.
-    """
-    if not manifest.with_labels:
-        raise UserError(f"{where} holds no labels; write these shards from a labelled set, without --no-labels.")
-    if not set(manifest.classes) & set(classes):
-        raise UserError(
-            f"{where} (label set {manifest.label_set!r}) knows none of the classes wanted: {', '.join(classes)}."
-        )
-    return torch.from_numpy(remap(manifest.classes, classes))
-
-
-def look_up(table: Tensor, label_HW: Tensor) -> Tensor:
-    """`table[label]` for a (256,) uint8 table and uint8 labels on the CPU; torch's own takes six times as long."""
-    return torch.from_numpy(np.take(table.numpy(), label_HW.numpy()))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.domain import label_table, look_up
+from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups

@@ -7,7 +7,7 @@ from operator import add
 from typing import Any
 
 from plca_dist.config import ClusterSettings
-from plca_dist.data.domain import label_table
+from plca_dist.data.label_table import label_table
 from plca_dist.data.prepare import Progress
 from plca_dist.data.shards import read_manifest
 from plca_dist.data.whole_images import labelled_samples

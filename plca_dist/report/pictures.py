@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from plca_dist.config import ClusterSettings, Config
-from plca_dist.data.domain import label_table
+from plca_dist.data.label_table import label_table
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.prepare import Progress
 from plca_dist.data.shards import read_manifest

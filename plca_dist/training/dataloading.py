@@ -3,7 +3,8 @@
 from typing import Final, Literal
 
 from plca_dist.config import Config
-from plca_dist.data.domain import DomainStream, label_table
+from plca_dist.data.domain import DomainStream
+from plca_dist.data.label_table import label_table
 from plca_dist.data.labels import label_set
 from plca_dist.data.order import slots_of_rank
 from plca_dist.data.shards import Manifest, read_manifest
