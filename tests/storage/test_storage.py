@@ -1,5 +1,6 @@
 """One Store for directories and buckets: the same calls, the same results, errors a person can act on."""
 
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -181,3 +182,13 @@ def test_a_listing_rides_out_the_making_of_its_directory(tmp_path: Path) -> None
         for thread in lookers:
             thread.join()
     assert not found
+
+
+def test_a_location_means_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
+    runs, bucket = Location("runs"), Location("s3://bucket/runs", "http://mine")
+    assert pickle.loads(pickle.dumps(runs.absolute())) == Location(f"{tmp_path}/runs", "http://general")
+    assert bucket.absolute() == bucket
+    assert bucket.with_uri("s3://bucket/data") == Location("s3://bucket/data", "http://mine")
