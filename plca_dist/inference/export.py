@@ -24,7 +24,7 @@ _ANY_SIZE = ((97, 129), (64, 160))
 
 
 def import_authors(file: Location, out: Location) -> tuple[str, LabelSet]:
-    """Turn a file of the paper's authors into a weight file of ours, which evaluation, prediction and training take.
+    """Turn a file of the paper's authors into a weight file for evaluation, prediction and training.
 
     Returns:
         The URI of the weight file, and the label set that its classes are now in the order of.

@@ -1,8 +1,8 @@
 """A place to keep things, the same for a local directory and an S3 bucket.
 
 Everything that the project reads or leaves behind goes through a `Store` (store.py). `resolve` and `probe`
-(location.py) open one at a `Location`: a URI, and the server that it is on. What a local directory and S3 do
-differently stands in local_files.py and s3.py.
+(location.py) open one at a `Location`: a URI, and the server that it is on. local_files.py and s3.py hold what is
+special to each kind of store.
 """
 
 from plca_dist.storage.location import Location, absolute, file_at, probe, resolve

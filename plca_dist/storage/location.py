@@ -1,4 +1,4 @@
-"""`Location` -> `Store`: what a person or a recipe writes for a place, and a first look at that place."""
+"""Places by name, as a person or a recipe writes them, and the stores at these places."""
 
 import os
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Location:
     """A place by name: plain data that can travel to another process, where a `Store` is opened from it.
 
     Attributes:
-        uri: `s3://bucket/prefix`, `file:///path`, or a plain path. Credentials never stand in it; they are in the usual
+        uri: `s3://bucket/prefix`, `file:///path`, or a plain path. It never holds credentials: these are in the usual
             AWS variables, files or instance roles.
         endpoint: URL of an S3-compatible server. None: AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL, then AWS itself.
     """
