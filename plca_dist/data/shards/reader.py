@@ -13,7 +13,7 @@ from plca_dist.data.shards.manifest import MANIFEST, Manifest
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
-#: Shards that stay open: an object handle and a footer for each. It bounds the file handles of a local data set.
+#: The most shards that stay open, each with a handle and a footer. It bounds the open files of a local data set.
 _KEPT_OPEN = 256
 
 
