@@ -11,15 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import save
-from plca_dist.data.stream import whole_pairs
+from plca_dist.data.whole_images import whole_pairs
 from plca_dist.inference.load import load_trained
 from plca_dist.recipe import parse
 from plca_dist.run_files import BASE
 from plca_dist.search.directory import Search, open_search
 from plca_dist.search.space import parse_space
 from plca_dist.search.trials import LABELLED, correlations, score
-from plca_dist.storage import probe
+from plca_dist.storage import Location, probe
 from plca_dist.training import criteria, metrics
+from plca_dist.training.dataloading import open_shards
 
 IMAGES = 32
 
@@ -35,11 +36,11 @@ def measured(search: Search) -> dict[str, Any]:
     for trial in search.read():
         if trial.state != "finished":
             continue
-        found = load_trained(search.trials.child(trial.name).uri)
+        found = load_trained(Location(search.trials.child(trial.name).uri))
         config = found.config
         assert config
-        domains = config.data_uri(config.source.uri), config.data_uri(config.target.uri)
-        pairs = whole_pairs(*domains, found.labels, IMAGES, 0, 1, config.storage.endpoint)
+        domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
+        pairs = whole_pairs(*domains, found.labels, IMAGES, 0, 1)
         values = criteria.measure(found.network, pairs, size=config.evaluation.size).result()
         miou = score(trial, LABELLED)
         trials.append(replace(trial, curve=[{metrics.STEP: trial.step, metrics.MIOU: miou, **values}]))

@@ -1,4 +1,4 @@
-"""Samples a second out of an S3 bucket, and time to the first: this stream beside three well-known loaders.
+"""Samples a second out of an S3 bucket, and time to the first sample: this stream beside three well-known loaders.
 
     pip install mosaicml-streaming webdataset     # in an environment of its own: it holds filelock and others back
     python -m benchmarks.streaming [--images 240] [--repeats 3]
@@ -6,11 +6,11 @@
 All four read the same images (drawn streets of 1914 x 1052, PNGs of 2-3 MB like GTA5's, and label
 PNGs) from one SeaweedFS server on this machine, in their own formats, shuffled, with two decoding threads or worker
 processes each, and put them through the same decoding, resizing to a shorter edge of 760 to 988 and cropping to 730.
-Each runs one epoch in a fresh process with an empty cache, in turn; medians of several turns. Imports do not count;
-time to the first sample runs from the construction of the loader. Before anything is reported, each must have given
-every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
+Each runs one epoch in a fresh process with an empty cache, in turn; medians of several turns are reported. Imports do
+not count: the time to the first sample begins with the construction of the loader. Nothing is reported unless each
+loader gave every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
 
-Now and then a turn of mosaicml-streaming breaks over a sample that its cache gives back incomplete: it is repeated, and
+Some turns of mosaicml-streaming break, because its cache gives back an incomplete sample. Such a turn is repeated, and
 counted.
 """
 
@@ -25,39 +25,28 @@ import sys
 import tarfile
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch
 from PIL import Image
 
 from benchmarks.common import save
-from plca_dist.data.augment import augment
-from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.datasets.samples import Sample
+from benchmarks.streaming_loaders import BUCKET, LOADERS, MODULES, SHARD, WORKERS, plca
+from plca_dist.data.codec import decode_image
+from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.toytown import ToytownReader
-from plca_dist.data.order import keyed_rng
 from plca_dist.data.shards import ShardReader, read_manifest, write_shards
 from plca_dist.storage import Store, resolve
 
-BUCKET = "s3://bucket/streaming"
 HEIGHT, WIDTH = 1052, 1914
-AUGMENT: dict[str, Any] = {"shorter_edge": (760, 988), "crop": (730, 730), "flip": True}
-WORKERS = 2
-#: Samples of a shard: of the order of 64 MB, which all of the formats recommend.
-SHARD = 24
-#: Loaders whose turns may break, and how many in a row; a turn of the others that breaks ends the benchmark.
+#: Loaders whose turns may break, and how many in a row; a broken turn of the others ends the benchmark.
 BREAKABLE = {"mosaicml-streaming": 5}
 #: Seconds after which a turn counts as broken: tens of times as long as one takes.
 PATIENCE_S = 300
-Given = tuple[int, torch.Tensor, torch.Tensor]
 
 
 class Streets(ToytownReader):
@@ -105,86 +94,6 @@ def _rows(shards: Store) -> Iterator[tuple[bytes, bytes]]:
             yield row["image"], row["label"]
 
 
-def prepared(image: bytes, label: bytes) -> Given:
-    """What every loader does with a sample; the first number tells samples apart."""
-    number = zlib.crc32(image)
-    ready, ready_label = augment(decode_image(image), decode_label(label), keyed_rng("benchmark", number), **AUGMENT)
-    assert ready_label is not None
-    return number, ready, ready_label
-
-
-def plca(images: int, scratch: Path) -> Iterator[Given]:
-    from plca_dist.data.domain import DomainStream
-    from plca_dist.data.labels import LABEL_SETS
-    from plca_dist.data.stream import Stream
-
-    domain = DomainStream(
-        resolve(BUCKET).child("parquet"), "source", classes=LABEL_SETS["toytown"].classes, batch=1, seed=0, window=8,
-        **AUGMENT,
-    )  # fmt: skip
-    stream = Stream(domain, None, slots=range(1), micro=1, start_step=0, threads=WORKERS, prefetch=4)
-    with closing(stream):
-        for step in range(images):
-            batch = next(stream)
-            yield domain.order.sample(step, 0), batch.source_image[0], batch.source_label[0]
-
-
-def mosaicml(images: int, scratch: Path) -> Iterator[Given]:
-    from streaming import StreamingDataset
-    from torch.utils.data import DataLoader
-
-    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
-    tempfile.tempdir = str(scratch)  # for its lock files, away from those that a broken process left behind
-
-    class Prepared(StreamingDataset):
-        def __getitem__(self, at: Any) -> Given:
-            row = super().__getitem__(at)
-            return prepared(row["image"], row["label"])
-
-    dataset = Prepared(remote=f"{BUCKET}/mds", local=str(scratch / "cache"), shuffle=True, batch_size=1)
-    yield from DataLoader(dataset, batch_size=None, num_workers=WORKERS, prefetch_factor=4)
-
-
-def webdataset(images: int, scratch: Path) -> Iterator[Given]:
-    import webdataset as wds
-    from botocore.session import get_session
-
-    client = get_session().create_client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
-    bucket, _, prefix = BUCKET.removeprefix("s3://").partition("/")
-    names = [entry.name for entry in resolve(BUCKET).list("tar")]
-    urls = [
-        client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": f"{prefix}/{name}"}) for name in names
-    ]
-    dataset = (
-        wds.WebDataset([f"pipe:curl -s -f '{url}'" for url in urls], shardshuffle=len(urls), empty_check=False)
-        .shuffle(SHARD)
-        .map(lambda row: prepared(row["image.png"], row["label.png"]))
-    )
-    yield from wds.WebLoader(dataset, batch_size=None, num_workers=WORKERS, prefetch_factor=4)
-
-
-def ray_data(images: int, scratch: Path) -> Iterator[Given]:
-    import ray
-
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    place = resolve(BUCKET).child("parquet")
-    paths = [f"{place.root}/{shard.name}" for shard in read_manifest(place).shards]
-
-    def prepare(row: dict[str, Any]) -> dict[str, Any]:
-        number, image, label = prepared(row["image"], row["label"])
-        return {"number": number, "image": image.numpy(), "label": label.numpy()}
-
-    dataset = ray.data.read_parquet(paths, filesystem=place.filesystem, shuffle="files")
-    dataset = dataset.select_columns(["image", "label"]).map(prepare)
-    for row in dataset.iter_rows():
-        yield row["number"], torch.from_numpy(row["image"].copy()), torch.from_numpy(row["label"].copy())
-
-
-LOADERS = {"plca_dist": plca, "mosaicml-streaming": mosaicml, "webdataset": webdataset, "ray data": ray_data}
-MODULES = {"mosaicml-streaming": "streaming", "webdataset": "webdataset"}
-
-
 def one_epoch(loader: str, images: int) -> dict[str, float]:
     """In this process: seconds to the first sample, and samples a second over the whole epoch, the start included."""
     if module := MODULES.get(loader):
@@ -206,9 +115,9 @@ def one_epoch(loader: str, images: int) -> dict[str, float]:
 
 
 def bytes_read(images: int, endpoint: str, whole: int) -> float:
-    """Bytes of Parquet that an epoch of this stream reads, over those there are.
+    """Bytes of Parquet that an epoch of this stream reads, over all bytes of Parquet.
 
-    Of the second epoch: what the first one fetched ahead for it makes up for what it fetches ahead for the third.
+    The second epoch is measured: the first has fetched ahead for it about as much as it fetches ahead for the third.
     """
     from tests.proxy import FaultyProxy
 
@@ -217,7 +126,7 @@ def bytes_read(images: int, endpoint: str, whole: int) -> float:
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
         for given, _ in enumerate(plca(2 * images, Path()), 1):
             if given % images == 0:
-                time.sleep(2)  # what is on its way arrives
+                time.sleep(2)  # until requests under way have arrived
                 read.append(sum(n for path, n in proxy.read.items() if path.endswith(".parquet")))
         os.environ["AWS_ENDPOINT_URL"] = endpoint
     return (read[1] - read[0]) / whole

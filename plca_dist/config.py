@@ -7,7 +7,7 @@ starts: an error names the key, the value, what is allowed, and the nearest key 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -16,6 +16,9 @@ from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError, nearest
 from plca_dist.models.backbone import BACKBONES, STYLES
 from plca_dist.ops import BACKENDS, PRODUCTS, check_backend
+
+if TYPE_CHECKING:
+    from plca_dist.storage import Location
 
 Size = tuple[int, int]
 
@@ -265,6 +268,12 @@ class Config(Section):
     def data_uri(self, uri: str) -> str:
         """A shard URI with `data` put before a relative one."""
         return uri if "://" in uri or uri.startswith("/") else f"{self.data.rstrip('/')}/{uri}"
+
+    def location(self, uri: str) -> "Location":
+        """`uri` on the server that `storage.endpoint` names."""
+        from plca_dist.storage import Location  # here: it brings pyarrow, which a mistyped recipe should not wait for
+
+        return Location(uri, self.storage.endpoint)
 
     @property
     def world_sizes(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from plca_dist.report.write import report
 from plca_dist.run.console import Console
 from plca_dist.run.directory import Run
 from plca_dist.run.train import train
-from plca_dist.storage import probe
+from plca_dist.storage import Location, probe
 from plca_dist.terminal import Counters
 
 #: Name in files -> (title, row of the ablation table). Both are shown without and with aggregation.
@@ -52,7 +52,12 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     titles = [title for title, _ in _RUNS.values()]
     with Counters() as counters:
         report(
-            [run.store.uri for run in runs.values()], store.uri, PictureOptions(), counters.show, titles=titles, **_SAID
+            [Location(run.store.uri) for run in runs.values()],
+            Location(store.uri),
+            PictureOptions(),
+            counters.show,
+            titles=titles,
+            **_SAID,
         )
     result = {name: _summary(outcome) for name, outcome in evaluations.items()}
     store.write("result.json", json.dumps({"seed": seed, **result}, indent=1).encode())

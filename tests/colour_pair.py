@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from plca_dist.data.labels import IGNORE
-from plca_dist.data.stream import Pair
+from plca_dist.data.whole_images import Pair
 from plca_dist.models.deeplab import Output
 
 CELL = 8

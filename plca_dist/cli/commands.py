@@ -54,12 +54,18 @@ def tune(parsed: Namespace) -> None:
 def evaluate(parsed: Namespace) -> None:
     from plca_dist.inference.evaluate import evaluate_run
     from plca_dist.report.tables import outcome_table
+    from plca_dist.storage import Location
     from plca_dist.terminal import Counters
 
     job, workers = _job(parsed, None)
     with Counters() as counters:
         outcome, written = evaluate_run(
-            job, parsed.data, workers, counters.show, aggregation=parsed.aggregation, json_uri=parsed.json
+            job,
+            Location(parsed.data, parsed.endpoint),
+            workers,
+            counters.show,
+            aggregation=parsed.aggregation,
+            json_file=Location(parsed.json, parsed.endpoint) if parsed.json else None,
         )
     print(outcome_table(outcome), end="")
     print(f"json: {written}")
@@ -67,11 +73,18 @@ def evaluate(parsed: Namespace) -> None:
 
 def predict(parsed: Namespace) -> None:
     from plca_dist.inference.predict import predict_images
+    from plca_dist.storage import Location
     from plca_dist.terminal import Counters
 
     job, workers = _job(parsed, parsed.aggregation)
     with Counters() as counters:
-        images, folders = predict_images(job, parsed.images, parsed.out, workers, counters.show)
+        images, folders = predict_images(
+            job,
+            Location(parsed.images, parsed.endpoint),
+            Location(parsed.out, parsed.endpoint),
+            workers,
+            counters.show,
+        )
     print("\n".join([f"{images} images:", *(f"  {folder}" for folder in folders)]))
 
 
@@ -79,43 +92,53 @@ def report(parsed: Namespace) -> None:
     from plca_dist.config import ClusterSettings
     from plca_dist.report.pictures import PictureOptions
     from plca_dist.report.write import report
+    from plca_dist.storage import Location
     from plca_dist.terminal import Counters
 
     options = PictureOptions(
-        data=parsed.data,
+        data=Location(parsed.data, parsed.endpoint) if parsed.data else None,
         images=parsed.images,
         candidates=parsed.candidates,
         aggregation=parsed.aggregation,
         workers=ClusterSettings(workers=parsed.workers, gpu=parsed.gpu),
-        endpoint=parsed.endpoint,
     )
+    runs = [Location(run, parsed.endpoint) for run in parsed.runs]
+    out = Location(parsed.out, parsed.endpoint) if parsed.out else None
     with Counters() as counters:
-        page, *pictures = report(parsed.runs, parsed.out, options, counters.show)
+        page, *pictures = report(runs, out, options, counters.show)
     print("\n".join([f"page: {page}", *(f"  {picture}" for picture in pictures)]))
 
 
 def _job(parsed: Namespace, aggregation: float | None) -> Any:
-    from plca_dist.inference.parts import job_from
+    from plca_dist.inference.distribute import job_from
+    from plca_dist.storage import Location
 
-    return job_from(parsed.weights, aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
+    weights = Location(parsed.weights, parsed.endpoint)
+    return job_from(weights, aggregation, parsed.size, parsed.workers, parsed.gpu)
 
 
 def weights(parsed: Namespace) -> None:
     from plca_dist.inference.export import export_authors, import_authors
+    from plca_dist.storage import Location
 
+    out = Location(parsed.out, parsed.endpoint)
     if parsed.action == "import":
-        written, labels = import_authors(parsed.file, parsed.out, parsed.endpoint)
+        written, labels = import_authors(Location(parsed.file, parsed.endpoint), out)
         print(f"{written}: {len(labels)} classes, in the order of the label set {labels.name}")
     else:
-        print(export_authors(parsed.weights, parsed.out, parsed.endpoint))
+        print(export_authors(Location(parsed.weights, parsed.endpoint), out))
 
 
 def export(parsed: Namespace) -> None:
     from plca_dist.inference.export import export_network
+    from plca_dist.storage import Location
 
     print(
         export_network(
-            parsed.weights, parsed.out, size=parsed.size, aggregation=parsed.aggregation, endpoint=parsed.endpoint
+            Location(parsed.weights, parsed.endpoint),
+            Location(parsed.out, parsed.endpoint),
+            size=parsed.size,
+            aggregation=parsed.aggregation,
         )
     )
 
@@ -123,7 +146,7 @@ def export(parsed: Namespace) -> None:
 def shards(parsed: Namespace) -> None:
     from plca_dist.data.datasets.layouts import DATASETS
     from plca_dist.data.prepare import TOYTOWN_COUNT, prepare, prepare_toytown
-    from plca_dist.storage import probe
+    from plca_dist.storage import Location, probe
     from plca_dist.terminal import Counters
 
     if parsed.dataset == "toytown":
@@ -134,7 +157,7 @@ def shards(parsed: Namespace) -> None:
             raise UserError(f"{parsed.dataset}: give its folder with --root: {DATASETS[parsed.dataset].layout}")
         if parsed.labels and parsed.no_labels:
             raise UserError("--labels and --no-labels contradict each other; give one of them.")
-    out = probe(parsed.out, parsed.endpoint)
+    out = probe(Location(parsed.out, parsed.endpoint))
     workers = parsed.workers or os.cpu_count() or 1
     with Counters() as counters:
         if parsed.dataset == "toytown":
@@ -192,9 +215,11 @@ def _text(value: object) -> str:
 
 def doctor(parsed: Namespace) -> int:
     from plca_dist.doctor.examine import examine
+    from plca_dist.storage import Location
 
+    storage = Location(parsed.storage, parsed.endpoint)
     failed = False
-    for finding in examine(parsed.storage, parsed.endpoint, cluster=parsed.cluster, gpu=parsed.gpu):
+    for finding in examine(storage, cluster=parsed.cluster, gpu=parsed.gpu):
         failed |= not finding.good
         print(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what}: {finding.detail}", flush=True)
     return int(failed)

@@ -24,8 +24,8 @@ def augment(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Random scale, random crop, random horizontal flip; the same for the image and its label.
 
-    Four numbers are drawn whatever the settings and whether or not there is a label, so that none of these moves
-    the randomness of another.
+    Four numbers are always drawn, with any settings and with or without a label. So a change of one setting leaves
+    the random numbers of the others as they were.
 
     Args:
         image_3HW: uint8 image.

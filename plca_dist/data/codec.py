@@ -1,7 +1,7 @@
 """Encoded images and labels <-> tensors.
 
-Pillow decodes. torchvision's decoder is up to a fifth faster for JPEG, but it is deprecated, and a damaged PNG can end
-the process in it. Pillow too releases the interpreter lock while it decodes, so that threads are enough.
+Pillow decodes. It releases the interpreter lock while it does, so that threads are enough. torchvision's decoder is up
+to a fifth faster for JPEG, but it is deprecated, and a damaged PNG can end the process in it.
 """
 
 import io
@@ -17,7 +17,7 @@ _FORMATS = ("PNG", "JPEG")
 
 
 def decode_image(data: bytes) -> torch.Tensor:
-    """Encoded PNG or JPEG of any kind -> uint8 RGB (3, H, W), a view on (H, W, 3) memory, which resizing prefers."""
+    """Encoded PNG or JPEG of any kind -> uint8 RGB (3, H, W): a view of (H, W, 3) memory, which resizing prefers."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scaling
             return torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8)).expand(3, -1, -1)
@@ -39,21 +39,21 @@ def encode_label(label_HW: np.ndarray) -> bytes:
 
 
 def verified_image(data: bytes) -> torch.Tensor:
-    """`decode_image` for bytes from outside; raises ValueError saying what is wrong with them."""
+    """`decode_image` for bytes from outside. Raises ValueError with the fault of the bytes."""
     check_png(data)
     try:
         return decode_image(data)
-    except Exception as error:  # whatever Pillow stumbles over: it has no one error for a file it cannot decode
+    except Exception as error:  # Pillow has no single error for a file that it cannot decode
         raise ValueError("it is no PNG or JPEG image, or a damaged one") from error
 
 
 def index_image(data: bytes) -> np.ndarray:
-    """The values (H, W) of a single-channel or palette PNG, a palette's as indices; ValueError for anything else."""
+    """The values (H, W) of a single-channel PNG, or a palette PNG's indices. ValueError for anything else."""
     return _label_values(data, any_channels=False)
 
 
 def first_channel(data: bytes) -> np.ndarray:
-    """Channel 0 (H, W) of a PNG of 8 or 16 bits and any number of channels; ValueError for a damaged one."""
+    """Channel 0 (H, W) of a PNG of 8 or 16 bits and any number of channels. ValueError for a damaged one."""
     return _label_values(data, any_channels=True)
 
 
@@ -78,7 +78,7 @@ def _label_values(data: bytes, any_channels: bool) -> np.ndarray:
 def check_png(data: bytes) -> None:
     """Raise ValueError where a PNG is incomplete or one of its chunks does not match its checksum.
 
-    Decoders let some such files pass, with wrong pixels. Anything that is not a PNG is left to them.
+    Decoders accept some such files and give wrong pixels. A file that is no PNG passes: decoders check it.
     """
     if not data.startswith(_PNG):
         return

@@ -13,7 +13,7 @@ Colour = tuple[int, int, int]
 
 
 def colour(label_HW: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Train ids (H, W) -> their colours (H, W, 3) uint8; 255 (ignored) is black.
+    """Train ids (H, W) -> colours (H, W, 3) uint8; 255 (ignored) gives black.
 
     Raises UserError for a value that is neither a class nor 255.
     """

@@ -1,27 +1,25 @@
-"""One domain of the training data: its order, its row groups in memory, and samples decoded from them."""
+"""One domain of the training data: samples in its order, decoded from its row groups and augmented."""
 
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from plca_dist.data.augment import augment
 from plca_dist.data.codec import decode_image, decode_label
-from plca_dist.data.fetch import RowGroups
-from plca_dist.data.labels import remap
+from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.order import Order, sample_rng
-from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
-from plca_dist.errors import UserError
+from plca_dist.data.shards import Damaged, ShardReader, read_manifest
+from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.storage import Store
 
 log = logging.getLogger(__name__)
 
 
 class AugmentedSample(NamedTuple):
-    """Augmented; `replaced` where it stands for a damaged one."""
+    """A sample after augmentation. `replaced`: it stands for a damaged one."""
 
     image_3HW: Tensor
     label_HW: Tensor | None
@@ -29,7 +27,13 @@ class AugmentedSample(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """One slot's way through an epoch: (T,) row groups, (T,) whether it is the last visit, and those kept so far."""
+    """One slot's steps through an epoch.
+
+    Attributes:
+        groups: (T,) row group of each step.
+        last: (T,) whether it is the slot's last visit to that row group.
+        kept: row groups that the slot keeps in memory now.
+    """
 
     epoch: int
     groups: np.ndarray
@@ -47,12 +51,12 @@ class DomainStream:
     """One domain's samples by (step, slot).
 
     Args:
-        shards: where the domain's shards are.
+        shards: the domain's shard directory.
         name: "source" or "target"; the order and the augmentation of the two are independent.
-        classes: names of the classes to learn, whose labels come with the images; None: images alone.
+        classes: names of the classes to learn, for images with labels; None: images alone.
         batch, seed, window: of the order (see `Order`).
-        damaged: "stop" at a row group that is damaged, or "skip" it: each of its rows is replaced by the next sound
-            one on the slot's walk through the epoch, from its end on to its beginning; the same at any world size.
+        damaged: "stop" at a damaged row group, or "skip" it. With "skip", each damaged row is replaced by the next
+            sound one of the slot's epoch, which goes on at the beginning after its end; the same at any world size.
 
     Attributes:
         groups: the row groups in memory.
@@ -82,10 +86,12 @@ class DomainStream:
         self._passed: set[str] = set()
 
     def announce(self, step: int, slot: int) -> int:
-        """Start fetching what `load` will need; call it once before each, a slot's steps in order.
+        """Start fetching the row group for `load`. Call it once before each `load`, a slot's steps in order.
 
-        A row group stays in memory from the slot's first visit to its last in the epoch. Returns how many row groups
-        this visit is the first to.
+        A row group stays in memory from the slot's first visit to its last in the epoch.
+
+        Returns:
+            The number of row groups that this visit is the first to: 1 or 0.
         """
         epoch, within = divmod(step, self.order.steps_per_epoch)
         walk = self._walks.get(slot)
@@ -103,7 +109,7 @@ class DomainStream:
         return int(first)
 
     def load(self, step: int, slot: int) -> AugmentedSample:
-        """Decode and augment what was announced; a pure function of its arguments and the recipe.
+        """Decode and augment the sample that was announced; a pure function of the arguments and the recipe.
 
         Raises:
             Damaged: at a damaged row, or where the slot's whole epoch is damaged.
@@ -135,22 +141,3 @@ class DomainStream:
         if self._table is not None and label is not None:
             label = look_up(self._table, label)  # after the crop: fewer pixels, and the same ones
         return AugmentedSample(image, label, replaced=past > 0)
-
-
-def label_table(manifest: Manifest, classes: Sequence[str], where: str) -> Tensor:
-    """Lookup (256,) uint8 from the shards' train ids to those of `classes`.
-
-    Raises UserError where the shards hold no labels, or none of the classes.
-    """
-    if not manifest.with_labels:
-        raise UserError(f"{where} holds no labels; write these shards from a labelled set, without --no-labels.")
-    if not set(manifest.classes) & set(classes):
-        raise UserError(
-            f"{where} (label set {manifest.label_set!r}) knows none of the classes wanted: {', '.join(classes)}."
-        )
-    return torch.from_numpy(remap(manifest.classes, classes))
-
-
-def look_up(table: Tensor, label_HW: Tensor) -> Tensor:
-    """`table[label]` for a (256,) uint8 table and uint8 labels on the CPU; torch's own takes six times as long."""
-    return torch.from_numpy(np.take(table.numpy(), label_HW.numpy()))

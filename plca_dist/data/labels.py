@@ -1,8 +1,8 @@
 """Label sets: class names, colours, and the maps between them.
 
 A label image holds *train ids*: the index of a class in its label set, or 255 where there is nothing to learn. Two
-label sets meet through the class names alone (`remap`), so shards written with one set can train a recipe that uses
-another, and a class that only one of them knows becomes ignored rather than mistaken for something else.
+label sets are compared by class names alone (`remap`), so shards written with one set can train a recipe that uses
+another. A class that only one of the two sets has is ignored, and never mistaken for another class.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ CITYSCAPES_CLASSES: dict[str, tuple[int, tuple[int, int, int]]] = {
     "bicycle": (33, (119, 11, 32)),
 }
 
-#: SYNTHIA lacks terrain, truck and train; its 13-class mean also drops wall, fence and pole (facts of the benchmark).
+#: SYNTHIA lacks terrain, truck and train. Its 13-class mean, by convention, also leaves out wall, fence and pole.
 _NOT_IN_SYNTHIA = ("terrain", "truck", "train")
 _NOT_IN_13 = (*_NOT_IN_SYNTHIA, "wall", "fence", "pole")
 
@@ -46,7 +46,8 @@ _NOT_IN_13 = (*_NOT_IN_SYNTHIA, "wall", "fence", "pole")
 class LabelSet:
     """Classes in train-id order.
 
-    `means` names the extra averages reported beside the mean over all classes, e.g. `{"mIoU-16": (0, 1, ...)}`.
+    `means`: averages that are reported beside the mean over all classes, as name -> train ids, for example
+    `{"mIoU-16": (0, 1, ...)}`.
     """
 
     name: str
@@ -80,7 +81,7 @@ LABEL_SETS: dict[str, LabelSet] = {
     "camvid": LabelSet(
         "camvid",
         _CAMVID,
-        # CamVid has one class for rider and bicycle together; it takes the rider's colour.
+        # CamVid has one class for rider and bicycle together; it has the rider's colour here.
         tuple(CITYSCAPES_CLASSES["rider" if c == "bicyclist" else c][1] for c in _CAMVID),
     ),
 }
@@ -94,7 +95,7 @@ def label_set(name: str) -> LabelSet:
 
 
 def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
-    """Lookup table (256,) uint8 from train ids of class names `source` to those of `target`; the rest is IGNORE."""
+    """Lookup table (256,) uint8 from train ids of classes `source` to those of `target`; all others give IGNORE."""
     table = np.full(256, IGNORE, np.uint8)
     for i, name in enumerate(source):
         if name in target:

@@ -1,7 +1,7 @@
-"""Which sample, at which step, in which slot: a pure function of (seed, domain, step).
+"""The sample of each slot at each step, as a pure function of (seed, domain, step).
 
-There is nothing to save and nothing to replay: any step is found at once, any number of ranks sees the same global
-batch, and each slot reads its own stretch of the data in storage order, a window of row groups at a time.
+There is no state to save or to replay. Any step is computed at once, and any number of ranks sees the same global
+batch. Each slot reads its own stretch of the order, a window of row groups at a time.
 
 Legend: N samples of a domain, B slots of the global batch, T = floor(N / B) steps an epoch, W row groups a window.
 """
@@ -19,8 +19,8 @@ from plca_dist.errors import UserError
 def _bits(*key: int | str) -> np.random.Philox:
     """A bit generator that depends on `key` alone, on every machine and in every process.
 
-    The key is hashed as text: python's own `hash` differs from process to process, and SeedSequence would join
-    the words of neighbouring integers, so that two keys could meet.
+    The key is hashed as text. Python's own `hash` differs from process to process, and SeedSequence joins the words of
+    neighbouring integers, so that two keys could give the same bits.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     return np.random.Philox(np.random.SeedSequence(int.from_bytes(digest[:16], "big")))
@@ -29,8 +29,8 @@ def _bits(*key: int | str) -> np.random.Philox:
 def permutation(n: int, *key: int | str) -> np.ndarray:
     """A permutation (n,) int64 that depends on `key` alone.
 
-    It sorts raw 64-bit draws, because numpy promises the raw stream to stay the same between its versions, but not
-    what `Generator.permutation` makes of it; a run must resume in the same order after an upgrade.
+    It sorts raw 64-bit draws, because a run must resume in the same order after an upgrade of numpy. Numpy promises
+    the same raw stream in all its versions, but not the same result of `Generator.permutation`.
     """
     return np.argsort(_bits(*key).random_raw(n), kind="stable")
 
@@ -41,7 +41,7 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
 
 
 def sample_rng(seed: int, domain: str, epoch: int, sample: int) -> np.random.Generator:
-    """The random numbers of one sample in one epoch, for its augmentation."""
+    """The generator for the augmentation of one sample in one epoch."""
     return keyed_rng("augment", int(seed), domain, int(epoch), int(sample))
 
 
@@ -65,10 +65,10 @@ def slots_of_rank(batch: int, world: int, rank: int) -> range:
 class Order:
     """The order of one domain's samples over the whole run.
 
-    Epoch e: the row groups are permuted, every W neighbours of that sequence are joined into a window, and the
-    samples are permuted inside each window. Slot b at step t reads position b·T + (t mod T) of epoch floor(t / T),
-    so a slot walks through T neighbouring positions, and only the row groups under them are read for it. Every
-    sample is used at most once an epoch; the N - B·T < B at the end of the order are left out, others each epoch.
+    In each epoch the row groups are permuted, every W neighbours of that sequence are joined into a window, and the
+    samples are permuted inside each window. Slot b at step t reads position b·T + (t mod T) of epoch floor(t / T). So
+    a slot reads T neighbouring positions, and only the row groups that these lie in. Every sample is used at most once
+    an epoch. The N - B·T < B samples at the end of the order are left out; they differ from epoch to epoch.
 
     Args:
         row_groups: samples in each row group, in global row order.
@@ -97,7 +97,7 @@ class Order:
         self.steps_per_epoch = self.samples // batch
         self._rows = np.asarray(row_groups, np.int64)
         self._first = np.cumsum(self._rows) - self._rows
-        # Two epochs meet where prefetching crosses from one into the next; a third is for looking back.
+        # Prefetching across the end of an epoch needs two orders; the third is for a look back.
         self._cached = lru_cache(maxsize=3)(self._make)
 
     def epoch(self, step: int) -> int:

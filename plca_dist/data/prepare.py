@@ -1,4 +1,4 @@
-"""From a data set's name to shards in a store: what `plca shards` and `plca demo` do."""
+"""From a data set's name to shards in a store, for `plca shards` and `plca demo`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ from plca_dist.storage import Store
 
 Progress = Callable[[str, int, int], None]
 
-#: Scenes in each training set of toytown: a demo sees every one a few times. A quarter as many are for evaluation.
+#: Scenes in each training set of toytown; a demo sees each a few times. A quarter as many are for evaluation.
 TOYTOWN_COUNT = 480
-#: Validation scenes are the target's, drawn from seeds that training does not use.
+#: Added to the seed of validation scenes, which are the target's: training does not use such seeds.
 _VALIDATION_SEED = 1_000_000
 
 
@@ -29,9 +29,9 @@ def prepare(
     workers: int = 1,
     progress: Progress,
 ) -> Manifest:
-    """Write the shards of one data set to `out`; the arguments are those of `open_dataset` and `write_shards`.
+    """Write the shards of one data set to `out`. The arguments are those of `open_dataset` and `write_shards`.
 
-    `progress` is called with (what, samples done, samples in all).
+    `progress` is called with (name, samples done, samples in all).
     """
     reader = open_dataset(dataset, root, split, with_labels=with_labels, label_set=labels)
     return write_shards(

@@ -1,4 +1,4 @@
-"""Is everything here that a run needs? One finding after the other, each with what to do about it."""
+"""Checks of everything that a run needs, as findings, each with its fix."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import plca_dist.training  # noqa: F401  sets what DeepSpeed need not say when it is imported below
+import plca_dist.training  # noqa: F401  it quiets DeepSpeed, which is imported below
 from plca_dist.doctor.finding import Finding, first_missing
 from plca_dist.errors import UserError
-from plca_dist.storage import probe
+from plca_dist.storage import Location, probe
 
 _PYTHON = (3, 11)
 _TORCH = (2, 11)
@@ -20,8 +20,10 @@ _TORCH = (2, 11)
 _ROUND_TRIP_BYTES = 24 << 20
 
 
-def examine(storage: str, endpoint: str | None, *, cluster: bool = False, gpu: bool = False) -> Iterator[Finding]:
+def examine(storage: Location, *, cluster: bool = False, gpu: bool = False) -> Iterator[Finding]:
     """Check Python, torch and CUDA, DeepSpeed, Ray, and the store at `storage` (a multipart round trip).
+
+    Each check imports its package itself, so that a missing package is a finding.
 
     Args:
         cluster: look at every node of the Ray cluster, instead of running one task on it.
@@ -33,20 +35,20 @@ def examine(storage: str, endpoint: str | None, *, cluster: bool = False, gpu: b
         "CUDA": lambda: _cuda(wanted=gpu and not cluster),
         "DeepSpeed": _deepspeed,
         "Ray": _ray,
-        "store": lambda: _store(storage, endpoint),
+        "store": lambda: _store(storage),
     }
     for what, check in checks.items():
         if not (cluster and what == "Ray"):
             yield _find(what, check)
     if cluster:
-        yield from _nodes(storage, endpoint, gpu)
+        yield from _nodes(storage, gpu)
 
 
-def _nodes(storage: str, endpoint: str | None, gpu: bool) -> Iterator[Finding]:
+def _nodes(storage: Location, gpu: bool) -> Iterator[Finding]:
     try:
-        from plca_dist.doctor.nodes import examine_nodes
+        from plca_dist.doctor.nodes import examine_nodes  # here: it imports Ray, which may be missing
 
-        yield from examine_nodes(storage, endpoint, gpu=gpu)
+        yield from examine_nodes(storage, gpu=gpu)
     except Exception as error:
         yield _failure("cluster", error)
 
@@ -54,7 +56,7 @@ def _nodes(storage: str, endpoint: str | None, gpu: bool) -> Iterator[Finding]:
 def _find(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, check())
-    except Exception as error:  # a doctor reports what it meets, whatever it is
+    except Exception as error:  # whatever it is, it is a finding
         return _failure(what, error)
 
 
@@ -118,8 +120,8 @@ def _ray() -> str:
     return f"{answer}, {where} with {cpus:g} CPUs ran a task after {time.monotonic() - began:.1f} s"
 
 
-def _store(uri: str, endpoint: str | None) -> str:
-    store = probe(uri, endpoint)
+def _store(location: Location) -> str:
+    store = probe(location)
     made = None if "://" in store.uri else first_missing(Path(store.root))
     name = f"plca-doctor-{uuid.uuid4().hex}"
     data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)

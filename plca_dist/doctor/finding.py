@@ -1,10 +1,12 @@
-"""What the doctor finds, one thing at a time."""
+"""The result of one check, and what the checks share."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Finding(NamedTuple):
+    """One thing that was checked (`what`), whether it is good, and why, with the fix where it is not."""
+
     what: str
     good: bool
     detail: str

@@ -1,7 +1,7 @@
-"""What a node of the cluster finds out about itself for `plca doctor --cluster`.
+"""The look of a node of the cluster at itself, for `plca doctor --cluster`.
 
-It travels there by value, so that it works where this package is missing, which is one of the things to find out:
-nothing but the standard library is imported up here.
+This module travels to the node by value, so that it works where this package is missing, which is one of the findings.
+So it imports nothing but the standard library and versions.py, which travels with it, and takes plain values only.
 """
 
 import json
@@ -23,15 +23,13 @@ _GPU_NAMES = (
 )
 
 
-def look(
-    storage: str, endpoint: str | None, token: tuple[str, bytes] | None, answer: str, metrics: str
-) -> dict[str, Any]:
+def look(storage: tuple[str, str | None], token: tuple[str, bytes] | None, answer: str, metrics: str) -> dict[str, Any]:
     """Versions, GPUs, shared memory and the store as they are on this node.
 
     Args:
-        storage: URI of the store to try.
-        token: name and content of an object that the asker left there; None: do not try the store.
-        answer: name of the object to leave there.
+        storage: the fields of the `Location` of the store to try.
+        token: name and content of an object that the driver left in the store; None: do not try the store.
+        answer: name of the object to write into the store.
         metrics: URL of this node's metrics agent.
 
     Returns:
@@ -45,13 +43,17 @@ def look(
         "gpus": gpus,
         "gpus_problem": gpus_problem,
         "shm_bytes": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
-        "store_problem": _store_problem(storage, endpoint, token, answer) if token else "",
+        "store_problem": _store_problem(storage, token, answer) if token else "",
         "metrics": _answers(metrics),
     }
 
 
 def _gpus() -> tuple[list[str], str]:
-    """All of the node's, though Ray gives this task none: in a process of its own, as a broken driver may end one."""
+    """Names of all GPUs of the node, and a problem or "".
+
+    Ray gives this task none of them, so CUDA_VISIBLE_DEVICES is left out. A broken driver may end a process, so a
+    process of its own asks torch.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     command = [sys.executable, "-c", _GPU_NAMES]
     try:
@@ -64,20 +66,20 @@ def _gpus() -> tuple[list[str], str]:
     return json.loads(done.stdout.splitlines()[-1]), ""
 
 
-def _store_problem(storage: str, endpoint: str | None, token: tuple[str, bytes], answer: str) -> str:
+def _store_problem(storage: tuple[str, str | None], token: tuple[str, bytes], answer: str) -> str:
     name, content = token
     try:
-        from plca_dist.storage import probe
+        from plca_dist.storage import Location, probe  # here: the package may be missing on the node
 
-        store = probe(storage, endpoint)
+        store = probe(Location(*storage))
         if not store.exists(name):
             return f"{store.uri}: what the driver wrote is not there; {SHARED}"
         if store.read(name) != content:
             return f"{store.uri}: reads other bytes than the driver wrote; {SHARED}"
         store.write(answer, content)
-    except Exception as error:  # whatever it is, it belongs into the report
-        ours = any(kind.__name__ == "UserError" for kind in type(error).__mro__)
-        return str(error) if ours else f"{type(error).__name__}: {error}"
+    except Exception as error:  # whatever it is, it is a finding
+        for_people = any(kind.__name__ == "UserError" for kind in type(error).__mro__)
+        return str(error) if for_people else f"{type(error).__name__}: {error}"
     return ""
 
 

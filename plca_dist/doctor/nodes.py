@@ -1,5 +1,6 @@
-"""The nodes of a Ray cluster, looked at one by one: what differs from here, what is missing, what is too small."""
+"""Checks of every node of a Ray cluster: what differs from here, what is missing, what is too small."""
 
+import dataclasses
 import os
 import platform
 import shutil
@@ -18,11 +19,11 @@ from plca_dist.doctor import node as node_module
 from plca_dist.doctor.finding import Finding, first_missing
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster.connect import connection
-from plca_dist.storage import Store, endpoint_or_default, probe
+from plca_dist.storage import Location, Store, probe
 
-#: For a node to answer; importing torch there, from a network's disk, takes the most of it.
+#: Time for a node to answer. Importing torch there, from a network disk, takes most of it.
 _ANSWER_S = 180.0
-#: What NCCL wants of /dev/shm beside Ray's object store, on a node with GPUs.
+#: NCCL's part of /dev/shm on a node with GPUs, beside Ray's object store.
 _NCCL_BYTES = 256 << 20
 
 
@@ -31,7 +32,8 @@ class Node(NamedTuple):
 
     Attributes:
         name: its address and the beginning of its id.
-        cpus, gpus: that Ray gives to tasks there.
+        cpus, gpus: as many as Ray gives to tasks there.
+        metrics: URL of its metrics agent.
     """
 
     id: str
@@ -42,12 +44,11 @@ class Node(NamedTuple):
     metrics: str
 
 
-def examine_nodes(storage: str, endpoint: str | None, *, gpu: bool) -> Iterator[Finding]:
+def examine_nodes(storage: Location, *, gpu: bool) -> Iterator[Finding]:
     """Ask every node of the cluster at RAY_ADDRESS, or of one started here, about itself.
 
     Args:
-        storage: URI of the store that every node must reach.
-        endpoint: of an S3-compatible server.
+        storage: the store that every node must reach.
         gpu: workers will want GPUs: a node that offers CPUs and no GPU is a problem.
     """
     with connection(ClusterSettings(workers=1), lambda message: None):
@@ -56,20 +57,21 @@ def examine_nodes(storage: str, endpoint: str | None, *, gpu: bool) -> Iterator[
         cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
         count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
         yield Finding("cluster", True, f"{where}: {count} with {cpus:g} CPUs and {gpus:g} GPUs")
-        with _Token(storage, endpoint) as token:
+        with _Token(storage) as token:
             answers = _ask(nodes, token)
             for node in nodes:
                 answer = answers[node.id]
                 if isinstance(answer, str):
                     yield Finding(f"node {node.name}", False, answer)
                     continue
-                found = problems(node, answer, versions.installed(), gpu=gpu)
-                if not found and (missing := token.missing(node.id)):
-                    found = [missing]
-                for problem in found:
+                bad = problems(node, answer, versions.installed(), gpu=gpu)
+                if not bad and (missing := token.missing(node.id)):
+                    bad = [missing]
+                for problem in bad:
                     yield Finding(f"node {node.name}", False, problem)
-                if not found:
-                    yield Finding(f"node {node.name}", True, summary(node, answer, token.uri if token.object else None))
+                if not bad:
+                    reached = token.location.uri if token.object else None
+                    yield Finding(f"node {node.name}", True, summary(node, answer, reached))
 
 
 def _known(known: Mapping[str, Any]) -> Node:
@@ -87,11 +89,11 @@ def _known(known: Mapping[str, Any]) -> Node:
 class _Token:
     """An object in the store that every node must find, and answer with one of its own; all are removed at the end.
 
-    Where even this machine cannot write it, which the doctor tells elsewhere, nodes are not asked about the store.
+    Where even this machine cannot write it, nodes are not asked about the store: `examine` has a finding for that.
     """
 
-    def __init__(self, storage: str, endpoint: str | None) -> None:
-        self.uri, self.endpoint = storage, endpoint_or_default(endpoint)
+    def __init__(self, storage: Location) -> None:
+        self.location = storage.absolute()
         self._name, self._content = f"plca-doctor-{uuid.uuid4().hex}", uuid.uuid4().bytes
         self._store: Store | None = None
         self._made: Path | None = None
@@ -99,8 +101,8 @@ class _Token:
 
     def __enter__(self) -> "_Token":
         with suppress(UserError):
-            store = probe(self.uri, self.endpoint)
-            self.uri = store.uri
+            store = probe(self.location)
+            self.location = self.location.with_uri(store.uri)
             self._made = first_missing(Path(store.root)) if store.local else None
             store.write(self._name, self._content)
             self._store = store
@@ -118,18 +120,18 @@ class _Token:
         return (self._name, self._content) if self._store else None
 
     def answer(self, node: str) -> str:
-        """The name of the node's object."""
+        """The name for the object that the node is to write."""
         self._answers.append(f"{self._name}-{node}")
         return self._answers[-1]
 
     def missing(self, node: str) -> str:
-        """What is wrong with the object that the node says it wrote; "": nothing."""
+        """The problem with the object that the node says it wrote; "": none."""
         if self._store is None:
             return ""
         name = f"{self._name}-{node}"
         if self._store.exists(name) and self._store.read(name) == self._content:
             return ""
-        return f"store: what it wrote to {self.uri} cannot be read here; {node_module.SHARED}."
+        return f"store: what it wrote to {self.location.uri} cannot be read here; {node_module.SHARED}."
 
 
 def _ask(nodes: list[Node], token: _Token) -> dict[str, dict[str, Any] | str]:
@@ -141,7 +143,7 @@ def _ask(nodes: list[Node], token: _Token) -> dict[str, dict[str, Any] | str]:
         look = ray.remote(num_cpus=0, max_retries=0)(node_module.look)
         tasks = {
             look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)).remote(
-                token.uri, token.endpoint, token.object, token.answer(n.id), n.metrics
+                dataclasses.astuple(token.location), token.object, token.answer(n.id), n.metrics
             ): n.id
             for n in nodes
         }
@@ -162,50 +164,52 @@ def _ask(nodes: list[Node], token: _Token) -> dict[str, dict[str, Any] | str]:
     return answers
 
 
-def problems(node: Node, answer: Mapping[str, Any], ours: Mapping[str, str | None], *, gpu: bool) -> list[str]:
-    """Everything that is wrong on a node, each with its fix.
+def problems(node: Node, answer: Mapping[str, Any], here: Mapping[str, str | None], *, gpu: bool) -> list[str]:
+    """All problems of a node, each with its fix.
 
     Args:
-        answer: what `node.look` found there.
-        ours: versions of the same packages here; a package that is missing here too is the doctor's other business.
+        answer: the result of `node.look` there.
+        here: versions of the same packages here. Where one is missing here too, another finding says so.
         gpu: as in `examine_nodes`.
     """
-    found = []
+    listed = []
     here_minor, there_minor = platform.python_version_tuple()[:2], tuple(answer["python"].split(".")[:2])
     if here_minor != there_minor:
-        found.append(f"Python {answer['python']} there, {platform.python_version()} here; install the same on both.")
-    for package, here in ours.items():
+        listed.append(f"Python {answer['python']} there, {platform.python_version()} here; install the same on both.")
+    for package, version in here.items():
         there = answer["versions"][package]
         if there is None:
-            found.append(f"{package} is not installed; install {package}=={here} in that node's image or environment.")
-        elif here is not None and there.partition("+")[0] != here.partition("+")[0]:  # +cpu and +cu132 go together
-            found.append(f"{package} {there} there, {here} here; install the same on both.")
-    if (there := answer["gpus_problem"]) and answer["versions"]["torch"]:
-        found.append(f"{there}; check its CUDA driver.")
+            listed.append(
+                f"{package} is not installed; install {package}=={version} in that node's image or environment."
+            )
+        elif version is not None and there.partition("+")[0] != version.partition("+")[0]:  # +cpu and +cu132 agree
+            listed.append(f"{package} {there} there, {version} here; install the same on both.")
+    if (problem := answer["gpus_problem"]) and answer["versions"]["torch"]:
+        listed.append(f"{problem}; check its CUDA driver.")
     elif len(answer["gpus"]) < node.gpus:
-        found.append(
+        listed.append(
             f"Ray offers {node.gpus:g} GPUs and torch sees {len(answer['gpus'])}; check the driver, and that torch is "
             "a CUDA build."
         )
     elif answer["gpus"] and not node.gpus:
-        found.append(f"has {len(answer['gpus'])} GPUs of which Ray offers none; start Ray there with --num-gpus.")
+        listed.append(f"has {len(answer['gpus'])} GPUs of which Ray offers none; start Ray there with --num-gpus.")
     if gpu and node.cpus and not (node.gpus or answer["gpus"]):
-        found.append("no GPU; workers with cluster.gpu=true cannot run there. Start Ray there with --num-cpus=0.")
+        listed.append("no GPU; workers with cluster.gpu=true cannot run there. Start Ray there with --num-cpus=0.")
     shm = answer["shm_bytes"]
     wanted = node.object_store_bytes + (_NCCL_BYTES if node.gpus else 0)
     if shm is not None and shm < wanted:
-        found.append(
+        listed.append(
             f"/dev/shm holds {_gib(shm)}, and Ray's object store"
             f"{' and NCCL want' if node.gpus else ' wants'} {_gib(wanted)}; enlarge it (an emptyDir with "
             "medium: Memory, docker --shm-size), or give Ray a smaller --object-store-memory."
         )
-    if (said := answer["store_problem"]) and answer["versions"]["plca-dist"]:
-        found.append(f"store: {said.rstrip('.')}.")
-    return found
+    if (problem := answer["store_problem"]) and answer["versions"]["plca-dist"]:
+        listed.append(f"store: {problem.rstrip('.')}.")
+    return listed
 
 
 def summary(node: Node, answer: Mapping[str, Any], storage: str | None) -> str:
-    """A node that is well, in a line. `storage`: that it reached, if it was asked."""
+    """A sound node in one line. `storage`: the store that it reached; None: it was not asked."""
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
     gpus = ", ".join(answer["gpus"]) or "no GPU"
     shm = "no /dev/shm" if answer["shm_bytes"] is None else f"/dev/shm {_gib(answer['shm_bytes'])}"

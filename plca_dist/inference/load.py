@@ -1,8 +1,7 @@
-"""Trained weights from wherever they stand: a run, one of its checkpoints, or a weight file."""
+"""Trained weights, loaded from a run, one of its checkpoints, or a weight file."""
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from plca_dist.config import Config, ObjectiveSettings
@@ -12,7 +11,7 @@ from plca_dist.models.deeplab import Network
 from plca_dist.models.weights import describe, load_weights
 from plca_dist.recipe import parse
 from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
-from plca_dist.storage import Store, file_at, probe
+from plca_dist.storage import Location, Store, absolute, file_at, probe
 from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.restore import weights_of
 
@@ -40,15 +39,15 @@ class TrainedNetwork:
         return settings.inference
 
 
-def load_trained(place: str, endpoint: str | None = None) -> TrainedNetwork:
-    """Load `place`: a run's directory, `RUN/checkpoints/step-…`, or a `.safetensors` file; a path or a URI.
+def load_trained(location: Location) -> TrainedNetwork:
+    """Load a run's directory, `RUN/checkpoints/step-…`, or a `.safetensors` file.
 
     Raises:
         UserError: nothing there, a run without a result yet, a checkpoint that was not committed.
     """
-    place = place.rstrip("/") if "://" in place else str(Path(place).expanduser().absolute())
+    place = absolute(location.uri).rstrip("/") or "/"
     if place.endswith(".safetensors"):
-        store, file = file_at(place, endpoint)
+        store, file = file_at(location.with_uri(place))
         if not store.exists(file):
             raise UserError(f"{place} does not exist; give a run's directory, or the weight file it left.")
         return _from_file(store, file, None)
@@ -58,7 +57,7 @@ def load_trained(place: str, endpoint: str | None = None) -> TrainedNetwork:
             " paper's authors."
         )
     within = re.fullmatch(rf"(.+)/{CHECKPOINTS}/([^/]+)", place)
-    store = probe(within[1] if within else place, endpoint)
+    store = probe(location.with_uri(within[1] if within else place))
     if not store.exists(RECIPE):
         raise UserError(f"{store.uri} is no run: it holds no {RECIPE}; give a run's directory or a .safetensors file.")
     config = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")

@@ -11,9 +11,9 @@ from plca_dist.data.colours import colour, overlay, png
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
 from plca_dist.data.prepare import Progress
 from plca_dist.errors import UserError
+from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.inference.load import load_trained
-from plca_dist.inference.parts import InferenceJob, loaded, share_out
-from plca_dist.storage import Store, absolute, probe, resolve
+from plca_dist.storage import Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -21,34 +21,34 @@ _LABEL_IDS, _TRAIN_IDS, _COLOUR, _OVERLAY = _FOLDERS = ("label_ids", "train_ids"
 
 
 def predict_images(
-    job: InferenceJob, images: str, out: str, workers: ClusterSettings, progress: Progress
+    job: InferenceJob, images: Location, out: Location, workers: ClusterSettings, progress: Progress
 ) -> tuple[int, list[str]]:
-    """Write three PNGs for every image, at its own size: its class ids, their colours, and both over the image.
+    """Write three PNGs for every image, at its own size: its class ids, their colours, and the colours over the image.
 
-    `<out>/label_ids` holds the official evaluator's ids where every class is one of Cityscapes', else `<out>/train_ids`
-    holds the label set's own. Predictions use the job's aggregation.
+    Class ids are the official evaluator's, in `<out>/label_ids`, where every class is one of Cityscapes'. Otherwise
+    they are the label set's own, in `<out>/train_ids`. Predictions use the job's aggregation.
 
     Returns:
-        How many images, and where the results of each kind are.
+        The number of images, and the URI of the folder of each kind of results.
     """
-    trained = load_trained(job.place, job.endpoint)
-    images, out = absolute(images), absolute(out)
-    source, target = probe(images, job.endpoint), probe(out, job.endpoint)
+    trained = load_trained(job.weights)
+    images, out = images.absolute(), out.absolute()
+    source, target = probe(images), probe(out)
     names = _pictures(source, target)
     done = 0
-    for count in share_out(_predict_part, (job, images, out, names), len(names), workers):
+    for count in distribute(_predict_part, (job, images, out, names), len(names), workers):
         done += count
         progress("images", done, len(names))
     return len(names), [f"{target.uri}/{folder}" for folder in (_ids_folder(trained.labels), _COLOUR, _OVERLAY)]
 
 
 def _pictures(source: Store, target: Store) -> list[str]:
-    """Names of the images below `source`, without what an earlier prediction left below `target`."""
-    ours = tuple(f"{target.root}/{folder}/" for folder in _FOLDERS)
+    """Names of the images below `source`, without the results of an earlier prediction below `target`."""
+    results = tuple(f"{target.root}/{folder}/" for folder in _FOLDERS)
     names = [
         e.name
         for e in source.list()
-        if e.name.lower().endswith(_PICTURES) and not f"{source.root}/{e.name}".startswith(ours)
+        if e.name.lower().endswith(_PICTURES) and not f"{source.root}/{e.name}".startswith(results)
     ]
     if not names:
         raise UserError(f"{source.uri} holds no images ({', '.join(_PICTURES)}).")
@@ -64,10 +64,10 @@ def _pictures(source: Store, target: Store) -> list[str]:
 
 
 def _predict_part(
-    job: InferenceJob, images: str, out: str, names: list[str], part: int, parts: int, device: str
+    job: InferenceJob, images: Location, out: Location, names: list[str], part: int, parts: int, device: str
 ) -> int:
     trained = loaded(job, device)
-    source, target = resolve(images, job.endpoint), resolve(out, job.endpoint)
+    source, target = resolve(images), resolve(out)
     folder = _ids_folder(trained.labels)
     mine = names[part::parts]
     for name in mine:

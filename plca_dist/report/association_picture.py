@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from plca_dist.data.labels import IGNORE, LabelSet
-from plca_dist.data.stream import Pair
+from plca_dist.data.whole_images import Pair
 from plca_dist.models.deeplab import Network
 from plca_dist.report.associations import Associations, associations, maps
 from plca_dist.report.figure import GREY, painted

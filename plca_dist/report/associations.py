@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plca_dist.data.labels import IGNORE
-from plca_dist.data.stream import Pair
+from plca_dist.data.whole_images import Pair
 from plca_dist.errors import UserError, nearest
 from plca_dist.method.association import cycles, labels_to_grid
 from plca_dist.models.deeplab import Network

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from plca_dist.data.labels import IGNORE
-from plca_dist.data.stream import Pair
+from plca_dist.data.whole_images import Pair
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import aggregate
 from plca_dist.method.association import cycles

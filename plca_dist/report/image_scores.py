@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from plca_dist.data.labels import LabelSet
-from plca_dist.data.stream import Labelled
+from plca_dist.data.whole_images import Labelled
 from plca_dist.models.deeplab import Network
 from plca_dist.training.evaluation import probabilities
 from plca_dist.training.scores import confusion, score

@@ -8,20 +8,21 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from plca_dist.config import ClusterSettings, Config
+from plca_dist.data.label_table import label_table
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.prepare import Progress
 from plca_dist.data.shards import read_manifest
-from plca_dist.data.stream import Labelled, Pair, label_table, labelled_rows, share, whole_pairs
+from plca_dist.data.whole_images import Labelled, Pair, labelled_rows, share, whole_pairs
 from plca_dist.errors import UserError
+from plca_dist.inference.distribute import InferenceJob, distribute, job_from, loaded
 from plca_dist.inference.load import TrainedNetwork
-from plca_dist.inference.parts import InferenceJob, job_from, loaded, share_out
 from plca_dist.report.association_picture import association_picture
 from plca_dist.report.associations import LEVELS
 from plca_dist.report.diffusion_picture import diffusion_picture
 from plca_dist.report.image_scores import ImageScore, image_miou, image_scores, worst_and_best
 from plca_dist.report.page import Panel, Picture
 from plca_dist.report.panels import columns
-from plca_dist.storage import absolute, probe
+from plca_dist.storage import OUTAGE_PATIENCE_S, Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
 
 T = TypeVar("T")
@@ -30,12 +31,16 @@ ASSOCIATION, DIFFUSION = "Cycle association", "Gradient diffusion"
 
 @dataclass(frozen=True)
 class Subject:
-    """Weights to be looked at: a run's title, its recipe, their place, and what `load_trained` makes of that."""
+    """Weights to be looked at: a run's title, its recipe, and its weights, by location and loaded."""
 
     title: str
     config: Config
-    place: str
+    weights: Location
     trained: TrainedNetwork
+
+    def shards(self, uri: str) -> Location:
+        """One of the recipe's shard directories, on the server that the run was read from."""
+        return self.weights.with_uri(self.config.data_uri(uri))
 
 
 @dataclass(frozen=True)
@@ -43,66 +48,65 @@ class PictureOptions:
     """How pictures are made.
 
     Attributes:
-        data: labelled shards; "" for the recipe's own evaluation shards.
-        images: how many are shown, half of them the worst, half the best.
-        candidates: of so many, the first of the set.
+        data: labelled shards; None for the recipe's own evaluation shards.
+        images: how many are shown, half of them the worst, half the best of the candidates.
+        candidates: how many images compete, the first of the set.
         aggregation: λ of the predictions.
-        endpoint: of an S3-compatible server.
     """
 
-    data: str = ""
+    data: Location | None = None
     images: int = 6
     candidates: int = 50
     aggregation: float = 0.0
     workers: ClusterSettings = field(default_factory=ClusterSettings)
-    endpoint: str | None = None
 
 
-def labelled_data(subject: Subject, labels: LabelSet, options: PictureOptions) -> tuple[str, int]:
-    """The URI of the labelled images, and how many candidates it has. Raises UserError where there are none."""
+def labelled_data(subject: Subject, labels: LabelSet, options: PictureOptions) -> tuple[Location, int]:
+    """The labelled images, and how many candidates there are. Raises UserError where there are none."""
     uri = subject.config.evaluation.uri
     if not options.data and not uri:
         raise UserError(f"{subject.title} has no evaluation.uri; give labelled shards with --data.")
-    data = absolute(options.data or subject.config.data_uri(uri or ""))
-    manifest = read_manifest(probe(data, options.endpoint))
-    label_table(manifest, labels.classes, data)  # for its refusals
+    data = (options.data or subject.shards(uri or "")).absolute()
+    manifest = read_manifest(probe(data))
+    label_table(manifest, labels.classes, data.uri)  # for its refusals
     if manifest.rows == 0:
-        raise UserError(f"{data} holds no images.")
+        raise UserError(f"{data.uri} holds no images.")
     return data, min(options.candidates, manifest.rows)
 
 
 def scores(
-    subject: Subject, data: str, candidates: int, options: PictureOptions, progress: Progress
+    subject: Subject, data: Location, candidates: int, options: PictureOptions, progress: Progress
 ) -> list[ImageScore]:
     """The mIoU of every candidate by itself. Raises UserError where none has one."""
     wanted = options.workers
     job, workers = job_from(
-        subject.place,
+        subject.weights,
         options.aggregation,
-        endpoint=options.endpoint,
         workers=wanted.most_workers,
         gpu=wanted.gpu,
         trained=subject.trained,
     )
     found: list[ImageScore] = []
-    for part in share_out(_score_part, (job, data, candidates), candidates, workers):
+    for part in distribute(_score_part, (job, data, candidates), candidates, workers):
         found += part
         progress("images", len(found), candidates)
     if all(math.isnan(score.miou) for score in found):
-        raise UserError(f"{data}: none of the first {candidates} images has a labelled pixel.")
+        raise UserError(f"{data.uri}: none of the first {candidates} images has a labelled pixel.")
     return found
 
 
-def _score_part(job: InferenceJob, data: str, candidates: int, part: int, parts: int, device: str) -> list[ImageScore]:
+def _score_part(
+    job: InferenceJob, data: Location, candidates: int, part: int, parts: int, device: str
+) -> list[ImageScore]:
     trained = loaded(job, device)
-    samples = labelled_rows(data, trained.labels, share(candidates, part, parts), job.endpoint)
+    samples = labelled_rows(_open(data), trained.labels, share(candidates, part, parts))
     settings = {"size": job.size, "ratio": job.aggregation, **trained.inference}
     return list(image_scores(trained.network, samples, trained.labels, **settings))
 
 
 def panels(
     subjects: Sequence[Subject],
-    data: str,
+    data: Location,
     found: Sequence[ImageScore],
     labels: LabelSet,
     options: PictureOptions,
@@ -112,7 +116,7 @@ def panels(
     made: list[Panel] = []
     shown = worst_and_best(found, options.images)
     for chosen in shown:
-        sample = image_at(data, chosen.row, labels, options)
+        sample = image_at(data, chosen.row, labels)
         predictions, scored = {}, []
         for subject in subjects:
             settings = {
@@ -136,19 +140,19 @@ def typical(found: Sequence[ImageScore]) -> int:
     return ranked[len(ranked) // 2].row
 
 
-def image_at(data: str, row: int, labels: LabelSet, options: PictureOptions) -> Labelled:
-    return _first(labelled_rows(data, labels, range(row, row + 1), options.endpoint), data)
+def image_at(data: Location, row: int, labels: LabelSet) -> Labelled:
+    return _first(labelled_rows(_open(data), labels, range(row, row + 1)), data.uri)
 
 
 def associations(
-    subjects: Sequence[Subject], labels: LabelSet, target: Labelled | None, options: PictureOptions, progress: Progress
+    subjects: Sequence[Subject], labels: LabelSet, target: Labelled | None, progress: Progress
 ) -> list[Picture]:
     """Figures 1 and 2 for the first source image of the last subject's recipe and `target`.
 
     Args:
         target: None: the first image of the target training shards, whose labels nobody has.
     """
-    pair, target_label = _pair(subjects[-1].config, labels, target, options)
+    pair, target_label = _pair(subjects[-1], labels, target)
     made: list[Picture] = []
     for level in LEVELS:
         for subject in subjects:
@@ -169,16 +173,18 @@ def _how(subject: Subject) -> dict[str, Any]:
     return {"size": subject.config.evaluation.size, "aggregation": settings.aggregation, **settings.inference}
 
 
-def _pair(
-    config: Config, labels: LabelSet, target: Labelled | None, options: PictureOptions
-) -> tuple[Pair, Tensor | None]:
-    source = config.data_uri(config.source.uri)
+def _pair(subject: Subject, labels: LabelSet, target: Labelled | None) -> tuple[Pair, Tensor | None]:
+    source = subject.shards(subject.config.source.uri)
     if target is None:
-        of_target = config.data_uri(config.target.uri)
-        pairs = whole_pairs(source, of_target, labels, 1, 0, 1, options.endpoint)
-        return _first(pairs, f"{source} or {of_target}"), None
-    first = image_at(source, 0, labels, options)
+        target_shards = subject.shards(subject.config.target.uri)
+        pairs = whole_pairs(_open(source), _open(target_shards), labels, 1, 0, 1)
+        return _first(pairs, f"{source.uri} or {target_shards.uri}"), None
+    first = image_at(source, 0, labels)
     return Pair(first.image, first.label, target.image), target.label
+
+
+def _open(data: Location) -> Store:
+    return resolve(data, patience_s=OUTAGE_PATIENCE_S)
 
 
 def _first(found: Iterator[T], where: str) -> T:

@@ -12,7 +12,7 @@ from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.history import Attempt, read_history
 from plca_dist.run_files import CHECKPOINTS, EVALUATION, METRICS, PAGE, RECIPE, SPACE, WEIGHTS
-from plca_dist.storage import Store, probe
+from plca_dist.storage import Location, Store, probe
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import STEP
 from plca_dist.training.metrics_log import read_records
@@ -20,7 +20,7 @@ from plca_dist.training.metrics_log import read_records
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as far as it has come. `weights`: their place, of the result or of the newest checkpoint; "" for none."""
+    """A run as far as it has come. `weights`: the result's, or else the newest checkpoint's; None: there are none."""
 
     title: str
     store: Store
@@ -28,18 +28,18 @@ class RunRecord:
     records: Sequence[Record]
     evaluation: Mapping[str, Any]
     history: Sequence[Attempt]
-    weights: str
+    weights: Location | None
 
     @property
     def finished(self) -> bool:
-        return self.weights == self.store.uri
+        return self.weights is not None and self.weights.uri == self.store.uri
 
     @property
     def missing(self) -> Iterator[str]:
         """What the run has not got yet."""
         reached, steps = max((r[STEP] for r in self.records), default=0), self.config.schedule.steps
         if not self.finished:
-            shown = f"; pictures are of {self.weights.rpartition('/')[2]}" if self.weights else ""
+            shown = f"; pictures are of {self.weights.uri.rpartition('/')[2]}" if self.weights else ""
             yield f"{self.title} is not finished: its records go to step {reached} of {steps}{shown}."
         if not self.records:
             yield f"{self.title} has no records yet, hence no curves."
@@ -48,17 +48,18 @@ class RunRecord:
             yield f"{self.title} has no mIoU" + (": its recipe has no evaluation.uri." if none else " yet.")
 
 
-def read_runs(places: Sequence[str], endpoint: str | None, titles: Sequence[str] = ()) -> list[RunRecord]:
-    """What the runs at `places` have left so far; `titles`: none given, their names with what tells them apart.
+def read_runs(places: Sequence[Location], titles: Sequence[str] = ()) -> list[RunRecord]:
+    """The runs at `places`, as far as they have come. `titles` not given: their names, as long as it takes to differ.
 
     Raises UserError for a place without a run, one given twice, and a file that is damaged.
     """
-    stores = [probe(place.rstrip("/") or "/", endpoint) for place in places]
+    stores = [probe(place.with_uri(place.uri.rstrip("/") or "/")) for place in places]
     uris = [store.uri for store in stores]
     for uri in uris:
         if uris.count(uri) > 1:
             raise UserError(f"{uri} is given twice; a run has one column.")
-    return [_read(store, title) for store, title in zip(stores, titles or names(uris), strict=True)]
+    named = zip(places, stores, titles or names(uris), strict=True)
+    return [_read(store, place.with_uri(store.uri), title) for place, store, title in named]
 
 
 def names(uris: Sequence[str]) -> list[str]:
@@ -71,16 +72,16 @@ def names(uris: Sequence[str]) -> list[str]:
     return list(uris)
 
 
-def _read(run: Store, title: str) -> RunRecord:
+def _read(run: Store, place: Location, title: str) -> RunRecord:
     if run.exists(SPACE):
         raise UserError(f"{run.uri} is a search; its page is {run.uri}/{PAGE}, and its runs are in {run.uri}/trials.")
     if not run.exists(RECIPE):
         raise UserError(f"{run.uri} is no run: it holds no {RECIPE}; give a run's directory.")
     config = parse(run.read(RECIPE).decode(), where=f"{run.uri}/{RECIPE}")
-    weights = run.uri
+    weights: Location | None = place
     if not run.exists(WEIGHTS):
         newest = next(iter(committed(run)), None)
-        weights = f"{run.uri}/{CHECKPOINTS}/{newest.name}" if newest else ""
+        weights = place.with_uri(f"{run.uri}/{CHECKPOINTS}/{newest.name}") if newest else None
     return RunRecord(
         title,
         run,

@@ -17,7 +17,7 @@ from plca_dist.report.pictures import PictureOptions, Subject
 from plca_dist.report.read import RunRecord, read_runs
 from plca_dist.report.tables import published, score_columns
 from plca_dist.run_files import PAGE, REPORT
-from plca_dist.storage import Store, probe
+from plca_dist.storage import Location, Store, probe
 
 CURVES, PANELS, LEGEND = "curves.png", "panels.png", "legend.png"
 #: The last line of a page: what belongs to it, so that the next report there takes away what it does not replace.
@@ -25,8 +25,8 @@ _BESIDE = re.compile(r"<!-- beside: ((?:[a-z0-9-]+\.png )*)-->\n\Z")
 
 
 def report(
-    places: Sequence[str],
-    out: str | None,
+    places: Sequence[Location],
+    out: Location | None,
     options: PictureOptions,
     progress: Progress,
     *,
@@ -37,9 +37,9 @@ def report(
     """Write the page about the runs at `places`, and its pictures beside it, instead of the last report's there.
 
     Args:
-        places: directories or URIs of runs, in the order of the columns; the last is the one that images are chosen
+        places: directories of runs, in the order of the columns; the last is the one that images are chosen
             by, and differences are from the first to it.
-        out: a directory or URI; None: `report` in the run, or where this process stands for several runs.
+        out: a directory; None: `report` in the run, or where this process stands for several runs.
         options: how pictures are made; no images, no pictures.
         progress: called with (what, images done, images in all).
         titles: of the runs; none given: their names, with what tells them apart.
@@ -54,11 +54,11 @@ def report(
     """
     if options.data and not options.images:
         raise UserError(
-            f"{options.data} is data for pictures, and no images are wanted; leave out --data or --images 0."
+            f"{options.data.uri} is data for pictures, and no images are wanted; leave out --data or --images 0."
         )
-    runs = read_runs(places, options.endpoint, titles)
+    runs = read_runs(places, titles)
     labels = _labels(runs)
-    target = probe(out or REPORT, options.endpoint) if out or len(runs) > 1 else runs[0].store.child(REPORT)
+    target = probe(out or Location(REPORT)) if out or len(runs) > 1 else runs[0].store.child(REPORT)
     missing = [line for run in runs for line in run.missing]
     panels, chosen, others = _pictures(runs, labels, options, progress, missing) if options.images else ([], "", [])
     records, marked = {r.title: r.records for r in runs}, {r.title: marks(r.history) for r in runs}
@@ -122,14 +122,13 @@ def _pictures(
     runs: Sequence[RunRecord], labels: LabelSet, options: PictureOptions, progress: Progress, missing: list[str]
 ) -> tuple[list[page.Panel], str, list[page.Picture]]:
     """What can be had of them, and which images it is of; `missing` gets a line for what cannot."""
-    weighed = [run for run in runs if run.weights]
-    if not weighed:
+    if not any(run.weights for run in runs):
         missing.append("no pictures: there are no weights yet.")
         return [], "", []
     panels, chosen, target = [], "", None
     try:
         subjects = [
-            Subject(run.title, run.config, run.weights, load_trained(run.weights, options.endpoint)) for run in weighed
+            Subject(run.title, run.config, run.weights, load_trained(run.weights)) for run in runs if run.weights
         ]
     except UserError as error:
         if options.data:
@@ -141,17 +140,17 @@ def _pictures(
         found = pictures.scores(subjects[-1], data, candidates, options, progress)
         panels = pictures.panels(subjects, data, found, labels, options, progress)
         chosen = (
-            f"The worst and the best of {candidates} images of {data} by the mIoU of {subjects[-1].title}, "
+            f"The worst and the best of {candidates} images of {data.uri} by the mIoU of {subjects[-1].title}, "
             f"{f'with aggregation λ = {options.aggregation:g}' if options.aggregation else 'without aggregation'}."
         )
-        target = pictures.image_at(data, pictures.typical(found), labels, options)
+        target = pictures.image_at(data, pictures.typical(found), labels)
     except (UserError, RunFailed) as error:
         if options.data:
             raise
         missing.append(f"no predictions: {error}")
     first_and_last = [*subjects[:-1][:1], subjects[-1]]
     try:
-        return panels, chosen, pictures.associations(first_and_last, labels, target, options, progress)
+        return panels, chosen, pictures.associations(first_and_last, labels, target, progress)
     except UserError as error:
         missing.append(f"no pictures of associations: {error}")
         return panels, chosen, []

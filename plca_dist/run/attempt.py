@@ -112,7 +112,7 @@ def _run_rank(settings: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     here = ray.get_runtime_context()
     mailbox.arrive.remote(attempt, rank, WorkerPlace(here.get_node_id(), here.get_actor_id()))
-    run = resolve(config.storage.uri, config.storage.endpoint).child(settings["name"])
+    run = resolve(config.location(config.storage.uri)).child(settings["name"])
     context = TrainContext(
         run=run,
         device=ray.train.torch.get_device(),

@@ -10,7 +10,7 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.recipe import parse
 from plca_dist.run_files import DATA, EVALUATION, RECIPE, SPACE, WEIGHTS
-from plca_dist.storage import Store, absolute, endpoint_or_default, file_at, probe
+from plca_dist.storage import Store, absolute, file_at, probe
 from plca_dist.training.build import build_objective, fresh_network
 from plca_dist.training.dataloading import check_data
 
@@ -57,7 +57,7 @@ def open_run(config: Config, name: str) -> Run:
     check_name(name)
     config = portable(config)
     _ = config.world_sizes  # raises where the batch does not divide
-    store = probe(config.storage.uri, config.storage.endpoint).child(name)
+    store = probe(config.location(config.storage.uri)).child(name)
     if config.model.weights:
         _check_weights(config, config.model.weights)
     fingerprints = check_data(config, with_target=build_objective(config).needs_target)
@@ -79,7 +79,7 @@ def check_name(name: str) -> None:
 
 def _check_weights(config: Config, weights: str) -> None:
     """Raises UserError for weights that do not fit, before anything is written; the workers load them again."""
-    store, file = file_at(weights, config.storage.endpoint)
+    store, file = file_at(config.location(weights))
     if not store.exists(file):
         raise UserError(
             f"model.weights: {weights} does not exist; put the file there (nothing is downloaded), "
@@ -111,12 +111,12 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 def portable(config: Config) -> Config:
     """The same settings for any machine: paths are absolute, and the endpoint of the environment is written in."""
-    endpoint = endpoint_or_default(config.storage.endpoint)
+    runs = config.location(config.storage.uri).absolute()
     weights = config.model.weights
     return config.model_copy(
         update={
             "data": absolute(config.data),
-            "storage": config.storage.model_copy(update={"uri": absolute(config.storage.uri), "endpoint": endpoint}),
+            "storage": config.storage.model_copy(update={"uri": runs.uri, "endpoint": runs.endpoint}),
             "model": config.model.model_copy(update={"weights": absolute(weights) if weights else None}),
         }
     )

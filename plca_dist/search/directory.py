@@ -104,7 +104,7 @@ def open_search(space: Space, base: Config, name: str) -> Search:
     check_name(name)
     base = portable(base)
     space.check(base)
-    store = probe(base.storage.uri, base.storage.endpoint).child(name)
+    store = probe(base.location(base.storage.uri)).child(name)
     if store.exists(RECIPE):
         raise UserError(f"{store.uri} is a run, and a search cannot be written into it; give another --name.")
     search = Search(name, store, space, base)

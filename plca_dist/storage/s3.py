@@ -1,4 +1,7 @@
-"""S3, with retries set explicitly, because pyarrow's default gives up on a busy store after two seconds."""
+"""S3 through pyarrow and botocore, and the meaning of their errors.
+
+Retries are set explicitly, because pyarrow's default gives up on a busy store after two seconds.
+"""
 
 import os
 import time
@@ -7,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs as pafs
 
-#: What arrow's or botocore's message contains -> what it means to a person.
+#: Part of a message of arrow or botocore -> its meaning for a person.
 CAUSES = (
     ("NO_SUCH_BUCKET", "the bucket does not exist; create it or correct its name"),
     ("NoSuchBucket", "the bucket does not exist; create it or correct its name"),
@@ -27,7 +30,7 @@ CAUSES = (
     ("curlCode", "the endpoint does not answer; check the endpoint setting or AWS_ENDPOINT_URL"),
     ("Could not connect", "the endpoint does not answer; check the endpoint setting or AWS_ENDPOINT_URL"),
 )  # fmt: skip
-#: What the message contains where asking again may help.
+#: Parts of messages after which asking again may help.
 _PASSING = (
     "NETWORK_CONNECTION", "curlCode", "SLOW_DOWN", "SlowDown", "THROTTLING", "Throttling", "REQUEST_TIMEOUT",
     "RequestTimeout", "SERVICE_UNAVAILABLE", "ServiceUnavailable", "INTERNAL_FAILURE", "InternalError",
@@ -37,12 +40,17 @@ _CONFLICTS = 5
 
 
 def passing(message: str) -> bool:
-    """Whether an error with this message is of the store's day rather than of the request."""
+    """Whether an error with this message may pass: the store is busy or away, and the request is sound."""
     return any(mark in message for mark in _PASSING)
 
 
+def own_error(message: str) -> bool:
+    """Whether arrow has this message from S3 itself."""
+    return "AWS Error" in message
+
+
 def cause(message: str) -> str | None:
-    """What the message of an error means to a person."""
+    """The meaning of an error's message for a person; None: unknown."""
     return next((meaning for mark, meaning in CAUSES if mark in message), None)
 
 
@@ -67,7 +75,7 @@ def filesystem(endpoint: str | None, *, attempts: int, request_timeout: float) -
 
 
 def create(endpoint: str | None, path: str, data: bytes, *, attempts: int) -> bool:
-    """Put the object `bucket/key` unless there is one; whether this call, or an earlier try of it, did.
+    """Put the object `bucket/key` unless there is one. True where this call, or an earlier try of it, put it.
 
     Arrow has no conditional writes, so this one request goes through botocore. Raises OSError as arrow does.
     """
@@ -95,10 +103,10 @@ def create(endpoint: str | None, path: str, data: bytes, *, attempts: int) -> bo
                 return True
             except ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-                if status == 409:  # another writer is at it, and may fail
+                if status == 409:  # another writer is writing it, and may fail
                     time.sleep(0.2)
                 elif status == 412:
-                    # A first try whose answer was lost makes the second one meet its own object.
+                    # Where the answer to the first try was lost, the second try meets its own object.
                     return client.get_object(Bucket=bucket, Key=key)["Body"].read() == data
                 else:
                     raise

@@ -1,52 +1,39 @@
 """A directory of named objects.
 
-An object is either whole or absent: local files are written beside their name and renamed, S3 objects appear on
-completion.
+An object is either whole or absent. Local files are filled beside their name and then renamed; an S3 object appears
+when its upload is complete.
 """
 
 import contextlib
 import logging
-import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pyarrow import fs as pafs
 
 from plca_dist.errors import UserError
-from plca_dist.storage import s3
+from plca_dist.storage import local_files, s3
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: How long a training stream waits for a store that is away; its error should come before a step's time is up.
+#: How long a reader of shards waits for a store that is away. The error should come before a step's time is up.
 OUTAGE_PATIENCE_S = 540.0
 #: An outage shorter than this is not worth a line.
 _QUIET_S = 10.0
 _LONGEST_PAUSE_S = 10.0
 _CREATE_ATTEMPTS = 10
 _LOOKS = 20
-_PARTIAL = ".partial"
 
 
 class StoreAway(UserError):
     """The store does not answer, or says that it cannot now: asking again may help."""
-
-
-def _file_mode() -> int:
-    """The mode that files get under the process's mask; temporary files ignore it, published objects should not."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-_FILE_MODE = _file_mode()  # once, while no other thread makes files
 
 
 class Entry(NamedTuple):
@@ -88,22 +75,22 @@ class Store:
         return self.patiently(name, fetch)
 
     def open(self, name: str) -> Any:
-        """A seekable pyarrow file on the object, for reading parts of it: within `patiently`, for what that gives."""
+        """A seekable pyarrow file on the object, for reading parts of it. Call it within `patiently`."""
         with self._explained(name):
             return self.filesystem.open_input_file(self._path(name))
 
     def patiently(self, name: str, read: Callable[[], T], *, unless: threading.Event | None = None) -> T:
-        """What `read` returns, which reads the object `name`; while the store is away it is called again.
+        """The result of `read`, a function that reads the object `name`. It is called again while the store is away.
 
         Args:
-            unless: ends the waiting when set.
+            unless: ends the waiting when it is set.
 
         Raises:
             StoreAway: when the store is away for longer than `patience_s`, or `unless` is set.
             UserError: for an OSError of `read` that asking again cannot mend.
         """
         unless = unless or threading.Event()
-        began, pause, said = time.monotonic(), 0.5, False
+        began, pause, logged = time.monotonic(), 0.5, False
         while True:
             try:
                 with self._explained(name):
@@ -112,34 +99,24 @@ class Store:
                 away = time.monotonic() - began
                 if away >= self.patience_s or unless.is_set():
                     raise
-                if away >= _QUIET_S and not said:
+                if away >= _QUIET_S and not logged:
                     log.warning(
                         "the store is away; waiting for it up to %.0f s more (%s)", self.patience_s - away, error
                     )
-                    said = True
+                    logged = True
             unless.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write the object unless there is one; whether this call did. Of any number of callers one is told True.
+        """Write the object unless there is one. True where this call wrote it: for one of any number of callers.
 
         Args:
-            data: other bytes than any other caller's, so that a caller whose answer was lost knows its own object.
+            data: must differ from every other caller's: a caller that lost the answer knows its own object by it.
         """
-        path = Path(self._path(name))
         with self._explained(name):
-            if not self.local:
-                return s3.create(self.endpoint, self._path(name), data, attempts=_CREATE_ATTEMPTS)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent) as file:
-                file.write(data)
-                file.flush()
-                Path(file.name).chmod(_FILE_MODE)
-                try:
-                    path.hardlink_to(file.name)
-                except FileExistsError:
-                    return path.read_bytes() == data
-                return True
+            if self.local:
+                return local_files.create(Path(self._path(name)), data)
+            return s3.create(self.endpoint, self._path(name), data, attempts=_CREATE_ATTEMPTS)
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace the object, whole or not at all."""
@@ -147,7 +124,7 @@ class Store:
             with self.writer(name) as stream:
                 stream.write(data)
             return
-        # One call takes all the bytes, so whatever interrupts us meets all of the object or nothing of it.
+        # One call takes all the bytes: an interruption leaves the whole object or none.
         with self._explained(name), self.filesystem.open_output_stream(self._path(name)) as stream:
             stream.write(data)
 
@@ -155,27 +132,17 @@ class Store:
     def writer(self, name: str) -> Iterator[BinaryIO]:
         """A binary file to fill; the object appears under `name` only when the block ends without an exception.
 
-        On S3 the bytes wait in a local temporary file: arrow publishes a stream that is dropped half-way.
+        For S3 the bytes wait in a local temporary file, because arrow publishes a stream that is dropped half-way.
         """
-        path = Path(self._path(name))
-        if self.local:
-            with self._explained(name):
-                path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent if self.local else None, delete=False
-        ) as file:
-            waiting = Path(file.name)
-            try:
-                with self._explained(name):
-                    yield file  # type: ignore[misc]
-                    file.close()
-                    if self.local:
-                        waiting.chmod(_FILE_MODE)
-                        waiting.replace(path)
-                    else:
-                        self.upload(waiting, name)
-            finally:
-                waiting.unlink(missing_ok=True)
+        with self._explained(name):
+            if self.local:
+                with local_files.filled(Path(self._path(name))) as file:
+                    yield file
+                return
+            with local_files.temporary(PurePosixPath(name).name, None) as (file, waiting):
+                yield file
+                file.close()
+                self.upload(waiting, name)
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a local file into the store."""
@@ -217,7 +184,7 @@ class Store:
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
 
         def look() -> Any:
-            # arrow does not find a local directory, then sees the one that somebody made meanwhile, and complains.
+            # arrow fails where a local directory is missing at first and made by somebody during the call.
             for _ in range(_LOOKS):
                 with contextlib.suppress(FileNotFoundError):
                     return self.filesystem.get_file_info(selector)
@@ -226,7 +193,7 @@ class Store:
         infos = self.patiently(prefix, look)
         cut = len(self.root.rstrip("/")) + 1
         files = (Entry(i.path[cut:], i.size) for i in infos if i.type == pafs.FileType.File)
-        return sorted(e for e in files if not e.name.endswith(_PARTIAL))
+        return sorted(e for e in files if not e.name.endswith(local_files.PARTIAL))
 
     def delete(self, name: str) -> None:
         """Remove one object; one that is absent already is no error."""
@@ -240,9 +207,13 @@ class Store:
             if self.filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound:
                 self.filesystem.delete_dir(self._path(name))
 
+    def failed(self, error: OSError) -> bool:
+        """Whether the error is the store's own. Otherwise the store answered, and the bytes it gave are at fault."""
+        return s3.own_error(str(error))
+
     @property
     def local(self) -> bool:
-        """Whether it is a directory of this machine's."""
+        """Whether it is a directory of this machine."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def _path(self, name: str) -> str:

@@ -22,6 +22,6 @@ def fresh_network(config: Config) -> Network:
     """The recipe's network at step 0: random, or with the weights it names."""
     network = empty_network(config)
     if weights := config.model.weights:
-        store, file = file_at(weights, config.storage.endpoint)
+        store, file = file_at(config.location(weights))
         load_pretrained(network, store.read(file), label_set(config.labels).classes, origin=weights)
     return network

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plca_dist.data.labels import IGNORE
-from plca_dist.data.stream import Pair
+from plca_dist.data.whole_images import Pair
 from plca_dist.errors import UserError
 from plca_dist.method.association import cycles, labels_to_grid
 from plca_dist.models.deeplab import Network

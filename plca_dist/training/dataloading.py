@@ -1,15 +1,16 @@
-"""From a recipe to its data: the streams it trains on, checked before anything starts."""
+"""From a recipe to its data: the streams that it trains on, and their check before anything starts."""
 
 from typing import Final, Literal
 
 from plca_dist.config import Config
-from plca_dist.data.domain import DomainStream, label_table
+from plca_dist.data.domain import DomainStream
+from plca_dist.data.label_table import label_table
 from plca_dist.data.labels import label_set
 from plca_dist.data.order import slots_of_rank
 from plca_dist.data.shards import Manifest, read_manifest
 from plca_dist.data.stream import Stream
 from plca_dist.errors import UserError
-from plca_dist.storage import OUTAGE_PATIENCE_S, probe, resolve
+from plca_dist.storage import OUTAGE_PATIENCE_S, Store, probe, resolve
 
 Name = Literal["source", "target"]
 DOMAINS: Final[tuple[Name, ...]] = ("source", "target")
@@ -30,10 +31,15 @@ def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, 
     )
 
 
+def open_shards(config: Config, uri: str) -> Store:
+    """One of the recipe's shard directories, for reads that outlast an outage of the store."""
+    return resolve(config.location(config.data_uri(uri)), patience_s=OUTAGE_PATIENCE_S)
+
+
 def _domain(config: Config, name: Name) -> DomainStream:
     settings = config.source if name == "source" else config.target
     return DomainStream(
-        resolve(config.data_uri(settings.uri), config.storage.endpoint, patience_s=OUTAGE_PATIENCE_S),
+        open_shards(config, settings.uri),
         name,
         classes=label_set(config.labels).classes if name == "source" else None,
         batch=config.batch.pairs,
@@ -47,7 +53,10 @@ def _domain(config: Config, name: Name) -> DomainStream:
 
 
 def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
-    """Look at every manifest the recipe names; returns a fingerprint of the content of each set that is trained on.
+    """Look at every manifest that the recipe names.
+
+    Returns:
+        For each domain that is trained on, a fingerprint of its content.
 
     Raises:
         UserError: a store out of reach, no manifest, no labels where they are needed (or labels where they must not
@@ -64,14 +73,14 @@ def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
         )
     if config.evaluation.uri:
         uri = config.data_uri(config.evaluation.uri)
-        manifest = read_manifest(probe(uri, config.storage.endpoint))
+        manifest = read_manifest(probe(config.location(uri)))
         label_table(manifest, label_set(config.labels).classes, uri)
     return prints
 
 
 def _manifest(config: Config, name: Name) -> Manifest:
     uri = config.data_uri((config.source if name == "source" else config.target).uri)
-    manifest = read_manifest(probe(uri, config.storage.endpoint))
+    manifest = read_manifest(probe(config.location(uri)))
     if name == "target" and manifest.with_labels:
         raise UserError(
             f"{uri} holds labels, and target labels must not reach training; "

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
-from plca_dist.data.stream import labelled_samples, whole_pairs
+from plca_dist.data.whole_images import labelled_samples, whole_pairs
 from plca_dist.models.weights import to_bytes
 from plca_dist.run_files import EVALUATION, METRICS, WEIGHTS
 from plca_dist.storage import Store
@@ -22,7 +22,7 @@ from plca_dist.training.checkpoint.commit import Checkpoint
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.collectives import Control, on_rank_0
 from plca_dist.training.context import Preempted, TrainContext
-from plca_dist.training.dataloading import open_stream
+from plca_dist.training.dataloading import open_shards, open_stream
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.evaluation import evaluate, ratios
 from plca_dist.training.meter import Meter
@@ -163,7 +163,7 @@ def _evaluate(
         last image was done.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    labels, settings, endpoint = label_set(config.labels), config.evaluation, config.storage.endpoint
+    labels, settings = label_set(config.labels), config.evaluation
     # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
     network = empty_network(config).to(context.device)
     network.load_state_dict(full_state(engine))
@@ -173,7 +173,7 @@ def _evaluate(
 
     counts = found = None
     if settings.uri:
-        samples = labelled_samples(config.data_uri(settings.uri), labels, rank, world_size, endpoint)
+        samples = labelled_samples(open_shards(config, settings.uri), labels, rank, world_size)
         counts = evaluate(
             network,
             until_told(samples),
@@ -183,9 +183,9 @@ def _evaluate(
             **config.objective.inference,
         ).over_ranks(context.device)
     if settings.unlabelled:
-        domains = config.data_uri(config.source.uri), config.data_uri(config.target.uri)
+        domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
         skip = config.order.damaged == "skip"
-        pairs = whole_pairs(*domains, labels, settings.unlabelled, rank, world_size, endpoint, skip_damaged=skip)
+        pairs = whole_pairs(*domains, labels, settings.unlabelled, rank, world_size, skip_damaged=skip)
         found = criteria.measure(
             network,
             until_told(pairs),

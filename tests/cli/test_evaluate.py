@@ -9,9 +9,10 @@ import pytest
 
 from plca_dist.cli import main
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.stream import labelled_samples
-from plca_dist.inference import parts as job
+from plca_dist.data.whole_images import labelled_samples
+from plca_dist.inference import distribute as job
 from plca_dist.models.weights import load_weights
+from plca_dist.storage import resolve
 from plca_dist.training.evaluation import probabilities
 
 TOYTOWN = LABEL_SETS["toytown"]
@@ -21,7 +22,7 @@ def confusion(run: Path, data: Path, ratio: float) -> np.ndarray:
     """The counts, image by image and pixel by pixel, in numpy."""
     network = load_weights((run / "model.safetensors").read_bytes())
     counts = np.zeros((len(TOYTOWN), len(TOYTOWN)), np.int64)
-    for image, label in labelled_samples(str(data), TOYTOWN, 0, 1):
+    for image, label in labelled_samples(resolve(str(data)), TOYTOWN, 0, 1):
         predicted = probabilities(network, image, size=None, ratio=ratio).argmax(0).numpy()
         for truth, guess in zip(label.numpy().ravel(), predicted.ravel(), strict=True):
             if truth != 255:

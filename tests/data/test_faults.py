@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plca_dist.data.codec import encode_label
+from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.layouts import open_dataset
-from plca_dist.data.datasets.samples import Sample
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.data.order import slots_of_rank
 from plca_dist.data.shards import Damaged, read_manifest, write_shards
 from plca_dist.data.stream import Batch, Stream
 from plca_dist.errors import UserError
-from plca_dist.storage import OUTAGE_PATIENCE_S, Store, StoreAway, resolve, store
+from plca_dist.storage import OUTAGE_PATIENCE_S, Location, Store, StoreAway, resolve, store
 from tests.proxy import FaultyProxy
 
 TOYTOWN = LABEL_SETS["toytown"]
@@ -88,7 +88,7 @@ def test_a_store_that_refuses_drops_and_cuts_costs_no_sample(shards: Store, remo
     expected = taken(opened(shards), 12)
     with FaultyProxy(s3.endpoint) as proxy:
         proxy.refuse, proxy.drop, proxy.cut = 0.3, 0.1, 0.1
-        assert same(taken(opened(resolve(remote, proxy.endpoint, patience_s=60)), 12), expected)
+        assert same(taken(opened(resolve(Location(remote, proxy.endpoint), patience_s=60)), 12), expected)
         assert min(proxy.faults[kind] for kind in ("refuse", "drop", "cut")) > 0
 
 
@@ -98,7 +98,7 @@ def test_a_store_that_is_away_stalls_the_stream_which_then_goes_on(
 ) -> None:
     monkeypatch.setattr(store, "_QUIET_S", 3.0)
     with FaultyProxy(s3.endpoint) as proxy, caplog.at_level(logging.WARNING, logger="plca_dist"):
-        stream = opened(resolve(remote, proxy.endpoint, patience_s=OUTAGE_PATIENCE_S))
+        stream = opened(resolve(Location(remote, proxy.endpoint), patience_s=OUTAGE_PATIENCE_S))
         found = [next(stream)]
         proxy.away(seconds)
         began = time.monotonic()
@@ -114,12 +114,12 @@ def test_a_store_that_is_away_stalls_the_stream_which_then_goes_on(
 
 def test_patience_ends_and_closing_does_not_wait_for_it(remote: str, s3: Any) -> None:
     with FaultyProxy(s3.endpoint) as proxy:
-        stream = opened(resolve(remote, proxy.endpoint, patience_s=2))
+        stream = opened(resolve(Location(remote, proxy.endpoint), patience_s=2))
         proxy.away(600)
         with pytest.raises(StoreAway, match=r"faults/.*the endpoint does not answer"):
             taken(stream, 12)
         proxy.away(0)
-        stream = opened(resolve(remote, proxy.endpoint, patience_s=600))
+        stream = opened(resolve(Location(remote, proxy.endpoint), patience_s=600))
         proxy.away(600)
         time.sleep(0.5)
         began = time.monotonic()
@@ -169,7 +169,7 @@ def test_each_byte_is_read_once_an_epoch(s3: Any) -> None:
     whole, largest = sum(s.bytes for s in manifest.shards), max(s.bytes for s in manifest.shards) / 8
     epochs, footer = 3, 64 << 10
     with FaultyProxy(s3.endpoint) as proxy:
-        source = domain(resolve("s3://bucket/noise", proxy.endpoint), batch=1, window=4, crop=(64, 64))
+        source = domain(resolve(Location("s3://bucket/noise", proxy.endpoint)), batch=1, window=4, crop=(64, 64))
         taken(Stream(source, None, slots=range(1), micro=1, start_step=0, threads=2, prefetch=2), 64 * epochs)
         read = sum(count for path, count in proxy.read.items() if path.endswith(".parquet"))
     ahead = 4 + 1  # two fetched ahead, as many as `prefetch` may have begun to use, and one that is begun

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.prepare import prepare_toytown
-from plca_dist.data.stream import labelled_samples, whole_pairs
+from plca_dist.data.whole_images import labelled_samples, whole_pairs
 from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
@@ -300,7 +300,7 @@ def test_two_ranks_count_an_odd_number_of_images_once_each(world: SimpleNamespac
     outcome = json.loads((world.place / "whole-0" / "evaluation.json").read_text())
     assert outcome["images"] == IMAGES
     network = load_weights((world.place / "whole-0" / "model.safetensors").read_bytes())
-    images = labelled_samples(uri, labels, 0, 1)
+    images = labelled_samples(resolve(uri), labels, 0, 1)
     alone = evaluate(network, images, num_classes=len(labels), size=None, ratios=(0.0, 0.5))
     assert [s["confusion"] for s in outcome["scores"]] == [m.tolist() for m in alone.matrices.values()]
     assert committed(resolve(str(world.place / "whole-0")))[0].miou == outcome["scores"][0]["miou"]
@@ -309,7 +309,7 @@ def test_two_ranks_count_an_odd_number_of_images_once_each(world: SimpleNamespac
 def test_two_ranks_measure_the_criteria_of_one(world: SimpleNamespace) -> None:
     labels, data = LABEL_SETS["toytown"], world.place / "data"
     network = load_weights((world.place / "whole-0" / "model.safetensors").read_bytes())
-    pairs = whole_pairs(str(data / "source"), str(data / "target"), labels, 5, 0, 1)
+    pairs = whole_pairs(resolve(str(data / "source")), resolve(str(data / "target")), labels, 5, 0, 1)
     alone = measure(network, pairs, size=None).result()
     outcome = json.loads((world.place / "whole-0" / "evaluation.json").read_text())
     assert outcome["unlabelled"] == 5

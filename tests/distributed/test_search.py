@@ -20,6 +20,7 @@ from plca_dist.search.results import leave_results
 from plca_dist.search.space import load_space, parse_space
 from plca_dist.search.trials import Trial
 from plca_dist.search.tune import tune
+from plca_dist.storage import Location
 from plca_dist.training.checkpoint.commit import committed
 
 #: One learns, one diverges, one stands still and is stopped; they share all else.
@@ -96,7 +97,7 @@ def test_a_trial_is_a_run_and_its_recipe_trains(stopped: Search, runs: Any) -> N
     """A finished trial can be evaluated; a stopped one has a checkpoint; the best recipe gives the best trial again."""
     printed = leave_results(stopped)
     trials = {t.values["variant"]: t for t in stopped.read()}
-    load_trained(stopped.trials.child(trials["learns"].name).uri)
+    load_trained(Location(stopped.trials.child(trials["learns"].name).uri))
     assert committed(stopped.trials.child(trials["stands_still"].name))[0].step == trials["stands_still"].step
     best = max((t for t in trials.values() if t.state == "finished"), key=lambda t: t.curve[-1]["miou"])
     recipe = parse(stopped.store.read("best.yaml").decode())

@@ -9,6 +9,7 @@ import pytest
 from plca_dist.cli import main
 from plca_dist.doctor import examine as doctor
 from plca_dist.doctor.examine import Finding, examine
+from plca_dist.storage import Location
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def store_finding(storage: object, endpoint: str | None = None) -> Finding:
-    *others, store = examine(str(storage), endpoint)
+    *others, store = examine(Location(str(storage), endpoint))
     assert [f.what for f in others] == ["Python", "torch", "CUDA", "DeepSpeed", "Ray"]
     assert all(f.good for f in others)
     return store
@@ -70,7 +71,7 @@ def test_a_bucket_is_tried_and_left_as_it_was(s3: object, capsys: pytest.Capture
 
 def test_what_does_not_import_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    findings = {f.what: f for f in examine(str(tmp_path), None)}
+    findings = {f.what: f for f in examine(Location(str(tmp_path)))}
     assert not findings["DeepSpeed"].good
     assert "pip install plca-dist" in findings["DeepSpeed"].detail
     assert findings["store"].good
@@ -80,7 +81,7 @@ def test_an_old_torch_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     import torch
 
     monkeypatch.setattr(torch, "__version__", "2.4.1+cpu")
-    findings = {f.what: f for f in examine(str(tmp_path), None)}
+    findings = {f.what: f for f in examine(Location(str(tmp_path)))}
     assert "2.4.1+cpu is too old; pip install 'torch>=2.11'" in findings["torch"].detail
 
 
@@ -89,5 +90,5 @@ def test_whatever_a_check_meets_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp
         raise OSError("a\nlong\nstory")
 
     monkeypatch.setattr(doctor, "_ray", check)
-    findings: Iterator[Finding] = examine(str(tmp_path), None)
+    findings: Iterator[Finding] = examine(Location(str(tmp_path)))
     assert {f.what: f for f in findings}["Ray"] == Finding("Ray", False, "OSError: a long story")

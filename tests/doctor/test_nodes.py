@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from plca_dist.cli import main
 from plca_dist.doctor.nodes import Node, problems, summary
-from plca_dist.storage import resolve
+from plca_dist.storage import Location, resolve
 from plca_dist.versions import installed
 from tests.seaweed import S3
 
@@ -97,7 +97,7 @@ def test_a_gpu_that_is_wanted_and_not_here_fails(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(doctor, "_ray", lambda: "not looked at")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    bad = [f for f in doctor.examine(str(tmp_path), None, gpu=True) if not f.good]
+    bad = [f for f in doctor.examine(Location(str(tmp_path)), gpu=True) if not f.good]
     assert [f.what for f in bad] == ["CUDA"]
     assert bad[0].detail.startswith("no GPU here that torch can use")
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from plca_dist.data.labels import IGNORE, label_set
-from plca_dist.data.stream import Pair
+from plca_dist.data.whole_images import Pair
 from plca_dist.report.association_picture import AssociationPicture, association_picture
 from tests.colour_pair import BLUE, GREEN, PAIR, RED, TRUTH, Colours, cells
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from plca_dist.data.labels import IGNORE, label_set
-from plca_dist.data.stream import Pair, whole_pairs
+from plca_dist.data.whole_images import Pair, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.method.association import association_loss
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.report.associations import Associations, associations, maps
+from plca_dist.storage import resolve
 from plca_dist.training import metrics
 from plca_dist.training.criteria import measure
 from tests.colour_pair import PAIR, TRUTH, Colours
@@ -48,7 +49,8 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def scenes(toytown_shards: Path) -> Pair:
-    return next(whole_pairs(str(toytown_shards / "source"), str(toytown_shards / "target"), LABELS, 1, 0, 1))
+    shards = resolve(str(toytown_shards))
+    return next(whole_pairs(shards.child("source"), shards.child("target"), LABELS, 1, 0, 1))
 
 
 def test_the_consistent_share_is_that_of_searches(network: Network, scenes: Pair) -> None:

@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from plca_dist.data.labels import IGNORE, label_set
-from plca_dist.data.stream import Pair, whole_pairs
+from plca_dist.data.whole_images import Pair, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.report.associations import Maps, associations
 from plca_dist.report.diffusion_picture import DiffusionPicture, diffused, diffusion_picture
+from plca_dist.storage import resolve
 from tests.colour_pair import PAIR, RED, Colours, cells
 
 LABELS = label_set("toytown")
@@ -88,7 +89,8 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def pair(toytown_shards: Path) -> Pair:
-    return next(iter(whole_pairs(str(toytown_shards / "source"), str(toytown_shards / "target"), LABELS, 1, 0, 1)))
+    shards = resolve(str(toytown_shards))
+    return next(iter(whole_pairs(shards.child("source"), shards.child("target"), LABELS, 1, 0, 1)))
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from plca_dist.data.labels import IGNORE, label_set
-from plca_dist.data.stream import labelled_rows, share
+from plca_dist.data.whole_images import labelled_rows, share
 from plca_dist.models.deeplab import build_network
 from plca_dist.report.image_scores import ImageScore, image_miou, image_scores, worst_and_best
+from plca_dist.storage import resolve
 from plca_dist.training.evaluation import probabilities
 
 LABELS = label_set("toytown")
@@ -26,13 +27,13 @@ def test_an_image_is_scored_over_the_classes_it_has() -> None:
 @pytest.mark.parametrize("parts", [1, 4])
 def test_every_image_is_scored_under_its_id(toytown_shards: Path, parts: int) -> None:
     torch.manual_seed(0)
-    network, uri = build_network("tiny", len(LABELS), rates=(1, 2)), str(toytown_shards / "val")
+    network, val = build_network("tiny", len(LABELS), rates=(1, 2)), resolve(str(toytown_shards / "val"))
     found = [
         s
         for part in range(parts)
-        for s in image_scores(network, labelled_rows(uri, LABELS, share(5, part, parts)), LABELS, size=None, ratio=0.5)
+        for s in image_scores(network, labelled_rows(val, LABELS, share(5, part, parts)), LABELS, size=None, ratio=0.5)
     ]
-    samples = list(labelled_rows(uri, LABELS, range(5)))
+    samples = list(labelled_rows(val, LABELS, range(5)))
     assert [(s.row, s.id) for s in found] == [(s.row, s.id) for s in samples]
     for scored, sample in zip(found, samples, strict=True):
         prediction_HW = probabilities(network, sample.image, size=None, ratio=0.5).argmax(0)

@@ -9,7 +9,7 @@ import torch
 
 from plca_dist.data.colours import png
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.stream import Labelled, Pair, labelled_rows
+from plca_dist.data.whole_images import Labelled, Pair, labelled_rows
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.models.deeplab import build_network
@@ -28,7 +28,7 @@ from plca_dist.report.write import report
 from plca_dist.run.directory import open_run
 from plca_dist.run.history import Attempt
 from plca_dist.run.train import train
-from plca_dist.storage import resolve
+from plca_dist.storage import Location, resolve
 from plca_dist.training.evaluation import probabilities
 from plca_dist.training.scores import score
 from tests.html_reader import Reader, assert_self_contained
@@ -74,7 +74,7 @@ def reported(*places: str, options: PictureOptions | None = None, out: str | Non
     """The page of the runs, and the names of the files beside it."""
     shown: list[tuple[str, int, int]] = []
     options = options or PictureOptions(images=2, candidates=4)
-    files = report(places, out, options, lambda *told: shown.append(told))
+    files = report([*map(Location, places)], Location(out) if out else None, options, lambda *told: shown.append(told))
     assert all(("images", *[options.candidates] * 2) in shown for what, *_ in shown if what == "images")
     folder, _, name = files[0].rpartition("/")
     assert name == "index.html"
@@ -92,7 +92,7 @@ def move(place: str, before: str, after: str) -> None:
 
 
 def rows_of(uri: str, count: int) -> list[Labelled]:
-    return list(labelled_rows(uri, LABEL_SETS["toytown"], range(count)))
+    return list(labelled_rows(resolve(uri), LABEL_SETS["toytown"], range(count)))
 
 
 @pytest.fixture
@@ -100,11 +100,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The places that weights are read from."""
     places: list[str] = []
 
-    def load_and_tell(place: str, endpoint: str | None = None) -> TrainedNetwork:
-        places.append(place)
-        return load_trained(place, endpoint)
+    def load_and_tell(location: Location) -> TrainedNetwork:
+        places.append(location.uri)
+        return load_trained(location)
 
-    for module in ("inference.parts", "report.write"):
+    for module in ("inference.distribute", "report.write"):
         monkeypatch.setattr(f"plca_dist.{module}.load_trained", load_and_tell)
     return places
 
@@ -140,7 +140,7 @@ def test_pictures_are_of_each_run_as_it_was_trained(make: Make, tmp_path: Path, 
     )
     text, labels = "".join(read.text), LABEL_SETS["toytown"]
     samples = rows_of(f"{toytown_shards}/val", 6)
-    networks = {title: load_trained(place).network for title, place in places.items()}
+    networks = {title: load_trained(Location(place)).network for title, place in places.items()}
     settings = {
         "first": {"size": (48, 96), "products": "float32", "kl_aggregation_contrast": False},
         "last": {"size": (64, 128), "products": "float32", "kl_aggregation_contrast": True},
@@ -199,13 +199,13 @@ def test_a_lost_worker_costs_the_predictions_and_not_the_page(
     def lost(*arguments: object) -> None:
         raise RunFailed("OutOfMemoryError: CUDA out of memory")
 
-    monkeypatch.setattr(pictures, "share_out", lost)
+    monkeypatch.setattr(pictures, "distribute", lost)
     read, files = reported(place)
     assert "no predictions: OutOfMemoryError: CUDA out of memory" in "".join(read.text)
     assert "panels.png" not in files
     assert "cycle-association-1.png" in files
     with pytest.raises(RunFailed, match="CUDA out of memory"):
-        reported(place, options=PictureOptions(data=f"{toytown_shards}/val"))
+        reported(place, options=PictureOptions(data=Location(f"{toytown_shards}/val")))
 
 
 def test_a_smaller_report_takes_away_what_it_does_not_replace(make: Make, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_candidates_without_a_labelled_pixel_are_said(
     make: Make, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blank = [s._replace(label=torch.full_like(s.label, 255)) for s in rows_of(f"{toytown_shards}/val", 6)]
-    monkeypatch.setattr(pictures, "labelled_rows", lambda uri, labels, rows, endpoint: (blank[k] for k in rows))
+    monkeypatch.setattr(pictures, "labelled_rows", lambda shards, labels, rows: (blank[k] for k in rows))
     read, files = reported(make("run"))
     assert "/val: none of the first 4 images has a labelled pixel." in "".join(read.text)
     assert "panels.png" not in files
@@ -306,8 +306,8 @@ def test_data_out_of_reach_is_said_and_what_was_asked_for_is_refused(
     assert files[1:3] == ["cycle-association-1.png", "cycle-association-2.png"], "they need the training shards alone"
     assert "of the associations correct" not in text, "nobody has labels of the target's"
     with pytest.raises(UserError, match="nowhere"):
-        reported(place, options=PictureOptions(data=str(tmp_path / "nowhere")))
-    _, files = reported(place, options=PictureOptions(data=f"{toytown_shards}/val", images=2, candidates=4))
+        reported(place, options=PictureOptions(data=Location(str(tmp_path / "nowhere"))))
+    _, files = reported(place, options=PictureOptions(data=Location(f"{toytown_shards}/val"), images=2, candidates=4))
     assert "panels.png" in files
     move(place, str(toytown_shards), f"{tmp_path}/away")
     read, files = reported(place)

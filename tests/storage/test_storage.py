@@ -1,5 +1,6 @@
 """One Store for directories and buckets: the same calls, the same results, errors a person can act on."""
 
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plca_dist.errors import UserError
-from plca_dist.storage import Store, StoreAway, probe, resolve
+from plca_dist.storage import Location, Store, StoreAway, probe, resolve
 from plca_dist.storage.s3 import filesystem
 from tests.proxy import FaultyProxy
 from tests.seaweed import S3
@@ -104,7 +105,7 @@ class TestBadS3:
 
     def test_no_server(self) -> None:
         with pytest.raises(UserError, match="endpoint does not answer"):
-            probe("s3://bucket/x", endpoint="http://127.0.0.1:9")
+            probe(Location("s3://bucket/x", "http://127.0.0.1:9"))
 
 
 def test_of_racing_creators_one_wins_and_its_bytes_stay(store: Store) -> None:
@@ -138,7 +139,7 @@ def test_a_store_that_stalls_is_waited_for_and_not_asked_twice(s3: S3) -> None:
     resolve("s3://bucket").write("stalled", b"late")
     with FaultyProxy(s3.endpoint) as proxy:
         proxy.stall, proxy.stall_s = 1.0, 4.0
-        assert resolve("s3://bucket", proxy.endpoint, patience_s=60).read("stalled") == b"late"
+        assert resolve(Location("s3://bucket", proxy.endpoint), patience_s=60).read("stalled") == b"late"
         assert proxy.requests == {"HEAD": 1, "GET": 1}
         assert proxy.faults["stall"] == 2
 
@@ -148,7 +149,7 @@ def test_a_request_that_stalls_for_too_long_is_given_up_and_asked_again(s3: S3) 
     with FaultyProxy(s3.endpoint) as proxy:
         proxy.stall, proxy.stall_s = 1.0, 600.0
         hasty = filesystem(proxy.endpoint, attempts=1, request_timeout=1)
-        patient = replace(resolve("s3://bucket", proxy.endpoint, patience_s=60), filesystem=hasty)
+        patient = replace(resolve(Location("s3://bucket", proxy.endpoint), patience_s=60), filesystem=hasty)
         with pytest.raises(StoreAway, match=r"s3://bucket/stalled: the endpoint does not answer"):
             replace(patient, patience_s=0.0).read("stalled")
         asked = proxy.faults["stall"]
@@ -181,3 +182,13 @@ def test_a_listing_rides_out_the_making_of_its_directory(tmp_path: Path) -> None
         for thread in lookers:
             thread.join()
     assert not found
+
+
+def test_a_location_means_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://general")
+    runs, bucket = Location("runs"), Location("s3://bucket/runs", "http://mine")
+    assert pickle.loads(pickle.dumps(runs.absolute())) == Location(f"{tmp_path}/runs", "http://general")
+    assert bucket.absolute() == bucket
+    assert bucket.with_uri("s3://bucket/data") == Location("s3://bucket/data", "http://mine")

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.stream import Pair, whole_pairs
+from plca_dist.data.whole_images import Pair, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.models.deeplab import Network, build_network
+from plca_dist.storage import resolve
 from plca_dist.training import criteria, metrics
 from plca_dist.training.criteria import KEYS, Criteria, entropy, measure, neighbourhood_density
 
@@ -31,7 +32,8 @@ def network() -> Network:
 
 
 def pairs(shards: Path, part: int = 0, parts: int = 1, most: int = PAIRS) -> list[Pair]:
-    return list(whole_pairs(str(shards / "source"), str(shards / "target"), LABELS, most, part, parts))
+    store = resolve(str(shards))
+    return list(whole_pairs(store.child("source"), store.child("target"), LABELS, most, part, parts))
 
 
 def drawn(classes: int, height: int, width: int, seed: int = 0) -> Tensor:

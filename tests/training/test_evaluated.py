@@ -10,7 +10,7 @@ import pytest
 
 from plca_dist.config import Config
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.stream import whole_pairs
+from plca_dist.data.whole_images import whole_pairs
 from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
@@ -45,8 +45,8 @@ def evaluations(run: Any) -> list[dict[str, Any]]:
 def by_hand(run: Path, config: Config) -> dict[str, float]:
     """The criteria of the weights that the run left."""
     network = load_weights((run / "model.safetensors").read_bytes())
-    shards = Path(config.data)
-    pairs = whole_pairs(str(shards / "source"), str(shards / "target"), LABEL_SETS["toytown"], IMAGES, 0, 1)
+    shards = resolve(config.data)
+    pairs = whole_pairs(shards.child("source"), shards.child("target"), LABEL_SETS["toytown"], IMAGES, 0, 1)
     return measure(network, pairs, size=config.evaluation.size).result()
 
 

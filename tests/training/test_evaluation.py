@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.stream import labelled_samples
+from plca_dist.data.whole_images import labelled_samples
 from plca_dist.method.aggregation import aggregated_prediction
 from plca_dist.models.deeplab import Network, build_network
+from plca_dist.storage import Store, resolve
 from plca_dist.training.evaluation import Counts, evaluate, probabilities, ratios
 
 LABELS = LABEL_SETS["toytown"]
@@ -30,23 +31,23 @@ def network() -> Network:
     return made
 
 
-def counted(network: Network, uri: str, part: int, parts: int, *, size: tuple[int, int] | None = None) -> Counts:
-    samples = labelled_samples(uri, LABELS, part, parts)
+def counted(network: Network, val: Store, part: int, parts: int, *, size: tuple[int, int] | None = None) -> Counts:
+    samples = labelled_samples(val, LABELS, part, parts)
     return evaluate(network, samples, num_classes=len(LABELS), size=size, ratios=(0.0, 0.5))
 
 
 def test_the_parts_add_up_to_the_whole_for_any_number_of_them(network: Network, shards: Path) -> None:
-    uri = str(shards / "val")
-    whole = counted(network, uri, 0, 1)
+    val = resolve(str(shards / "val"))
+    whole = counted(network, val, 0, 1)
     assert whole.images == IMAGES
     truth = torch.zeros(len(LABELS), dtype=torch.int64)
-    for _, label_HW in labelled_samples(uri, LABELS, 0, 1):
+    for _, label_HW in labelled_samples(val, LABELS, 0, 1):
         truth += torch.bincount(label_HW[label_HW != 255].long(), minlength=len(LABELS))
     for matrix in whole.matrices.values():
         assert matrix.sum(1).tolist() == truth.tolist()
     assert whole.matrices[0.0].tolist() != whole.matrices[0.5].tolist()
     for parts in (2, 3, 4, IMAGES, IMAGES + 3):
-        each = [counted(network, uri, part, parts) for part in range(parts)]
+        each = [counted(network, val, part, parts) for part in range(parts)]
         total = sum(each[1:], each[0])
         assert total.images == IMAGES
         assert sum(c.images > 0 for c in each) == min(parts, IMAGES)
@@ -56,7 +57,7 @@ def test_the_parts_add_up_to_the_whole_for_any_number_of_them(network: Network, 
 
 @pytest.mark.usefixtures("group")
 def test_a_result_says_what_was_counted(network: Network, shards: Path) -> None:
-    counts = counted(network, str(shards / "val"), 0, 1).over_ranks(torch.device("cpu"))
+    counts = counted(network, resolve(str(shards / "val")), 0, 1).over_ranks(torch.device("cpu"))
     result = counts.result(LABELS)
     assert (result["labels"], result["images"]) == ("toytown", IMAGES)
     assert [s["aggregation"] for s in result["scores"]] == [0.0, 0.5]
@@ -69,7 +70,7 @@ def test_a_result_says_what_was_counted(network: Network, shards: Path) -> None:
 def test_the_label_may_be_larger_or_smaller_than_the_networks_input(
     network: Network, shards: Path, size: tuple[int, int] | None
 ) -> None:
-    image_3HW, label_HW = next(labelled_samples(str(shards / "val"), LABELS, 0, 1))
+    image_3HW, label_HW = next(labelled_samples(resolve(str(shards / "val")), LABELS, 0, 1))
     probability_KHW = probabilities(network, image_3HW, size=size, ratio=0.0)
     assert probability_KHW.shape == (len(LABELS), *label_HW.shape)
     assert probability_KHW.dtype == torch.float32
@@ -80,7 +81,7 @@ def test_the_label_may_be_larger_or_smaller_than_the_networks_input(
         logits_Khw = network(inputs[None]).logits[0]
     expected = F.interpolate(logits_Khw.softmax(0)[None], label_HW.shape, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(probability_KHW, expected)
-    counts = counted(network, str(shards / "val"), 0, 1, size=size)
+    counts = counted(network, resolve(str(shards / "val")), 0, 1, size=size)
     assert int(counts.matrices[0.0].sum()) == IMAGES * label_HW.numel()
 
 
@@ -108,7 +109,7 @@ def test_probabilities_are_upsampled_and_not_logits() -> None:
 
 @pytest.mark.parametrize("contrast", [False, True])
 def test_with_aggregation_it_is_the_methods_prediction(network: Network, shards: Path, contrast: bool) -> None:
-    image_3HW, _ = next(labelled_samples(str(shards / "val"), LABELS, 0, 1))
+    image_3HW, _ = next(labelled_samples(resolve(str(shards / "val")), LABELS, 0, 1))
     found = probabilities(network, image_3HW, size=None, ratio=0.5, kl_aggregation_contrast=contrast)
     with torch.no_grad():
         features = network.eval()(image_3HW[None]).features
@@ -120,7 +121,7 @@ def test_with_aggregation_it_is_the_methods_prediction(network: Network, shards:
 
 
 def test_a_network_in_training_mode_is_scored_in_evaluation_mode(network: Network, shards: Path) -> None:
-    image_3HW, _ = next(labelled_samples(str(shards / "val"), LABELS, 0, 1))
+    image_3HW, _ = next(labelled_samples(resolve(str(shards / "val")), LABELS, 0, 1))
     expected = probabilities(network, image_3HW, size=None, ratio=0.0)
     statistics = {name: value.clone() for name, value in network.named_buffers()}
     network.train()
@@ -140,7 +141,7 @@ def test_ratios_reported(asked: tuple[float, ...], expected: tuple[float, ...]) 
 def test_the_network_runs_once_an_image_for_all_ratios(network: Network, shards: Path) -> None:
     ran: list[int] = []
     hook = network.register_forward_pre_hook(lambda *_: ran.append(1))
-    samples = list(labelled_samples(str(shards / "val"), LABELS, 0, 1))
+    samples = list(labelled_samples(resolve(str(shards / "val")), LABELS, 0, 1))
     swept = evaluate(network, samples, num_classes=len(LABELS), size=None, ratios=(0.75, 0.0, 0.25))
     assert len(ran) == IMAGES
     hook.remove()

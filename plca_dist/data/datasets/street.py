@@ -1,6 +1,6 @@
-"""A street laid out in metres and painted through a pinhole camera: the world that both looks of toytown share.
+"""A street in metres, painted through a pinhole camera: the geometry of both domains of toytown.
 
-Image and label are painted together, shape by shape from far to near, so the label is exact by construction.
+Image and label are painted together, shape by shape from far to near, so the label is exact.
 
 Legend: X metres to the right of the street's middle, Y metres above the ground, Z metres ahead of the camera.
 """
@@ -16,7 +16,7 @@ from plca_dist.data.labels import LABEL_SETS
 Colour = tuple[float, float, float]
 
 _CLASSES = LABEL_SETS["cityscapes"].classes
-#: The middle of each class's colours. Buildings, persons and cars draw from several, below.
+#: The mean colour of each class. Buildings, persons and cars have several, below.
 _COLOURS: dict[str, Colour] = {
     "road": (84, 82, 92),
     "sidewalk": (188, 172, 176),

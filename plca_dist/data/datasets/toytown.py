@@ -1,9 +1,9 @@
-"""Toytown: drawn street scenes with a domain gap, the dataset that needs no download.
+"""Toytown: drawn street scenes with a domain gap, a data set that needs no download.
 
-One town, two looks. Both domains share their geometry (`street.py`): what is large, what is near the horizon, what
-stands on what. The source is painted in flat colours with a little noise. The target has windows in its walls and is
-seen through a bad camera on a bad day (`_target_look`): a network trained on the source alone loses most of its score
-there, while shapes and neighbourhoods stay what they were.
+Both domains have the same geometry (`street.py`): sizes, the horizon, and the neighbours of each thing. The source is
+painted in flat colours with a little noise. The target has windows in its walls, and looks as through a bad camera on
+a bad day (`_target_look`). A network trained on the source alone loses most of its score on the target, although
+shapes and neighbourhoods are the same.
 """
 
 import io
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from plca_dist.data.datasets.samples import Sample
+from plca_dist.data.datasets.dataset import Dataset, Sample
 from plca_dist.data.datasets.street import Street
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.data.order import keyed_rng
 from plca_dist.errors import UserError, nearest
 
-#: Raised whenever a change to the drawing changes a pixel, so that old shards are not taken for the new ones.
+#: Raised with every change of the drawing that changes a pixel, so that old shards are not taken for new ones.
 TOYTOWN_VERSION = 1
 DOMAINS = ("source", "target")
 _SMALLEST = 32
@@ -28,8 +28,8 @@ _SMALLEST = 32
 def scene(index: int, *, seed: int, domain: str, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Scene number `index` of a domain: image (height, width, 3) uint8 and label (height, width) uint8.
 
-    The label holds Cityscapes train ids (of the nine classes of the label set "toytown"). The scene is a function of
-    its arguments alone; scene i of the source and scene i of the target are two different streets.
+    The label holds Cityscapes train ids of the nine classes of the label set "toytown". The scene is a function of the
+    arguments alone. Scene i of the source and scene i of the target are two different streets.
     """
     rng = keyed_rng("toytown", TOYTOWN_VERSION, seed, domain, index)
     street = Street(rng, height, width, windows=domain == "target")
@@ -44,13 +44,13 @@ def _source_look(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _target_look(pixels: np.ndarray, horizon: float, rng: np.random.Generator) -> np.ndarray:
-    """Texture, shadow, dull and warm colours, haze, blur, noise: in the order in which light would meet them."""
+    """Texture, shadow, dull and warm colours, haze, blur, noise, in the order in which light meets them."""
     height, width = pixels.shape[:2]
     pixels = pixels * _blocks(height, width, rng)[..., None]
     pixels = pixels * _shadow(height, width, horizon, rng)[..., None]
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + 0.55 * (pixels - grey)
-    # Haze thickens upwards to the sky and around the horizon, where things are far away.
+    # Haze is thick in the sky and around the horizon, where things are far away.
     rows = np.arange(height, dtype=np.float32)
     thick = np.where(rows < horizon, 0.38, 0.38 * np.exp((horizon - rows) / (0.12 * height)))
     haze = np.array([214, 205, 190], np.float32)
@@ -105,7 +105,7 @@ class ToytownReader:
     def load(self, i: int) -> Sample:
         image, label = scene(i, seed=self.seed, domain=self.domain, height=self.height, width=self.width)
         stream = io.BytesIO()
-        # Noise hardly compresses; the fastest level gives away little.
+        # Noise hardly compresses, so the fastest level loses little.
         Image.fromarray(image).save(stream, "PNG", compress_level=1)
         return Sample(self._id(i), stream.getvalue(), label if self.labelled else None, self.height, self.width)
 
@@ -132,3 +132,10 @@ def open_toytown(
     if min(size) < _SMALLEST:
         raise UserError(f"toytown size {size[0]}x{size[1]}: height and width must be at least {_SMALLEST}.")
     return ToytownReader(split, count, seed, *size, labelled=with_labels)
+
+
+TOYTOWN = Dataset(
+    "none: street scenes drawn on the spot, split source (plain) or target (textured).",
+    ("split", "count", "seed", "size"),
+    open_toytown,
+)

@@ -1,4 +1,4 @@
-"""Work on trained weights that falls into independent parts: in this process, or shared out over a Ray cluster."""
+"""Work on trained weights in independent parts: done in this process, or distributed over a Ray cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,67 +9,63 @@ import torch
 from plca_dist.config import ClusterSettings, EvaluationSettings
 from plca_dist.errors import RunFailed, UserError, first_line
 from plca_dist.inference.load import TrainedNetwork, load_trained
-from plca_dist.storage import absolute, endpoint_or_default
+from plca_dist.storage import Location
 
-#: Parts a worker gets in turn: small enough that a slow one does not keep the others waiting long.
+#: Parts for each worker, one after the other: small enough that a slow part does not keep the others waiting long.
 _PARTS_PER_WORKER = 4
-#: And small enough that progress is seen.
+#: The most images of a part: few enough that progress is seen.
 _PART_IMAGES = 25
 
 
 @dataclass(frozen=True)
 class InferenceJob:
-    """What every part knows; it travels to the workers instead of weights.
+    """What every part needs. It travels to the workers, which load the weights themselves.
 
     Attributes:
-        place: of the weights, as `load_trained` takes it.
+        weights: where `load_trained` finds them, from any process.
         size: height and width of the network's input; None: images as they are.
         aggregation: ratio λ.
-        endpoint: of an S3-compatible store.
         threads: of torch in each process; None: torch's own choice, which heeds OMP_NUM_THREADS.
     """
 
-    place: str
+    weights: Location
     size: tuple[int, int] | None
     aggregation: float
-    endpoint: str | None
     threads: int | None
 
 
 def job_from(
-    place: str,
+    weights: Location,
     aggregation: float | None = None,
     size: Sequence[int] | None = None,
-    endpoint: str | None = None,
     workers: int = 1,
     gpu: bool = False,
     trained: TrainedNetwork | None = None,
 ) -> tuple[InferenceJob, ClusterSettings]:
-    """A job on the weights at `place`, with its run's recipe for whatever is not given, and the workers for it.
+    """A job on these weights and the workers for it; settings that are not given come from the run's recipe.
 
-    trained: what is at `place`, where the caller has it already.
+    trained: the weights, where the caller has loaded them already.
     """
-    trained = trained or load_trained(place, endpoint)
+    trained = trained or load_trained(weights)
     settings = trained.config.evaluation if trained.config else EvaluationSettings()
     wanted = ClusterSettings(workers=workers, gpu=gpu)
     job = InferenceJob(
-        place=absolute(place),
+        weights=weights.absolute(),
         size=(size[0], size[1]) if size else settings.size,
         aggregation=settings.aggregation if aggregation is None else aggregation,
-        endpoint=endpoint_or_default(endpoint),
-        threads=None if _here(wanted) else wanted.cpus_per_worker,
+        threads=None if _in_this_process(wanted) else wanted.cpus_per_worker,
     )
-    if _here(wanted):  # the parts need not load them again
+    if _in_this_process(wanted):  # the parts need not load them again
         _loaded.clear()
-        _loaded[job.place, "cpu"] = trained
+        _loaded[job.weights, "cpu"] = trained
     return job, wanted
 
 
-def _here(workers: ClusterSettings) -> bool:
+def _in_this_process(workers: ClusterSettings) -> bool:
     return workers.most_workers == 1 and not workers.gpu
 
 
-def share_out(
+def distribute(
     work: Callable[..., Any], arguments: Sequence[Any], images: int, workers: ClusterSettings
 ) -> Iterator[Any]:
     """Cut `images` into parts, and yield `work(*arguments, part, parts, device)` of each as it comes, in any order.
@@ -81,11 +77,11 @@ def share_out(
         RunFailed: a worker was lost, or `work` broke.
     """
     parts = min(images, max(workers.most_workers * _PARTS_PER_WORKER, -(-images // _PART_IMAGES)))
-    if _here(workers):
+    if _in_this_process(workers):
         for part in range(parts):
             yield work(*arguments, part, parts, "cpu")
         return
-    import ray
+    import ray  # here: one process needs no cluster, and should not wait for this import
 
     from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT, connection
     from plca_dist.ray_cluster.internals.core import logs_directory, task_error
@@ -108,17 +104,17 @@ def share_out(
             raise RunFailed(f"{first_line(cause, with_type=True)}; logs: {logs_directory()}") from error
 
 
-#: The last network a process loaded: parts of one job follow each other in the same worker process.
-_loaded: dict[tuple[str, str], TrainedNetwork] = {}
+#: The last network that this process loaded: parts of one job follow each other in the same worker process.
+_loaded: dict[tuple[Location, str], TrainedNetwork] = {}
 
 
 def loaded(job: InferenceJob, device: str) -> TrainedNetwork:
-    """The job's network on `device`, loaded once a process."""
-    key = (job.place, device)
+    """The job's network on `device`. Each process loads it once."""
+    key = (job.weights, device)
     if key not in _loaded:
         _loaded.clear()
         if job.threads:
             torch.set_num_threads(job.threads)
-        _loaded[key] = load_trained(job.place, job.endpoint)
+        _loaded[key] = load_trained(job.weights)
         _loaded[key].network.to(device)
     return _loaded[key]

@@ -1,7 +1,4 @@
-"""The shard directory: Parquet shards and a manifest, and reading them back.
-
-`write_shards` (shard_writer.py) makes one, `read_manifest` (manifest.py) opens one, `ShardReader` reads row groups.
-"""
+"""Single row groups of a shard directory, read back."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,20 +8,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plca_dist.data.manifest import MANIFEST, Manifest, read_manifest
-from plca_dist.data.shard_file import shard_schema
-from plca_dist.data.shard_writer import write_shards
+from plca_dist.data.shards.file import shard_schema
+from plca_dist.data.shards.manifest import MANIFEST, Manifest
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
-__all__ = ["Damaged", "Manifest", "ShardReader", "read_manifest", "write_shards"]
-
-#: Open shards that are kept, for each an object handle and its footer; bounds the file handles of a local dataset.
+#: The most shards that stay open, each with a handle and a footer. It bounds the open files of a local data set.
 _KEPT_OPEN = 256
 
 
 class Damaged(UserError):
-    """A row group whose bytes in the store are not those that were written."""
+    """The bytes of a row group in the store are not those that were written."""
 
 
 class _Open(NamedTuple):
@@ -43,7 +37,7 @@ class ShardReader:
         self._closed = Event()
 
     def close(self) -> None:
-        """Reads that wait for a store that is away wait no longer."""
+        """End the waiting of reads for a store that is away."""
         self._closed.set()
 
     def read_row_group(self, shard_index: int, group_index: int, columns: Sequence[str]) -> pa.Table:
@@ -56,7 +50,7 @@ class ShardReader:
 
         Raises:
             Damaged: when its bytes do not match their checksums, or the shard is cut short.
-            UserError: when the shards have no such column, a shard is missing, is not what the manifest says, or the
+            UserError: when the shards have no such column, a shard is missing or differs from the manifest, or the
                 store is away for longer than its patience.
         """
         known = shard_schema(self.manifest.with_labels).names
@@ -72,13 +66,13 @@ class ShardReader:
         try:
             return self.store.patiently(name, read, unless=self._closed)
         except Damaged:
-            # Damage is believed when it is met twice: the first time it may have happened on the way.
+            # Only damage met twice is in the store: the first time, the bytes may have been damaged on the way.
             return self.store.patiently(name, read, unless=self._closed)
 
     def _read(self, shard_index: int, group_index: int, columns: Sequence[str]) -> pa.Table:
         try:
             opened = self._open(shard_index)
-            # A parquet reader keeps state while it reads, so each call has its own; opening one with a known footer
+            # A parquet reader keeps state while it reads, so each call has its own. Opening one with a known footer
             # costs nothing. `pre_buffer` joins the columns into few requests.
             parquet = pq.ParquetFile(
                 opened.file, metadata=opened.footer, pre_buffer=True, page_checksum_verification=True
@@ -86,8 +80,8 @@ class ShardReader:
             return parquet.read_row_group(group_index, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             with self._lock:
-                self._opened.pop(shard_index, None)  # opening it again asks whether it is still there
-            if isinstance(error, OSError) and _of_the_store(error):
+                self._opened.pop(shard_index, None)  # opening it again shows whether it is still there
+            if isinstance(error, OSError) and self.store.failed(error):
                 raise
             shard = self.manifest.shards[shard_index]
             first = sum(shard.row_groups[:group_index])
@@ -103,7 +97,7 @@ class ShardReader:
             if index in self._opened:
                 self._opened.move_to_end(index)
                 return self._opened[index]
-        # Outside the lock: opening is a round trip to the store. Two threads may do it twice; one is kept.
+        # Outside the lock, because opening is a round trip to the store. Two threads may both open it; one is kept.
         opened = self._opened_shard(index)
         with self._lock:
             opened = self._opened.setdefault(index, opened)
@@ -128,7 +122,7 @@ class ShardReader:
         try:
             footer = pq.ParquetFile(file).metadata
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and _of_the_store(error):
+            if isinstance(error, OSError) and self.store.failed(error):
                 raise
             raise Damaged(
                 f"{where} is no readable Parquet file ({error}); copy the shard again, write the shards again with "
@@ -143,13 +137,8 @@ class ShardReader:
             raise self._disagree(where, f"columns {', '.join(columns)}", ", ".join(expected))
         return _Open(file, footer)
 
-    def _disagree(self, where: str, found: str, stated: str) -> UserError:
+    def _disagree(self, where: str, actual: str, stated: str) -> UserError:
         return UserError(
-            f"{where} has {found}, {self.store.uri}/{MANIFEST} says {stated}: they are not of one writing; "
+            f"{where} has {actual}, {self.store.uri}/{MANIFEST} says {stated}: they are not of one writing; "
             "copy the directory again, or write the shards again with --overwrite."
         )
-
-
-def _of_the_store(error: OSError) -> bool:
-    """Whether the store failed, rather than what it gave."""
-    return "AWS Error" in str(error)

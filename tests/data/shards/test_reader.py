@@ -10,8 +10,8 @@ import pytest
 from plca_dist.data.codec import decode_image, decode_label
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.datasets.toytown import scene
-from plca_dist.data.manifest import Manifest, read_manifest
 from plca_dist.data.shards import Damaged, ShardReader, write_shards
+from plca_dist.data.shards.manifest import Manifest, read_manifest
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 

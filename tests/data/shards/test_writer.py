@@ -12,12 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from plca_dist.data import shard_writer
+from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.layouts import open_dataset
-from plca_dist.data.datasets.samples import Sample
 from plca_dist.data.datasets.toytown import ToytownReader
-from plca_dist.data.manifest import Manifest, read_manifest
-from plca_dist.data.shards import ShardReader, write_shards
+from plca_dist.data.shards import ShardReader, write_shards, writer
+from plca_dist.data.shards.manifest import Manifest, read_manifest
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 
@@ -208,7 +207,7 @@ def test_records_with_skipped_samples_do_not_pass_a_strict_run(store: Store, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer, "_publish", killed)
+        patch.setattr(writer, "_publish", killed)
         with pytest.raises(KeyboardInterrupt):
             write_shards(breaking(4), store, with_labels=True, skip_broken=True, **SMALL)
     with pytest.raises(UserError, match=r"/data/4\.png"):

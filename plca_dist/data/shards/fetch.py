@@ -1,4 +1,4 @@
-"""Row groups of a dataset, fetched ahead of need and held while they are needed, on threads."""
+"""Row groups of a shard directory, fetched on threads before they are needed, and kept while they are needed."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
@@ -13,7 +13,7 @@ _REQUESTS = 4
 
 
 class RowGroups:
-    """A row group is in memory from its first `hold` to the `release` that evens it out.
+    """Row groups in memory: each from its first `hold` until there were as many calls of `release`.
 
     Attributes:
         first_rows: (G,) int64, the global row that each row group begins with.
@@ -35,7 +35,7 @@ class RowGroups:
         return np.searchsorted(self.first_rows, rows, side="right") - 1
 
     def hold(self, number: int) -> None:
-        """Start fetching the row group, unless it is here or on its way, and keep it."""
+        """Start fetching the row group, unless it is here already or being fetched, and keep it."""
         with self._lock:
             self._holds[number] = self._holds.get(number, 0) + 1
             if number not in self._tables:
@@ -55,19 +55,19 @@ class RowGroups:
 
         Raises:
             Damaged: when the row group is.
-            UserError: when the store or the dataset is at fault.
+            UserError: when the store or the data set is at fault.
         """
         number = int(self.group_of(index))
         self.hold(number)
         try:
             table = self._tables[number].result()
-            at = index - int(self.first_rows[number])
-            return {name: table[name][at].as_py() for name in self._columns}
+            row = index - int(self.first_rows[number])
+            return {name: table[name][row].as_py() for name in self._columns}
         finally:
             self.release(number)
 
     def close(self) -> None:
-        """End the threads, also those that wait for a store that is away."""
+        """End the threads, including those that wait for a store that is away."""
         self._reader.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,7 +1,7 @@
 """One shard: rows -> a Parquet file.
 
-Image bytes are compressed already, so the columns are not; and the minima and dictionaries that Parquet would keep of
-them would be copies of images. Page checksums let a reader notice damage before anything decodes it.
+Columns are not compressed, because image bytes are already. Statistics and dictionaries are left out for images: each
+entry would be a copy of an image. Page checksums let a reader notice damage before anything is decoded.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from plca_dist.data.codec import encode_label
-from plca_dist.data.datasets.samples import Sample
-from plca_dist.data.manifest import Shard
+from plca_dist.data.datasets.dataset import Sample
+from plca_dist.data.shards.manifest import Shard
 from plca_dist.storage import Store
 
-#: A row group is what is fetched at once and what the order of training shuffles: bytes bound the first, rows the
-#: second, so that a small dataset of small images still has several groups to shuffle.
+#: A row group is fetched as a whole, and the order of training shuffles row groups. The bytes bound what is fetched at
+#: once. The rows give a small data set of small images several groups to shuffle.
 ROW_GROUP_BYTES = 8 << 20
 ROW_GROUP_ROWS = 64
 
@@ -33,7 +33,7 @@ def shard_schema(with_labels: bool) -> pa.Schema:
 
 
 def make_row(sample: Sample, classes: int | None) -> Row:
-    """A sample as a row; with the label and its pixels per class where `classes`, their number, is given."""
+    """A sample as a row. `classes`: number of classes, for the label and its pixels of each; None leaves both out."""
     row: Row = {"id": sample.id, "image": sample.image, "height": sample.height, "width": sample.width}
     if classes is not None:
         assert sample.label is not None
@@ -45,9 +45,9 @@ def make_row(sample: Sample, classes: int | None) -> Row:
 def write_shard(
     store: Store, name: str, rows: Iterator[Row], *, with_labels: bool, row_group_rows: int, row_group_bytes: int
 ) -> Shard:
-    """Write the rows as the object `name`; it appears once all of them are written. No rows, no object.
+    """Write the rows as the object `name`, which appears once all of them are written. No rows, no object.
 
-    Memory: one row group.
+    At most one row group is in memory.
     """
     groups = _grouped(rows, row_group_rows, row_group_bytes)
     first = next(groups, None)
@@ -86,7 +86,7 @@ def _grouped(rows: Iterator[Row], most_rows: int, most_bytes: int) -> Iterator[l
 
 
 class _Hashing:
-    """A writable file that knows the size and the SHA-256 of what went through it."""
+    """A writable file that passes bytes on to `stream`, and keeps their number and their SHA-256."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.sha256, self.bytes, self.closed = stream, hashlib.sha256(), 0, False
@@ -101,7 +101,7 @@ class _Hashing:
         return self.bytes
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Nothing to do: every write is passed on at once."""
 
     def close(self) -> None:
         self.closed = True

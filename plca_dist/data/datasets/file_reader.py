@@ -1,70 +1,30 @@
-"""A sample, the reader that gives samples, and the reader of image and label files.
+"""The reader of image files and their label files.
 
-Everything that can be wrong with one file is found here, when it is read: nothing downstream has to expect a broken
-image, a label of another size, or a class number that the label set does not know.
+Each file is checked when it is read. Nothing downstream has to expect a broken image, a label of another size, or a
+class number that the label set does not know.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from plca_dist.data.codec import verified_image
+from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.labels import IGNORE, LabelSet
 from plca_dist.errors import UserError
 
-#: Marks a raw label value that a dataset does not have.
+#: Marks a raw label value that a data set does not have.
 REFUSED = -1
 #: How much of a file's end enters its stamp. A PNG ends with checksums of all its pixels.
 _STAMP_TAIL = 4096
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One image with its label.
-
-    `image` is encoded, as it came; `label` is (height, width) uint8 train ids, or None.
-    """
-
-    id: str
-    image: bytes
-    label: np.ndarray | None
-    height: int
-    width: int
-
-
-class Reader(Protocol):
-    """A dataset as a sequence of samples in a fixed order."""
-
-    @property
-    def dataset(self) -> str:
-        """What the manifest calls it."""
-
-    @property
-    def label_set(self) -> LabelSet | None:
-        """The set its train ids belong to; None only for images without labels that name none."""
-
-    @property
-    def labelled(self) -> bool:
-        """Whether `load` gives labels."""
-
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def load(self, i: int) -> Sample:
-        """Sample i, checked. Raises UserError naming the file that is broken."""
-
-    def stamp(self, i: int) -> str:
-        """A cheap fingerprint of what `load(i)` would read; it changes when the content does."""
-
-
 class LabelCode(NamedTuple):
-    """How a dataset writes labels: `decode` gives raw values (H, W), `train_ids` (256,) int16 maps them."""
+    """How a data set writes labels: `decode` gives raw values (H, W), `train_ids` (256,) int16 maps them."""
 
     decode: Callable[[bytes], np.ndarray]
     train_ids: np.ndarray
@@ -81,7 +41,7 @@ def value_table(train_ids: dict[int, int], legal: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Samples from image files and, where `labels` is not None, their label files (same order)."""
+    """Samples from image files and their label files, in the same order; `labels` None: images alone."""
 
     dataset: str
     label_set: LabelSet | None
@@ -142,7 +102,7 @@ def _contents(path: Path) -> bytes:
 
 
 def _stamp(path: Path) -> str:
-    """Size and a hash of the last bytes: times of change do not survive copying a dataset to another machine."""
+    """Size and a hash of the last bytes: times of change do not survive copying a data set to another machine."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

@@ -1,9 +1,9 @@
 """Samples -> Parquet shards and a manifest.
 
-Rows are dealt to the shards in an order shuffled once, so that neighbours in a shard are not neighbours in a video.
-Shards are written in parallel, each as a whole. Beside a finished shard a record is kept of what it was made from; a
-run that was cut short takes up the shards that are recorded and still fit, and writes the rest. The manifest comes
-last, and the records go then.
+Samples are shuffled once before they are cut into shards, so that neighbours in a shard are not neighbours in a video.
+Shards are written in parallel, each as a whole. Each finished shard gets a record of its inputs beside it. A call after
+one that was cut short keeps the shards whose records still fit, and writes the rest. The manifest is written last, and
+then the records are deleted.
 """
 
 import hashlib
@@ -17,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plca_dist.data.datasets.samples import Reader
-from plca_dist.data.manifest import (
+from plca_dist.data.datasets.dataset import Reader
+from plca_dist.data.order import permutation
+from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
+from plca_dist.data.shards.manifest import (
     MANIFEST,
     SCHEMA,
     Manifest,
@@ -28,8 +30,6 @@ from plca_dist.data.manifest import (
     parse_skipped,
     read_manifest,
 )
-from plca_dist.data.order import permutation
-from plca_dist.data.shard_file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
@@ -59,11 +59,11 @@ def write_shards(
 ) -> Manifest:
     """Write every sample of `reader` into the shard directory `store`.
 
-    Calling it again for the same data finds the finished shards and returns their manifest, or goes on where an
-    earlier call was cut short.
+    A second call for the same data returns the manifest of the finished shards, or continues where the first was cut
+    short.
 
     Args:
-        reader: where samples come from.
+        reader: gives the samples.
         store: the shard directory; it need not exist.
         with_labels: whether to write labels. Target shards for training must have none.
         seed: decides the order of the rows.
@@ -71,7 +71,7 @@ def write_shards(
         row_group_rows: most rows of a row group.
         row_group_bytes: most bytes of a row group's images and labels, unless a single row has more.
         workers: threads, default one per usable core; each writes one shard at a time.
-        skip_broken: list broken samples in the manifest and leave them out, instead of stopping at the first.
+        skip_broken: leave broken samples out and list them in the manifest, instead of stopping at the first.
         overwrite: replace a finished dataset.
         progress: called with (samples done, samples in all), from any thread but never from two at once.
 
@@ -88,18 +88,18 @@ def write_shards(
             f"{reader.dataset} was opened without labels; open it with labels or write shards without them."
         )
     workers = workers or _usable_cores()
-    job = _Job(reader, store, with_labels, row_group_rows, row_group_bytes, skip_broken, progress)
-    dealt = permutation(len(reader), "rows", seed)
-    parts = [dealt[start : start + shard_rows].tolist() for start in range(0, len(dealt), shard_rows)]
+    writer = _Writer(reader, store, with_labels, row_group_rows, row_group_bytes, skip_broken, progress)
+    order = permutation(len(reader), "rows", seed)
+    parts = [order[start : start + shard_rows].tolist() for start in range(0, len(order), shard_rows)]
     with ThreadPoolExecutor(workers) as pool:
-        inputs = list(pool.map(job.inputs_of, parts))
+        inputs = list(pool.map(writer.inputs_of, parts))
     if store.exists(MANIFEST):
         if not overwrite:
             return _finished(store, _digest(inputs), skip_broken)
-        # The manifest goes first: from here on there is no dataset until the new one is complete.
+        # The manifest is deleted first: from here on there is no data set until the new one is complete.
         store.delete(MANIFEST)
         store.delete_tree(_RECORDS)
-    written = job.run(parts, inputs, workers)
+    written = writer.run(parts, inputs, workers)
     return _publish(reader, store, with_labels, written, _digest(inputs))
 
 
@@ -127,7 +127,7 @@ def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Writ
         raise UserError(f"{reader.dataset}: not one of {len(reader)} samples could be written{first}")
     kept = {shard.name for shard in shards}
     for entry in store.list():
-        # Left by an earlier, larger dataset in the same place.
+        # Left by an earlier, larger data set in the same place.
         if _SHARD_NAME.fullmatch(entry.name) and entry.name not in kept:
             store.delete(entry.name)
     classes = reader.label_set
@@ -147,12 +147,12 @@ def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Writ
 
 
 class _StoppedError(Exception):
-    """Another shard has failed; this one need not be finished."""
+    """Another shard has failed, so this one is left unfinished."""
 
 
 @dataclass
-class _Job:
-    """What the writers of all shards share."""
+class _Writer:
+    """Writes shards on several threads, and counts the samples done."""
 
     reader: Reader
     store: Store
@@ -171,12 +171,12 @@ class _Job:
         self._done = 0
 
     def inputs_of(self, part: Sequence[int]) -> str:
-        """A fingerprint of all that decides the content of one shard."""
+        """A fingerprint of everything that decides the content of one shard."""
         settings = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
         return _digest([settings, [(self._ids[i], self.reader.stamp(i)) for i in part]])
 
     def run(self, parts: list[list[int]], inputs: list[str], workers: int) -> list[Written]:
-        """Write the shards; what became of each, in order."""
+        """Write the shards. Returns each with its skipped samples, in order."""
         sizes = {entry.name: entry.size for entry in self.store.list()}
         with ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(self._shard, n, part, inputs[n], sizes) for n, part in enumerate(parts)]
@@ -194,9 +194,9 @@ class _Job:
         if record in sizes:
             raw = json.loads(self.store.read(record))
             shard, skipped = parse_shard(raw["shard"]), parse_skipped(raw["skipped"])
-            # Objects appear whole or not at all, so the size is enough to know the file by.
-            there = not shard.rows or sizes.get(name) == shard.bytes
-            if raw["inputs"] == inputs and there and (self.skip_broken or not skipped):
+            # Objects appear whole or not at all, so a file of the right size is the right file.
+            present = not shard.rows or sizes.get(name) == shard.bytes
+            if raw["inputs"] == inputs and present and (self.skip_broken or not skipped):
                 self._advance(len(part))
                 return shard, skipped
         broken: list[Skipped] = []
@@ -208,8 +208,8 @@ class _Job:
             row_group_rows=self.row_group_rows,
             row_group_bytes=self.row_group_bytes,
         )
-        done = {"inputs": inputs, "shard": asdict(shard), "skipped": [asdict(entry) for entry in broken]}
-        self.store.write(record, json.dumps(done).encode())
+        content = {"inputs": inputs, "shard": asdict(shard), "skipped": [asdict(entry) for entry in broken]}
+        self.store.write(record, json.dumps(content).encode())
         return shard, tuple(broken)
 
     def _rows(self, part: list[int], broken: list[Skipped]) -> Iterator[Row]:

@@ -1,6 +1,6 @@
-"""`manifest.json`: what makes a directory of shards a dataset.
+"""`manifest.json`, which makes a directory of shards a data set.
 
-It is written last and names every shard, so a directory without one is a dataset that does not exist (yet).
+It names every shard and is written last: a directory without one is no data set, or not yet.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
 MANIFEST = "manifest.json"
-#: Raised when shards are written in a way that an older reader would misread.
+#: Version of the shards' layout. It is raised when an older reader would misread new shards.
 SCHEMA = 1
 
 
@@ -31,7 +31,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that was left out, and why."""
+    """A sample that was left out, and the reason."""
 
     id: str
     reason: str
@@ -48,17 +48,17 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard directory holds.
+    """The content of a shard directory.
 
     Attributes:
-        dataset: name of the dataset the shards were made from.
+        dataset: name of the data set that the shards were made from.
         label_set: name of the label set of its train ids; None only for unlabelled shards.
-        classes: class names in train-id order; they decide, should a label set of that name ever change.
+        classes: class names in train-id order. They count, not the name, should a label set of that name ever change.
         with_labels: whether the shards have a label column.
-        rows: samples in all shards.
-        shards: in the order that numbers the rows.
+        rows: number of samples in all shards.
+        shards: in the order of their rows' numbers.
         skipped: broken samples that were left out.
-        inputs: fingerprint of the raw data and of the settings the shards were written with.
+        inputs: fingerprint of the raw data and of the settings that the shards were written with.
         schema: version of the shards' layout.
     """
 
@@ -74,7 +74,7 @@ class Manifest:
 
     @cached_property
     def row_groups(self) -> tuple[RowGroup, ...]:
-        """Every row group of the dataset, in row order."""
+        """Every row group of the data set, in row order."""
         groups, first = [], 0
         for shard, entry in enumerate(self.shards):
             for group, rows in enumerate(entry.row_groups):
@@ -136,7 +136,7 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def parse_shard(raw: dict[str, Any]) -> Shard:
-    """The shard that `dataclasses.asdict` was taken of."""
+    """The inverse of `dataclasses.asdict` for a shard."""
     return Shard(raw["name"], int(raw["rows"]), int(raw["bytes"]), raw["sha256"], tuple(map(int, raw["row_groups"])))
 
 

@@ -1,0 +1,105 @@
+"""The loaders that streaming.py compares. Each yields every sample of an epoch, decoded and augmented alike."""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plca_dist.data.augment import augment
+from plca_dist.data.codec import decode_image, decode_label
+from plca_dist.data.order import keyed_rng
+from plca_dist.data.shards import read_manifest
+from plca_dist.storage import resolve
+
+BUCKET = "s3://bucket/streaming"
+AUGMENT: dict[str, Any] = {"shorter_edge": (760, 988), "crop": (730, 730), "flip": True}
+WORKERS = 2
+#: Samples of a shard: about 64 MB, which all of the formats recommend.
+SHARD = 24
+#: A number that tells samples apart, the image and the label.
+Prepared = tuple[int, torch.Tensor, torch.Tensor]
+
+
+def prepared(image: bytes, label: bytes) -> Prepared:
+    """The work of every loader on a sample."""
+    number = zlib.crc32(image)
+    ready, ready_label = augment(decode_image(image), decode_label(label), keyed_rng("benchmark", number), **AUGMENT)
+    assert ready_label is not None
+    return number, ready, ready_label
+
+
+def plca(images: int, scratch: Path) -> Iterator[Prepared]:
+    from plca_dist.data.domain import DomainStream
+    from plca_dist.data.labels import LABEL_SETS
+    from plca_dist.data.stream import Stream
+
+    domain = DomainStream(
+        resolve(BUCKET).child("parquet"), "source", classes=LABEL_SETS["toytown"].classes, batch=1, seed=0, window=8,
+        **AUGMENT,
+    )  # fmt: skip
+    stream = Stream(domain, None, slots=range(1), micro=1, start_step=0, threads=WORKERS, prefetch=4)
+    with closing(stream):
+        for step in range(images):
+            batch = next(stream)
+            yield domain.order.sample(step, 0), batch.source_image[0], batch.source_label[0]
+
+
+def mosaicml(images: int, scratch: Path) -> Iterator[Prepared]:
+    from streaming import StreamingDataset
+    from torch.utils.data import DataLoader
+
+    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
+    tempfile.tempdir = str(scratch)  # for its lock files, away from those that a broken process left behind
+
+    class Rows(StreamingDataset):
+        def __getitem__(self, at: Any) -> Prepared:
+            row = super().__getitem__(at)
+            return prepared(row["image"], row["label"])
+
+    dataset = Rows(remote=f"{BUCKET}/mds", local=str(scratch / "cache"), shuffle=True, batch_size=1)
+    yield from DataLoader(dataset, batch_size=None, num_workers=WORKERS, prefetch_factor=4)
+
+
+def webdataset(images: int, scratch: Path) -> Iterator[Prepared]:
+    import webdataset as wds
+    from botocore.session import get_session
+
+    client = get_session().create_client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    bucket, _, prefix = BUCKET.removeprefix("s3://").partition("/")
+    names = [entry.name for entry in resolve(BUCKET).list("tar")]
+    urls = [
+        client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": f"{prefix}/{name}"}) for name in names
+    ]
+    dataset = (
+        wds.WebDataset([f"pipe:curl -s -f '{url}'" for url in urls], shardshuffle=len(urls), empty_check=False)
+        .shuffle(SHARD)
+        .map(lambda row: prepared(row["image.png"], row["label.png"]))
+    )
+    yield from wds.WebLoader(dataset, batch_size=None, num_workers=WORKERS, prefetch_factor=4)
+
+
+def ray_data(images: int, scratch: Path) -> Iterator[Prepared]:
+    import ray
+
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    place = resolve(BUCKET).child("parquet")
+    paths = [f"{place.root}/{shard.name}" for shard in read_manifest(place).shards]
+
+    def prepare(row: dict[str, Any]) -> dict[str, Any]:
+        number, image, label = prepared(row["image"], row["label"])
+        return {"number": number, "image": image.numpy(), "label": label.numpy()}
+
+    dataset = ray.data.read_parquet(paths, filesystem=place.filesystem, shuffle="files")
+    dataset = dataset.select_columns(["image", "label"]).map(prepare)
+    for row in dataset.iter_rows():
+        yield row["number"], torch.from_numpy(row["image"].copy()), torch.from_numpy(row["label"].copy())
+
+
+LOADERS = {"plca_dist": plca, "mosaicml-streaming": mosaicml, "webdataset": webdataset, "ray data": ray_data}
+MODULES = {"mosaicml-streaming": "streaming", "webdataset": "webdataset"}
