@@ -1,4 +1,4 @@
-"""The one error a person is meant to read: what is wrong, where, and what to do about it."""
+"""Errors that a person reads: each says what is wrong, where, and what to do about it."""
 
 import difflib
 from collections.abc import Iterable
@@ -33,3 +33,10 @@ def nearest(word: str, options: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `options`, or an empty string where nothing is close."""
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: BaseException, *, with_type: bool = False) -> str:
+    """The first line of an error's message, or "no message"; `with_type` puts the name of its type in front."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else "no message"
+    return f"{type(error).__name__}: {line}" if with_type else line

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from plca_dist.errors import TrainingFault
+from plca_dist.errors import TrainingFault, first_line
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.engine import finite_weights
@@ -66,7 +66,7 @@ def naming_faults(meter: Meter, run: Store) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise TrainingFault(
-            f"out of memory at step {meter.done + 1}, rank {dist.get_rank()} ({str(error).splitlines()[0]}); "
+            f"out of memory at step {meter.done + 1}, rank {dist.get_rank()} ({first_line(error)}); "
             f"{_newest(run)}. Lower batch.micro, the crops, or take more workers."
         ) from error
 
