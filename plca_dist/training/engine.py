@@ -1,4 +1,4 @@
-"""From our settings to a DeepSpeed engine: one module, one optimizer, one schedule."""
+"""The recipe's settings as a DeepSpeed engine: one module, one optimizer, one schedule."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from plca_dist.data.stream import Batch
 from plca_dist.method.objective import LossTerms, Objective
 from plca_dist.models.deeplab import Network, synchronize_batch_norm
 from plca_dist.training.build import build_objective
+from plca_dist.training.checkpoint import internals
 
 
 class TrainingModule(nn.Module):
@@ -75,9 +76,7 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
 def build_engine(config: Config, network: Network, device: torch.device) -> Any:
     """Wrap `network` with its objective and SGD in a DeepSpeed engine. torch.distributed must be initialized."""
     if device.type == "cpu":
-        # No compiled operators: the shared-memory collective would take half a minute on first use, and gloo does as
-        # well here. Said outright, because asking DeepSpeed which would work runs a compiler for each.
-        deepspeed.ops.__compatible_ops__ = {}
+        internals.use_no_compiled_operators()
     elif dist.get_world_size() > 1:
         network = synchronize_batch_norm(network)
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
@@ -117,9 +116,8 @@ def average_buffers(module: nn.Module) -> None:
 
 def finite_weights(engine: Any) -> Tensor:
     """Whether all weights and buffers that this rank holds are finite: a bool scalar, still on the device."""
-    # At ZeRO 3 a parameter is empty between steps, and `ds_tensor` is this rank's part of it.
-    held = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
-    finite = [torch.isfinite(t).all().to(engine.device) for t in (*held, *engine.module.buffers())]
+    tensors = (*internals.held_parameters(engine), *engine.module.buffers())
+    finite = [torch.isfinite(t).all().to(internals.device(engine)) for t in tensors]
     return torch.stack(finite).all()
 
 
@@ -127,5 +125,5 @@ def full_state(engine: Any) -> dict[str, Tensor]:
     """The network's whole weights and buffers on every rank, on the CPU, at any ZeRO stage. A collective call."""
     network = engine.module.network
     parameters = list(network.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
+    with deepspeed.zero.GatheredParameters(parameters, enabled=internals.zero_stage(engine) == 3):
         return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

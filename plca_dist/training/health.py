@@ -14,6 +14,7 @@ import torch.distributed as dist
 from plca_dist.errors import TrainingFault, first_line
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.internals import skipped_steps
 from plca_dist.training.engine import finite_weights
 from plca_dist.training.meter import Meter
 
@@ -44,8 +45,7 @@ def check(engine: Any, meter: Meter, run: Store, settle: Callable[[], None]) -> 
 
     `settle` is called before, as in `loss_fault`.
     """
-    # Under ZeRO DeepSpeed leaves a step out, without a word, where a gradient is not finite.
-    mine = finite_weights(engine).to(torch.int32) * (engine.skipped_steps == 0)
+    mine = finite_weights(engine).to(torch.int32) * (skipped_steps(engine) == 0)
     verdict = mine.clone()
     dist.all_reduce(verdict, op=dist.ReduceOp.MIN)
     if verdict.item():

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store
+from plca_dist.training.checkpoint.internals import rank_of
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)-of-(\d+)$")
-#: Files that one rank alone needs: DeepSpeed's partitions and our `rank-*.pt`.
-_OF_RANK = re.compile(r"_pp_rank_(\d+)_|^rank-(\d+)\.pt$")
+#: Our own file of each rank; DeepSpeed's files have other names.
+_RANK_FILE = re.compile(r"rank-(\d+)\.pt$")
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,18 @@ def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = N
     Raises UserError for a file that cannot be read: a store out of reach is no reason to go back to an older one.
     """
     for file, (_, digest) in checkpoint.files.items():
-        owner = _OF_RANK.search(file)
-        if owner and rank is not None and int(owner[1] or owner[2]) != rank:
+        if rank is not None and _rank_of(file) not in (None, rank):
             continue
         run.download(f"{checkpoint.place}/{file}", folder / file)
         if sha256(folder / file) != digest:
             return f"{file} differs from the hash in its commit"
     return None
+
+
+def _rank_of(file: str) -> int | None:
+    """The one rank that needs this file; None for a file that all ranks need."""
+    own = _RANK_FILE.match(file)
+    return int(own[1]) if own else rank_of(file)
 
 
 def sha256(path: Path) -> str:
