@@ -17,6 +17,14 @@ ONLY_IN = {
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
     "pydantic": ("config.py", "recipe.py", "search/space/"),
 }
+#: What DeepSpeed does not document: attributes, keys and names of its files. One file alone may touch it.
+DEEPSPEED_INTERNALS = (
+    "__compatible_ops__", "zero_optimization_stage", "engine.skipped_steps", "engine.device",
+    "ds_tensor", "ds_id", "ds_numel", "ds_shape", "_hp_mapping", "hp_fragment", "lp_fragment", "param_group_index",
+    "single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_flat_groups", "base_optimizer_state",
+    "optimizer_state_dict", "optimizer.optimizer", "zero_to_fp32", "_pp_rank_", "mp_rank_", "_model_states.pt",
+    "_optim_states.pt", 'getLogger("DeepSpeed")', "deepspeed.ops", "deepspeed.runtime", "deepspeed.accelerator",
+)  # fmt: skip
 
 
 def _imports(path: Path) -> set[str]:
@@ -46,6 +54,14 @@ def test_imports_run_downward(path: Path) -> None:
             assert relative.as_posix().startswith(ONLY_IN[top]), f"{relative} imports {top}"
         if room in ("method", "ops"):
             assert top in ("torch", "triton", "plca_dist", "collections", "contextlib", "math", "types", "typing")
+
+
+def test_one_file_knows_the_internals_of_deepspeed() -> None:
+    for path in MODULES:
+        if path != PACKAGE / "training" / "checkpoint" / "internals.py":
+            source = path.read_text()
+            used = [name for name in DEEPSPEED_INTERNALS if name in source]
+            assert not used, f"{path.relative_to(PACKAGE)} touches {used}: ask training/checkpoint/internals.py"
 
 
 def test_every_room_is_listed() -> None:
