@@ -129,8 +129,8 @@ def _run_rank(settings: dict[str, Any]) -> None:
         run=run,
         device=ray.train.torch.get_device(),
         report=board.put.remote,
-        stop=listen(board),
-        fenced=lambda: fenced(run, settings["generation"]),
+        stop_reason=listen(board),
+        lease_lost=lambda: fenced(run, settings["generation"]),
     )
     try:
         run_worker(config, context)

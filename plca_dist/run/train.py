@@ -12,7 +12,7 @@ from plca_dist.run.directory import Run, open_run
 from plca_dist.run.lease import Lease
 from plca_dist.run.preemption import StopRequests, can_go_on, signals, watch
 from plca_dist.run.prometheus import RunGauges, telemetry
-from plca_dist.training.checkpoint.commit import committed, name_of
+from plca_dist.training.checkpoint.commit import checkpoint_name, committed
 from plca_dist.training.context import Record
 
 
@@ -132,7 +132,9 @@ def _go_on_or_leave(
     assert stop_requests.current
     reason, noticed, final = stop_requests.current
     told.set("plca_step", left.step)
-    line = f"checkpoint {name_of(left.step, workers)} committed {max(left.at - noticed, 0):.1f} s after the notice"
+    line = (
+        f"checkpoint {checkpoint_name(left.step, workers)} committed {max(left.at - noticed, 0):.1f} s after the notice"
+    )
     if final or not can_go_on(run.config):
         stop_requests.followed = True
         told.preempted(reason)

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, continued across restarts without gaps or repeats; TensorBoard's file."""
+"""`metrics.jsonl`, continued across restarts without gaps or repeats, and TensorBoard's file beside it."""
 
 import json
 import logging
@@ -20,23 +20,27 @@ _FLUSH_S = 15.0
 
 
 class MetricsLog:
-    """Rank 0's record of the run; on other ranks (`keep=False`) it does nothing.
+    """The run's records, kept on rank 0. On other ranks (`keep=False`) it does nothing.
 
     Object stores cannot append, so the whole file is rewritten, at most every 15 seconds and at every checkpoint.
-    Records past step `upto` belong to work that a kill has undone and are dropped.
+    Records of steps after `start_step` are dropped: a kill has undone that work.
+
+    Args:
+        report: shows a record to the person watching.
+        start_step: the step that this launch continues from.
     """
 
-    def __init__(self, run: Store, report: Callable[[Record], None], *, upto: int, keep: bool) -> None:
+    def __init__(self, run: Store, report: Callable[[Record], None], *, start_step: int, keep: bool) -> None:
         self._run, self._report, self._keep = run, report, keep
         self._records: list[Record] = []
-        self._events = EventFile(upto)
+        self._events = EventFile(start_step)
         self._flushed = time.monotonic()
         self._writing = Lock()
         if keep and run.exists(METRICS):
-            self._records = [r for r in read_records(run) if r[STEP] <= upto]
+            self._records = [r for r in read_records(run) if r[STEP] <= start_step]
 
     def add(self, record: Record) -> None:
-        """Keep the record, and show it to the person watching; it takes the place of one of its step and kind."""
+        """Keep the record and show it. It replaces an earlier record of the same step with the same keys."""
         if not self._keep:
             return
         self._records = [r for r in self._records if (r[STEP], r.keys()) != (record[STEP], record.keys())]
@@ -50,13 +54,13 @@ class MetricsLog:
                 log.warning("metrics could not be written: %s", error)
                 self._flushed = time.monotonic()
 
-    def say(self, message: str, **more: Any) -> None:
-        """Show a message; it is not kept. `more` goes with it, for who does not only show it."""
+    def show(self, message: str, **values: Any) -> None:
+        """Show a message, which is not kept. `values` go with it, for a launcher that measures them."""
         if self._keep:
-            self._report({"message": message, **more})
+            self._report({"message": message, **values})
 
     def flush(self) -> None:
-        """Write everything so far. Any thread may; a later call never ends up below an earlier one."""
+        """Write everything so far. Any thread may call it; an earlier call never overwrites what a later one wrote."""
         if not self._keep:
             return
         with self._writing:

@@ -23,7 +23,7 @@ from deepspeed.utils import zero_to_fp32
 
 from plca_dist.config import Config
 from plca_dist.training.checkpoint import internals
-from plca_dist.training.checkpoint.commit import _rank_of
+from plca_dist.training.checkpoint.commit import rank_that_needs
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.engine import deepspeed_config, full_state, set_lr
 
@@ -105,7 +105,9 @@ def test_a_step_with_a_gradient_that_is_no_number_is_left_out(
 ) -> None:
     config = make_config(f"deepspeed.zero_optimization.stage={stage}")
     engine = make_engine(config)
-    assert internals.skipped_steps(engine) == 0, "engine.skipped_steps counts from elsewhere: health.check would fail"
+    assert internals.skipped_steps(engine) == 0, (
+        "engine.skipped_steps counts from elsewhere: health.check_finite would fail"
+    )
     before = full_state(engine)
 
     def spoil(loss: torch.Tensor) -> torch.Tensor:
@@ -172,7 +174,9 @@ def test_the_files_of_a_checkpoint(written: Callable, stage: int) -> None:
     assert files == FILES[stage], f"DeepSpeed names its files otherwise: MODEL_STATES and the patterns in {OURS}"
     for file in files:
         # A rank fetches the files that name it or name no rank.
-        assert _rank_of(file) == (0 if file.startswith("zero_pp_rank_0_") else None), f"{file}: rank_of in {OURS}"
+        assert rank_that_needs(file) == (0 if file.startswith("zero_pp_rank_0_") else None), (
+            f"{file}: rank_of in {OURS}"
+        )
     assert internals.rank_of(OPTIM.replace("pp_rank_0", "pp_rank_12")) == 12
 
 
