@@ -18,8 +18,8 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(s.step, s.value) for s in reader.Scalars(tag)] for tag in reader.Tags()[tag_types.SCALARS]}
 
 
-def keep(run: Path, *, upto: int = 0) -> MetricsLog:
-    return MetricsLog(resolve(str(run)), lambda record: None, start_step=upto, keep=True)
+def keep(run: Path, *, start_step: int = 0) -> MetricsLog:
+    return MetricsLog(resolve(str(run)), lambda record: None, start_step=start_step, keep=True)
 
 
 def test_what_is_measured_is_read_back_and_nothing_else(tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ def test_what_is_measured_is_read_back_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_steps_that_a_kill_undid_are_drawn_once_as_they_ended(tmp_path: Path) -> None:
-    for launch, (upto, last) in enumerate(((0, 7), (4, 6), (6, 9))):
-        metrics_log = keep(tmp_path, start_step=upto)
-        for step in range(upto + 1, last + 1):
+    for launch, (start_step, last) in enumerate(((0, 7), (4, 6), (6, 9))):
+        metrics_log = keep(tmp_path, start_step=start_step)
+        for step in range(start_step + 1, last + 1):
             metrics_log.add({"step": step, "loss/total": float(10 * launch + step)})
         metrics_log.flush()
     expected = [1, 2, 3, 4, 15, 16, 27, 28, 29]

@@ -34,7 +34,7 @@ from plca_dist.training.checkpoint.commit import (
     rank_file,
     revoke,
     sha256,
-)  # fmt: skip
+)
 from plca_dist.training.collectives import on_rank_0
 from plca_dist.training.metrics import CHECKPOINT
 from plca_dist.training.metrics_log import MetricsLog
@@ -162,7 +162,7 @@ class Saver:
         self._pending = None
         if error and not isinstance(error, UserError):
             raise error
-        problems = [(rank, *outcome[1:]) for rank, outcome in enumerate(outcomes) if outcome[1] is not None]
+        problems = [(rank, text, from_store) for rank, (_, text, from_store) in enumerate(outcomes) if text is not None]
         for rank, problem, from_store in problems:
             if not from_store:
                 raise TrainingFault(f"checkpoint {pending.checkpoint.name} failed on rank {rank}: {problem}")
@@ -174,7 +174,7 @@ class Saver:
                 f"checkpoint {pending.checkpoint.name}", **{CHECKPOINT: time.monotonic() - pending.began}
             )
         else:
-            files = {file: record for outcome in outcomes for file, record in outcome[0].items()}
+            files = {file: record for uploaded, *_ in outcomes for file, record in uploaded.items()}
             self._begin_commit(replace(pending.checkpoint, files=files), pending.began)
 
     def finish(self, *, needed: bool = False) -> None:
