@@ -1,4 +1,4 @@
-"""From a committed checkpoint into an engine, or to the network's weights alone. `save.py` says what it holds."""
+"""Load a committed checkpoint into an engine, or its weights alone. `save.py` says what a checkpoint holds."""
 
 import logging
 import tempfile
@@ -21,12 +21,16 @@ log = logging.getLogger(__name__)
 
 
 def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
-    """Load the newest checkpoint that counts into the engine; None where there is none. A collective call.
+    """Load the newest checkpoint that counts into the engine. A collective call.
 
-    The world size and the ZeRO stage may be others than those it was written with.
+    The world size and the ZeRO stage may differ from those that it was written with.
+
+    Returns:
+        The checkpoint, or None where there is none.
 
     Raises:
-        UserError: the checkpoint is of another recipe, or must move to an optimizer that DeepSpeed keeps on a disk.
+        UserError: the checkpoint is of another recipe; or its world size or stage differs, and DeepSpeed keeps the
+            optimizer's state on a disk.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     damaged: set[str] = set()
@@ -75,9 +79,10 @@ def _check(checkpoint: Checkpoint, config: Config, native: bool) -> None:
 
 
 def weights_of(run: Store, name: str) -> dict[str, Tensor]:
-    """The network's whole weights in the checkpoint called `name`, without an engine, at any ZeRO stage.
+    """The network's unpartitioned weights in the checkpoint called `name`, at any ZeRO stage. It needs no engine.
 
-    Raises UserError where there is no such checkpoint, or it does not count.
+    Raises:
+        UserError: there is no such checkpoint, or it does not count.
     """
     found = {c.name: c for c in committed(run)}
     if name not in found:
