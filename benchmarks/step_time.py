@@ -114,9 +114,9 @@ def run_stack(folder: Path, workers: int, steps: int, repeat: int) -> tuple[floa
     return seconds, safetensors.torch.load(run.store.read(WEIGHTS))
 
 
-def largest_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    floats = [name for name in ours if ours[name].is_floating_point()]
-    return max(float((ours[n] - theirs[n]).abs().max() / ours[n].abs().max().clamp(min=1e-3)) for n in floats)
+def largest_difference(bare: dict[str, torch.Tensor], stack: dict[str, torch.Tensor]) -> float:
+    floats = [name for name in bare if bare[name].is_floating_point()]
+    return max(float((bare[n] - stack[n]).abs().max() / bare[n].abs().max().clamp(min=1e-3)) for n in floats)
 
 
 def main() -> None:

@@ -18,6 +18,14 @@ ONLY_IN = {
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
     "pydantic": ("config.py", "recipe.py", "search/space/"),
 }
+#: What DeepSpeed does not document: attributes, keys and names of its files. One file alone may touch it.
+DEEPSPEED_INTERNALS = (
+    "__compatible_ops__", "zero_optimization_stage", "engine.skipped_steps", "engine.device",
+    "ds_tensor", "ds_id", "ds_numel", "ds_shape", "_hp_mapping", "hp_fragment", "lp_fragment", "param_group_index",
+    "single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_flat_groups", "base_optimizer_state",
+    "optimizer_state_dict", "optimizer.optimizer", "zero_to_fp32", "_pp_rank_", "mp_rank_", "_model_states.pt",
+    "_optim_states.pt", 'getLogger("DeepSpeed")', "deepspeed.ops", "deepspeed.runtime", "deepspeed.accelerator",
+)  # fmt: skip
 
 
 def _imports(path: Path) -> set[str]:
@@ -52,7 +60,7 @@ def test_imports_run_downward(path: Path) -> None:
 #: What Ray does not document, as it looks in source: modules, attributes, and variables that are set for it.
 RAYS_OWN = re.compile(
     r"ray\.(_private|_raylet|core\.generated)|_internal\b|_base_exc|temporary_state|stub=True|error\.cause\b"
-    r"|_worker_logs_enabled|environ.*[\"'](RAY_(?!ADDRESS|AUTH_MODE|API_SERVER)|TUNE_)"
+    r"|_worker_logs_enabled|environ.*[\"\x27](RAY_(?!ADDRESS|AUTH_MODE|API_SERVER)|TUNE_)"
 )
 
 
@@ -61,6 +69,14 @@ def test_what_ray_does_not_document_is_in_one_place(path: Path) -> None:
     if path.relative_to(PACKAGE).parts[:2] != ("ray_cluster", "internals"):
         lines = enumerate(path.read_text().splitlines(), 1)
         assert not [(number, line) for number, line in lines if RAYS_OWN.search(line)]
+
+
+def test_one_file_knows_the_internals_of_deepspeed() -> None:
+    for path in MODULES:
+        if path != PACKAGE / "training" / "checkpoint" / "internals.py":
+            source = path.read_text()
+            used = [name for name in DEEPSPEED_INTERNALS if name in source]
+            assert not used, f"{path.relative_to(PACKAGE)} touches {used}: ask training/checkpoint/internals.py"
 
 
 def test_every_room_is_listed() -> None:

@@ -144,7 +144,7 @@ def mailbox(show: Callable[[Any], None], reason: Callable[[], str | None]) -> It
 
 
 def listen(actor: Any) -> Callable[[], str | None]:
-    """A worker's `TrainContext.stop`: the reason to leave that the driver gave. A thread asks until there is one."""
+    """A worker's `TrainContext.stop_reason`, which the driver gives. A thread asks until there is one."""
     heard: list[str] = []
 
     def ask() -> None:

@@ -117,8 +117,8 @@ def _run_rank(settings: dict[str, Any]) -> None:
         run=run,
         device=ray.train.torch.get_device(),
         report=mailbox.put.remote,
-        stop=listen(mailbox),
-        fenced=lambda: fenced(run, settings["generation"]),
+        stop_reason=listen(mailbox),
+        lease_lost=lambda: fenced(run, settings["generation"]),
     )
     try:
         run_worker(config, context)

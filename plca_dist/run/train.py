@@ -14,7 +14,7 @@ from plca_dist.run.directory import Run, open_run
 from plca_dist.run.lease import Lease
 from plca_dist.run.preemption import StopRequests, can_go_on, signals, watch
 from plca_dist.run.prometheus import RunGauges, run_gauges
-from plca_dist.training.checkpoint.commit import committed, name_of
+from plca_dist.training.checkpoint.commit import checkpoint_name, committed
 
 Say = Callable[[MessageKind, str], None]
 
@@ -157,7 +157,7 @@ class _Driver:
         self._step = left.step
         self._gauges.reached(left.step)
         took = max(left.at - request.at, 0)
-        line = f"checkpoint {name_of(left.step, workers)} committed {took:.1f} s after the notice"
+        line = f"checkpoint {checkpoint_name(left.step, workers)} committed {took:.1f} s after the notice"
         if request.final or not can_go_on(self._run.config):
             self._requests.followed = True
             self._gauges.stopped(request)

@@ -1,4 +1,4 @@
-"""How ranks act as one: what they agree on at every step boundary, and an error of one that is raised on all."""
+"""How ranks act as one: they agree at every step boundary, and an error of one rank is raised on all."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -10,27 +10,27 @@ import torch.distributed as dist
 from plca_dist.errors import UserError
 
 
-class Agreed(NamedTuple):
+class Agreement(NamedTuple):
     """The same on every rank.
 
     Attributes:
-        finite: every rank's loss is.
-        stop: why the run should checkpoint and leave, if any rank was told to.
-        busy: some rank still uploads or commits.
+        finite: the loss of every rank is finite.
+        stop_reason: why the run should checkpoint and leave, if any rank has a reason.
+        saving: some rank still uploads or commits a checkpoint.
     """
 
     finite: bool
-    stop: str | None
-    busy: bool
+    stop_reason: str | None
+    saving: bool
 
 
-class Control:
-    """One small all-reduce in a gloo group of its own: it neither waits for the device nor meets other collectives."""
+class ControlGroup:
+    """A gloo group of its own for control messages: they neither wait for the device nor mix with other collectives."""
 
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo")
 
-    def __enter__(self) -> "Control":
+    def __enter__(self) -> "ControlGroup":
         return self
 
     def __exit__(
@@ -38,12 +38,12 @@ class Control:
     ) -> None:
         dist.destroy_process_group(self._group)
 
-    def agree(self, *, finite: bool = True, stop: str | None, busy: bool = False) -> Agreed:
-        """One bad loss is everyone's, one reason to stop is everyone's. A collective call."""
-        flags = torch.tensor([not finite, stop is not None, busy], dtype=torch.int32)
+    def agree(self, *, finite: bool = True, stop_reason: str | None, saving: bool = False) -> Agreement:
+        """All-reduce the flags: one rank's bad loss or reason to stop is that of all ranks. A collective call."""
+        flags = torch.tensor([not finite, stop_reason is not None, saving], dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
-        unsound, stopping, at_work = flags.tolist()
-        return Agreed(not unsound, self._first(stop) if stopping else None, bool(at_work))
+        not_finite, stopping, any_saving = flags.tolist()
+        return Agreement(not not_finite, self._first(stop_reason) if stopping else None, bool(any_saving))
 
     def _first(self, reason: str | None) -> str:
         reasons: list[str | None] = [None] * dist.get_world_size()
@@ -52,22 +52,22 @@ class Control:
 
 
 def on_every_rank(work: Callable[[], Any]) -> list[Any]:
-    """What `work` gives on each rank, by rank, on all of them; a UserError that any rank meets is raised on all.
+    """Do `work` on every rank and give the results of all ranks, by rank, to each. A collective call.
 
-    An error that one rank keeps to itself would leave the others waiting for it.
+    A UserError of one rank is raised on all. If one rank raised it alone, the others would wait for that rank.
     """
     try:
-        mine = work()
+        result = work()
     except UserError as error:
-        mine = error
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    for one in everyone:
-        if isinstance(one, UserError):
-            raise one
-    return everyone
+        result = error
+    results: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(results, result)
+    for result in results:
+        if isinstance(result, UserError):
+            raise result
+    return results
 
 
 def on_rank_0(work: Callable[[], Any]) -> Any:
-    """What `work` gives on rank 0, which alone does it, on every rank; its UserError is raised on all of them."""
+    """Do `work` on rank 0 alone and give its result, or raise its UserError, on every rank. A collective call."""
     return on_every_rank(work if dist.get_rank() == 0 else lambda: None)[0]

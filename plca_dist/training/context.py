@@ -1,4 +1,4 @@
-"""What a rank needs of whoever launched it. The launcher hands one in; training never asks where it came from."""
+"""What the launcher gives to a rank. Training never asks where it came from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Preempted(Exception):
 
     Attributes:
         step: optimizer steps that are done and saved.
-        reason: what `TrainContext.stop` gave on the first rank that had one.
+        reason: what `TrainContext.stop_reason` gave on the first rank that had one.
     """
 
     def __init__(self, step: int, reason: str) -> None:
@@ -25,10 +25,6 @@ class Preempted(Exception):
         return f"preempted ({self.reason}): checkpoint at step {self.step} committed"
 
 
-def _never() -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class TrainContext:
     """One rank of one launch.
@@ -36,15 +32,15 @@ class TrainContext:
     Attributes:
         run: the run's directory; recipe, checkpoints, metrics and results live there.
         device: where this rank computes.
-        report: takes records and messages for the person watching; called on rank 0 alone, and must not block.
-        stop: a reason (such as "SIGTERM") once the run should checkpoint and leave, else None; asked at every step
-            on every rank, and must not block. One rank that knows is enough.
-        fenced: whether another launch has taken the run over, so that nothing may be committed; asked on rank 0 just
-            before a commit, in a thread, and may take a moment.
+        report: shows a record or a message to the person watching; called on rank 0 alone, and must not block.
+        stop_reason: why the run should checkpoint and leave (such as "SIGTERM"), else None. It is asked at every
+            step on every rank, and must not block. One rank that knows is enough.
+        lease_lost: whether another launch has taken the run over, so that nothing may be committed. It is asked on
+            rank 0 just before a commit, in a thread, and may take a moment.
     """
 
     run: Store
     device: torch.device
     report: Callable[[RunEvent], None]
-    stop: Callable[[], str | None] = _never
-    fenced: Callable[[], bool] = lambda: False
+    stop_reason: Callable[[], str | None] = lambda: None
+    lease_lost: Callable[[], bool] = lambda: False

@@ -1,4 +1,4 @@
-"""From our settings to a DeepSpeed engine: one module, one optimizer, one schedule."""
+"""The recipe's settings as a DeepSpeed engine: one module, one optimizer, one schedule."""
 
 from typing import Any
 
@@ -12,13 +12,14 @@ from plca_dist.data.stream import Batch
 from plca_dist.method.objective import LossTerms, Objective
 from plca_dist.models.deeplab import Network, synchronize_batch_norm
 from plca_dist.training.build import build_objective
+from plca_dist.training.checkpoint import internals
 
 
 class TrainingModule(nn.Module):
-    """Network and objective as the one module DeepSpeed wraps: a batch goes in, loss terms come out.
+    """Network and objective in one module, which DeepSpeed wraps: a batch goes in, loss terms come out.
 
-    The target passes first, then the source, as two passes, so that each domain is normalized by its own batch
-    statistics (facts of the authors' code; the running statistics see both).
+    The target passes first, then the source, as in the authors' code. Two passes normalize each domain by its own batch
+    statistics; the running statistics see both.
     """
 
     def __init__(self, network: Network, objective: Objective) -> None:
@@ -39,7 +40,7 @@ def poly_lr(config: Config, step: int) -> float:
 
 
 def set_lr(engine: Any, config: Config, step: int) -> float:
-    """Give every parameter group its rate for `step`; derived from the step, so there is no schedule state to save."""
+    """Set the rate of every parameter group for `step`. It follows from the step, so no schedule state is saved."""
     lr = poly_lr(config, step)
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_multiplier"]
@@ -47,18 +48,22 @@ def set_lr(engine: Any, config: Config, step: int) -> float:
 
 
 def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration for a module of so many parameters.
+    """DeepSpeed's configuration.
 
-    Raises UserError where the global batch does not divide.
+    Args:
+        parameters: elements of all the module's parameters.
+
+    Raises:
+        UserError: the global batch does not divide by world size and micro-batch.
     """
     micro, accumulation = config.accumulation(world_size)
     settings = {
-        "zero_allow_untested_optimizer": True,  # DeepSpeed's word for a client optimizer under ZeRO
-        "zero_force_ds_cpu_optimizer": False,  # and for one under offload
+        "zero_allow_untested_optimizer": True,  # DeepSpeed asks for this where ZeRO meets torch's SGD
+        "zero_force_ds_cpu_optimizer": False,  # and for this where offload does
         **config.deepspeed,
     }
     if config.zero_stage:
-        # DeepSpeed's own default is made for language models: buffers of 2 GB, made anew in every backward pass.
+        # DeepSpeed's default is made for language models: buffers of 2 GB, allocated in every backward pass.
         settings["zero_optimization"] = {"reduce_bucket_size": parameters, **config.deepspeed["zero_optimization"]}
     return {
         **settings,
@@ -75,9 +80,7 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
 def build_engine(config: Config, network: Network, device: torch.device) -> Any:
     """Wrap `network` with its objective and SGD in a DeepSpeed engine. torch.distributed must be initialized."""
     if device.type == "cpu":
-        # No compiled operators: the shared-memory collective would take half a minute on first use, and gloo does as
-        # well here. Said outright, because asking DeepSpeed which would work runs a compiler for each.
-        deepspeed.ops.__compatible_ops__ = {}
+        internals.use_no_compiled_operators()
     elif dist.get_world_size() > 1:
         network = synchronize_batch_norm(network)
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
@@ -100,10 +103,10 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
 
 
 def average_buffers(module: nn.Module) -> None:
-    """Make batch-norm running statistics the mean over ranks, so that they are one state and not one per rank.
+    """Replace the running statistics of batch norm by their mean over ranks. One small all-reduce.
 
-    Without synchronized batch norm each rank's statistics drift apart, and a checkpoint (which holds rank 0's) would
-    be one rank's view. One small all-reduce a step.
+    Without synchronized batch norm the statistics of the ranks drift apart, and a checkpoint holds those of rank 0
+    alone.
     """
     buffers = [b for b in module.buffers() if b.is_floating_point()]
     if dist.get_world_size() == 1 or not buffers or buffers[0].is_cuda:  # on CUDA batch norm is synchronized itself
@@ -116,16 +119,15 @@ def average_buffers(module: nn.Module) -> None:
 
 
 def finite_weights(engine: Any) -> Tensor:
-    """Whether all weights and buffers that this rank holds are finite: a bool scalar, still on the device."""
-    # At ZeRO 3 a parameter is empty between steps, and `ds_tensor` is this rank's part of it.
-    held = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
-    finite = [torch.isfinite(t).all().to(engine.device) for t in (*held, *engine.module.buffers())]
+    """Whether all weights and buffers that this rank holds are finite: a bool scalar on the device."""
+    tensors = (*internals.held_parameters(engine), *engine.module.buffers())
+    finite = [torch.isfinite(t).all().to(internals.device(engine)) for t in tensors]
     return torch.stack(finite).all()
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:
-    """The network's whole weights and buffers on every rank, on the CPU, at any ZeRO stage. A collective call."""
+    """The network's unpartitioned weights and buffers, at any ZeRO stage, on every rank's CPU. A collective call."""
     network = engine.module.network
     parameters = list(network.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
+    with deepspeed.zero.GatheredParameters(parameters, enabled=internals.zero_stage(engine) == 3):
         return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

@@ -1,7 +1,7 @@
-"""Whether training is still sound, and the error that says where it was not.
+"""Checks that training is still sound, and the errors that say where it was not.
 
-A loss that is no number is met before it reaches a weight; weights and gradients are looked at wherever a record, an
-evaluation or a checkpoint is due, for a checkpoint of spoilt ones would spoil a resume.
+A loss that is not finite is found before it reaches a weight. Weights and gradients are checked wherever a record, an
+evaluation or a checkpoint is due, because a run that resumes from weights that are not finite is lost.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,54 +14,54 @@ import torch.distributed as dist
 from plca_dist.errors import TrainingFault, first_line
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.internals import skipped_steps
 from plca_dist.training.engine import finite_weights
 from plca_dist.training.meter import Meter
 
 _REMEDY = "Lower optimizer.lr or set optimizer.gradient_clipping."
 
 
-def loss_fault(meter: Meter, run: Store, settle: Callable[[], None], *, finite: bool) -> TrainingFault:
+def loss_fault(meter: Meter, run: Store, finish_saving: Callable[[], None], *, finite: bool) -> TrainingFault:
     """The error for a loss that is not finite on some rank, the same on every rank. A collective call.
 
     Args:
-        meter: with the terms of the step that is not to be done.
-        settle: lets a checkpoint that is under way come to its end, so that it can be named.
-        finite: whether this rank's loss is.
+        meter: holds the loss terms of the step that will not be done.
+        finish_saving: waits for the checkpoint under way, so that the message can name it.
+        finite: whether this rank's loss is finite.
     """
-    seen: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(seen, None if finite else meter.terms_of_step())
-    rank, terms = next((rank, terms) for rank, terms in enumerate(seen) if terms is not None)
-    settle()
-    said = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if not name.startswith("consistent"))
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, None if finite else meter.terms_of_step())
+    rank, terms = next((rank, terms) for rank, terms in enumerate(gathered) if terms is not None)
+    finish_saving()
+    values = ", ".join(f"{name} {value:.4g}" for name, value in terms.items() if not name.startswith("consistent"))
     return TrainingFault(
-        f"the loss is not finite at step {meter.done + 1} (rank {rank}: {said}); that step was not taken; "
+        f"the loss is not finite at step {meter.done + 1} (rank {rank}: {values}); that step was not taken; "
         f"{_newest(run)}. {_REMEDY}"
     )
 
 
-def check(engine: Any, meter: Meter, run: Store, settle: Callable[[], None]) -> None:
+def check_finite(engine: Any, meter: Meter, run: Store, finish_saving: Callable[[], None]) -> None:
     """Raise TrainingFault on every rank if a gradient or weight of any rank is not finite. A collective call.
 
-    `settle` is called before, as in `loss_fault`.
+    `finish_saving` is called before, as in `loss_fault`.
     """
-    # Under ZeRO DeepSpeed leaves a step out, without a word, where a gradient is not finite.
-    mine = finite_weights(engine).to(torch.int32) * (engine.skipped_steps == 0)
-    verdict = mine.clone()
-    dist.all_reduce(verdict, op=dist.ReduceOp.MIN)
-    if verdict.item():
+    finite = finite_weights(engine).to(torch.int32) * (skipped_steps(engine) == 0)
+    finite_everywhere = finite.clone()
+    dist.all_reduce(finite_everywhere, op=dist.ReduceOp.MIN)
+    if finite_everywhere.item():
         return
-    seen: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(seen, bool(mine.item()))
-    settle()
+    by_rank: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(by_rank, bool(finite.item()))
+    finish_saving()
     raise TrainingFault(
-        f"weights or gradients are not finite by step {meter.done} (rank {seen.index(False)}); "
+        f"weights or gradients are not finite by step {meter.done} (rank {by_rank.index(False)}); "
         f"{_newest(run)}. {_REMEDY}"
     )
 
 
 @contextmanager
-def naming_faults(meter: Meter, run: Store) -> Iterator[None]:
-    """Memory that runs out inside the block becomes a TrainingFault."""
+def naming_out_of_memory(meter: Meter, run: Store) -> Iterator[None]:
+    """Turn an out-of-memory error of the block into a TrainingFault that names step, rank and checkpoint."""
     try:
         yield
     except torch.OutOfMemoryError as error:

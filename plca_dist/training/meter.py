@@ -13,17 +13,17 @@ from plca_dist.training import metrics
 
 
 class Meter:
-    """Sums stay on the device; only what returns plain numbers synchronizes with the host.
+    """Sums stay on the device. Only methods that return plain numbers wait for the device.
 
     Attributes:
-        done: optimizer steps of the run that are done, those before a resume included.
+        done: optimizer steps of the run that are done, including those before a resume.
     """
 
     def __init__(self, pairs_per_step: int, device: torch.device, done: int = 0) -> None:
         self._pairs, self._device = pairs_per_step, device
         self.done = done
         self._skipped = 0
-        self._born = time.monotonic()
+        self._created = time.monotonic()
         self._clear()
 
     def _clear(self) -> None:
@@ -37,33 +37,33 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time inside counts as waiting for data."""
+        """Count the time of the block as waiting for data."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside (evaluation, checkpoints) counts for no rate."""
+        """Leave the time of the block (evaluation, checkpoints) out of every rate."""
         began = time.monotonic()
         yield
         self._paused += time.monotonic() - began
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """The loss terms of one micro-batch: scalars, without their graph."""
+        """Add the loss terms of one micro-batch: scalars, without their graph."""
         _accumulate(self._of_step, {name: value.detach().float() for name, value in terms.items()})
         self._passes_of_step += 1
 
     def finite(self) -> bool:
-        """Whether this rank's loss of the step that is not yet done is a finite number. Waits for the device."""
+        """Whether this rank's loss of the current step is finite. Waits for the device."""
         return bool(torch.isfinite(self._of_step["total"]))
 
     def terms_of_step(self) -> dict[str, float]:
-        """This rank's means over the passes of the step that is not yet done."""
+        """This rank's means over the passes of the current step."""
         return {name: float(value) / self._passes_of_step for name, value in self._of_step.items()}
 
     def step(self) -> None:
-        """One optimizer step is done."""
+        """Count an optimizer step as done."""
         _accumulate(self._sums, self._of_step)
         self._passes += self._passes_of_step
         self._of_step, self._passes_of_step = {}, 0
@@ -71,17 +71,17 @@ class Meter:
         self.done += 1
 
     def record(self, lr: float, skipped: int = 0) -> Record:
-        """Averages since the last record, and start anew. A collective call: every rank, with the same terms.
+        """Give the averages since the last record, and start anew. A collective call: all ranks have the same terms.
 
         Args:
-            skipped: damaged samples that this rank has passed over so far.
+            skipped: damaged samples that this rank has skipped so far.
         """
         names = sorted(self._sums)
         values = torch.stack([self._sums[name] for name in names]) / self._passes
         values = torch.cat([values, values.new_tensor([skipped - self._skipped])])
         self._skipped = skipped
         dist.all_reduce(values)
-        *sums, passed_over = values.tolist()
+        *sums, skipped_since = values.tolist()
         means = {name: value / dist.get_world_size() for name, value in zip(names, sums, strict=True)}
         now = time.monotonic()
         busy = max(now - self._since - self._paused, 1e-9)
@@ -91,10 +91,10 @@ class Meter:
             metrics.LEARNING_RATE: lr,
             metrics.PAIRS_PER_SECOND: self._pairs * self._steps / busy,
             metrics.DATA_WAIT: self._waited / busy,
-            metrics.ELAPSED: now - self._born,
+            metrics.ELAPSED: now - self._created,
         }
-        if passed_over:
-            record[metrics.DATA_SKIPPED] = int(passed_over)
+        if skipped_since:
+            record[metrics.DATA_SKIPPED] = int(skipped_since)
         if self._device.type == "cuda":
             record[metrics.GPU_MEMORY] = torch.cuda.max_memory_allocated(self._device) / 2**30
         self._clear()

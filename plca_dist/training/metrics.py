@@ -1,4 +1,4 @@
-"""Names of what is measured, with units. Imports nothing heavy: the command line checks space files against them."""
+"""Names and units of the metrics. Nothing heavy is imported: the command line checks space files against the names."""
 
 from typing import Literal, NamedTuple
 
@@ -9,7 +9,7 @@ CONSISTENT_PREFIX = "consistent/"  # share of labelled source positions whose cy
 LEARNING_RATE = "learning_rate"
 PAIRS_PER_SECOND = "pairs_per_second"
 DATA_WAIT = "data_wait"  # share of the time spent waiting for data, 0-1
-DATA_SKIPPED = "data/skipped"  # damaged samples since the last record that a sound one stood for; absent where none
+DATA_SKIPPED = "data/skipped"  # damaged samples since the last record that others replaced; absent where none
 GPU_MEMORY = "gpu_memory_gb"  # peak since the last record
 ELAPSED = "elapsed_s"  # since this launch began training
 MIOU = "miou"  # percent, without aggregation
@@ -19,11 +19,11 @@ DENSITY = "criteria/neighbourhood_density"  # nats; soft neighbourhood density o
 ENTROPY = "criteria/entropy"  # of predictions on target images, as a share of its largest value, 0-1
 CYCLES_FEATURE = "criteria/consistent_feature"  # share of labelled source positions of whole images, 0-1
 CYCLES_PREDICTION = "criteria/consistent_prediction"  # the same at the prediction level
-CHECKPOINT = "checkpoint_s"  # with the message that a checkpoint is committed: seconds since its save began
+CHECKPOINT = "checkpoint_s"  # seconds from the start of a save to its commit; goes with the message of the commit
 
 
 class Criterion(NamedTuple):
-    """What a search can go by: the record's key, and which end of it is good."""
+    """A metric that a search can optimize: the key in a record, and whether more or less is better."""
 
     key: str
     mode: Literal["max", "min"]

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a line, continued across restarts without gaps or repeats; TensorBoard's file."""
+"""`metrics.jsonl`, continued across restarts without gaps or repeats, and TensorBoard's file beside it."""
 
 import json
 import logging
@@ -19,23 +19,27 @@ _FLUSH_S = 15.0
 
 
 class MetricsLog:
-    """Rank 0's record of the run; on other ranks (`keep=False`) it does nothing.
+    """The run's records, kept on rank 0. On other ranks (`keep=False`) it does nothing.
 
     Object stores cannot append, so the whole file is rewritten, at most every 15 seconds and at every checkpoint.
-    Records past step `upto` belong to work that a kill has undone and are dropped.
+    Records of steps after `start_step` are dropped: a kill has undone that work.
+
+    Args:
+        report: shows a record to the person watching.
+        start_step: the step that this launch continues from.
     """
 
-    def __init__(self, run: Store, report: Callable[[RunEvent], None], *, upto: int, keep: bool) -> None:
+    def __init__(self, run: Store, report: Callable[[RunEvent], None], *, start_step: int, keep: bool) -> None:
         self._run, self._report, self._keep = run, report, keep
         self._records: list[Record] = []
-        self._events = EventFile(upto)
+        self._events = EventFile(start_step)
         self._flushed = time.monotonic()
         self._writing = Lock()
         if keep and run.exists(METRICS):
-            self._records = [r for r in read_records(run) if r[STEP] <= upto]
+            self._records = [r for r in read_records(run) if r[STEP] <= start_step]
 
     def add(self, record: Record) -> None:
-        """Keep the record, and show it to the person watching; it takes the place of one of its step and kind."""
+        """Keep the record and show it. It replaces an earlier record of the same step with the same keys."""
         if not self._keep:
             return
         self._records = [r for r in self._records if (r[STEP], r.keys()) != (record[STEP], record.keys())]
@@ -49,13 +53,13 @@ class MetricsLog:
                 log.warning("metrics could not be written: %s", error)
                 self._flushed = time.monotonic()
 
-    def say(self, kind: MessageKind, text: str, **values: float) -> None:
+    def show(self, kind: MessageKind, text: str, **values: float) -> None:
         """Show a message, which is not kept."""
         if self._keep:
             self._report(Message(kind, text, values))
 
     def flush(self) -> None:
-        """Write everything so far. Any thread may; a later call never ends up below an earlier one."""
+        """Write everything so far. Any thread may call it; an earlier call never overwrites what a later one wrote."""
         if not self._keep:
             return
         with self._writing:

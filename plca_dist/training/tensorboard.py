@@ -1,10 +1,10 @@
-"""TensorBoard's event files: what metrics.jsonl holds, as `tensorboard --logdir STORAGE` shows it for every run.
+"""TensorBoard's event files: the records of metrics.jsonl, as `tensorboard --logdir STORAGE` shows them for every run.
 
-Every launch of a run fills a file of its own, named by when it began. A file says first at which step it goes on, and
-TensorBoard drops what an earlier one has from that step on, which a kill had undone.
+Every launch of a run fills a file of its own, which is named by the time it began. The file says first at which step it
+continues; TensorBoard then drops what earlier files have from that step on, because a kill had undone it.
 
-The format is written here because it is small: a file is records of (length, checksum, data, checksum), and the data
-are `Event` messages of protocol buffers, of which six fields are used. TensorBoard's own writers want a path on a
+The format is written here because it is small. A file is a list of records (length, checksum, data, checksum), and the
+data are `Event` messages of protocol buffers, of which six fields are used. TensorBoard's own writers need a path on a
 disk and import far more than a worker needs.
 """
 
@@ -29,21 +29,23 @@ class EventFile:
     """The event file of one launch, kept in memory: object stores cannot append.
 
     Args:
-        upto: step that the launch goes on from.
+        start_step: the step that this launch continues from.
 
     Attributes:
-        name: of the file in the run's directory.
+        name: the file's name in the run's directory.
     """
 
-    def __init__(self, upto: int) -> None:
+    def __init__(self, start_step: int) -> None:
         now = time.time()
         self.name = f"{TENSORBOARD}/events.out.tfevents.{now:017.6f}.plca"
         self._records: list[bytes] = []
         self._add(_double(_WALL_TIME, now) + _bytes(_FILE_VERSION, b"brain.Event:2"))
-        self._add(_double(_WALL_TIME, now) + _number(_STEP, upto + 1) + _bytes(_SESSION, _number(_STATUS, _START)))
+        self._add(
+            _double(_WALL_TIME, now) + _number(_STEP, start_step + 1) + _bytes(_SESSION, _number(_STATUS, _START))
+        )
 
     def add(self, record: Record) -> None:
-        """Everything that a record measures, at its step, as measured now."""
+        """Add the numbers of a record at its step, with the present time."""
         summary = b"".join(
             _bytes(_VALUE, _bytes(_TAG, key.encode()) + _float(_SIMPLE_VALUE, value))
             for key, value in record.items()
@@ -52,7 +54,7 @@ class EventFile:
         self._add(_double(_WALL_TIME, time.time()) + _number(_STEP, record[STEP]) + _bytes(_SUMMARY, summary))
 
     def encoded(self) -> bytes:
-        """The file so far; any thread may ask."""
+        """The bytes of the file so far. Any thread may call it."""
         return b"".join(self._records)
 
     def _add(self, event: bytes) -> None:
@@ -61,7 +63,7 @@ class EventFile:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the highest bit says that more follow."""
+    """Seven bits a byte, the lowest first; a byte's highest bit says that more bytes follow."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -19,7 +19,6 @@ from plca_dist import recipe
 from plca_dist.errors import TrainingFault, UserError
 from plca_dist.storage import Store, resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint import restore as checkpoint
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.engine import TrainingModule, full_state
@@ -55,8 +54,8 @@ def run(
     before_step_ends: Callable[[int], None] | None = None,
     even: bool = False,
     seen_as: str | None = None,
-    told: Callable[[], str | None] = lambda: None,
-    fenced: Callable[[], bool] = lambda: False,
+    stop_reason: Callable[[], str | None] = lambda: None,
+    lease_lost: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train, or continue, the run `name`.
 
@@ -64,12 +63,10 @@ def run(
         before_step_ends: called with the step (from 1) after its update and before anything is recorded of it.
         even: batch norm with its running statistics, so that a pair's loss does not depend on its batch.
         seen_as: what the file of what was seen is called, if not like the run.
-        told: the session's `stop`.
-        fenced: the session's.
+        stop_reason, lease_lost: as in `TrainContext`.
     """
     seen: dict[str, Any] = {"records": [], "states": {}, "momenta": {}, "restored": None, "error": None}
-    average, save, build = worker.average_buffers, Saver.save, worker.build_engine
-    restore = checkpoint.restore
+    average, save, build, restore = worker.average_buffers, Saver.save, worker.build_engine, worker.restore
     done, engines = [0], []
 
     def watched_average(module: Any) -> None:
@@ -96,13 +93,17 @@ def run(
         return engine
 
     worker.average_buffers, Saver.save, worker.build_engine = watched_average, watched_save, watched_build
-    checkpoint.restore = watched_restore
+    worker.restore = watched_restore
     try:
         config = recipe.parse(RECIPE, [f"data={PLACE}/data", *settings])
         run_worker(
             config,
             TrainContext(
-                resolve(str(PLACE / name)), torch.device("cpu"), seen["records"].append, stop=told, fenced=fenced
+                resolve(str(PLACE / name)),
+                torch.device("cpu"),
+                seen["records"].append,
+                stop_reason=stop_reason,
+                lease_lost=lease_lost,
             ),
         )
     except (Stopped, TrainingFault, UserError, Preempted) as error:
@@ -110,7 +111,7 @@ def run(
         seen["states"]["error"] = full_state(engines[-1])
     finally:
         worker.average_buffers, Saver.save, worker.build_engine = average, save, build
-        checkpoint.restore = restore
+        worker.restore = restore
     torch.save(seen, PLACE / "seen" / f"{seen_as or name}.rank{RANK}.pt")
 
 
@@ -145,7 +146,7 @@ def die(done: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def told_on_rank_1() -> Callable[[], str | None]:
+def notice_on_rank_1() -> Callable[[], str | None]:
     """A notice that reaches rank 1 alone, in step 3."""
     calls = iter(range(1, 100))
     return lambda: "SIGTERM" if next(calls) >= 3 and RANK == 1 else None
@@ -158,7 +159,7 @@ def first() -> None:
     for stage in (0, 3):
         run(f"cut-{stage}", zero(stage), before_step_ends=stop)
     for stage in (1, 2):
-        run(f"told-{stage}", zero(stage), told=told_on_rank_1())
+        run(f"preempted-{stage}", zero(stage), stop_reason=notice_on_rank_1())
     run("even-2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=2", even=True)
     _one_rank_sees_a_nan()
     run("cut-2", zero(2), before_step_ends=die)
@@ -186,7 +187,7 @@ def again() -> None:
     for stage in (0, 2, 3):
         run(f"cut-{stage}", zero(stage))
     for stage in (1, 2):
-        run(f"told-{stage}", zero(stage), seen_as=f"told-{stage}-again")
+        run(f"preempted-{stage}", zero(stage), seen_as=f"preempted-{stage}-again")
     for stage in (1, 2, 3):
         run(f"back-{stage}", zero(stage))
     for old, new in TURNS:
@@ -223,7 +224,7 @@ def _one_rank_cannot_write() -> None:
     left[0] = 99
     run("refused", zero(1), "checkpoint.max_failed_saves=1")
     Store.upload = upload  # type: ignore[method-assign]
-    run("fenced", zero(1), fenced=lambda: RANK == 0)
+    run("lease-lost", zero(1), lease_lost=lambda: RANK == 0)
 
 
 def stuck() -> None:
@@ -241,7 +242,7 @@ def alone() -> None:
     for stage in (0, 1, 2, 3):
         run(f"moved-{stage}", zero(stage))
     for stage in (1, 2, 3):
-        run(f"back-{stage}", zero(stage), told=lambda: "SIGTERM", seen_as=f"back-{stage}-alone")
+        run(f"back-{stage}", zero(stage), stop_reason=lambda: "SIGTERM", seen_as=f"back-{stage}-alone")
     run("even-1", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=1", even=True)
 
 

@@ -20,7 +20,8 @@ from plca_dist.data.whole_images import labelled_samples, whole_pairs
 from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
-from plca_dist.training.checkpoint.restore import committed, weights_of
+from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.restore import weights_of
 from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate
 from plca_dist.training.watchdog import EXIT_CODE
@@ -157,13 +158,13 @@ def test_interrupted_and_continued_in_fresh_processes_it_ends_bit_identical(worl
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_notice_to_one_rank_stops_both_at_the_same_step(world: SimpleNamespace, stage: int) -> None:
     for rank in (0, 1):
-        error = world.seen(f"told-{stage}", rank)["error"]
+        error = world.seen(f"preempted-{stage}", rank)["error"]
         assert error == "Preempted: preempted (SIGTERM): checkpoint at step 3 committed"
-        assert [k for k in world.seen(f"told-{stage}", rank)["states"] if k != "error"] == [2, 3]
-    again = world.seen(f"told-{stage}-again")
+        assert [k for k in world.seen(f"preempted-{stage}", rank)["states"] if k != "error"] == [2, 3]
+    again = world.seen(f"preempted-{stage}-again")
     assert Message("continuing", "continuing from step 3 (step-00000003-of-2)") in again["records"]
     assert_equal(again["states"][6], world.state(f"whole-{stage}"))
-    assert records(world, f"told-{stage}") == records(world, f"whole-{stage}")
+    assert records(world, f"preempted-{stage}") == records(world, f"whole-{stage}")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -182,7 +183,7 @@ def test_weights_without_an_engine_are_the_live_ones(world: SimpleNamespace, sta
     ("run", "source", "step"),
     [
         *((f"moved-{s}", f"whole-{s}", 4) for s in STAGES),  # 2 -> 1
-        *((f"back-{s}-alone", f"whole-{s}", 4) for s in STAGES[1:]),  # 2 -> 1, told to leave after step 5
+        *((f"back-{s}-alone", f"whole-{s}", 4) for s in STAGES[1:]),  # 2 -> 1, asked to leave after step 5
         *((f"back-{s}", f"back-{s}-alone", 5) for s in STAGES[1:]),  # 1 -> 2
         *((f"wide-{s}", f"whole-{s}", 4) for s in STAGES[1:]),  # 2 -> 4
         *((f"turned-{old}-{new}", f"whole-{old}", 4) for old, new in TURNS),
@@ -210,8 +211,8 @@ def test_and_the_run_ends_where_it_would_have(world: SimpleNamespace, run: str) 
     """The same pairs in other passes on other ranks: the same but for rounding and batch norm's batches of one."""
     assert [r["step"] for r in records(world, run)] == [1, 2, 3, 4, 5, 6]
     stage = run.split("-")[1]
-    before, ours, theirs = world.state("whole-0", step=4), world.state(run), world.state(f"whole-{stage}")
-    moved, apart = distance(before, theirs), distance(ours, theirs)
+    before, after, expected = world.state("whole-0", step=4), world.state(run), world.state(f"whole-{stage}")
+    moved, apart = distance(before, expected), distance(after, expected)
     assert apart < 1e-4 * moved, (apart, moved)
 
 
@@ -233,8 +234,8 @@ def test_one_rank_with_four_pairs_learns_what_two_ranks_with_two_do(world: Simpl
     apart = distance(world.state("even-1"), world.state("even-2"))
     moved = distance(world.state("even-1", step=2), world.state("even-1"))
     assert apart < 1e-3 * moved, (apart, moved)
-    for ours, theirs in zip(records(world, "even-1"), records(world, "even-2"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
+    for one, two in zip(records(world, "even-1"), records(world, "even-2"), strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-3)
 
 
 def test_an_error_of_one_rank_is_raised_on_both(world: SimpleNamespace) -> None:
@@ -267,11 +268,11 @@ def test_uploads_that_fail_on_one_rank_are_known_to_both(world: SimpleNamespace)
     assert not committed(resolve(str(world.place / "refused")))
 
 
-def test_who_lost_the_run_stops_on_every_rank_and_commits_nothing(world: SimpleNamespace) -> None:
+def test_a_launch_that_lost_the_run_stops_on_every_rank_and_commits_nothing(world: SimpleNamespace) -> None:
     for rank in (0, 1):
-        assert "another launch has taken this run over" in world.seen("fenced", rank)["error"]
-    assert not committed(resolve(str(world.place / "fenced")))
-    assert not (world.place / "fenced" / "model.safetensors").exists()
+        assert "another launch has taken this run over" in world.seen("lease-lost", rank)["error"]
+    assert not committed(resolve(str(world.place / "lease-lost")))
+    assert not (world.place / "lease-lost" / "model.safetensors").exists()
 
 
 def test_a_rank_that_hangs_ends_both_with_stacks(world: SimpleNamespace) -> None:
@@ -322,5 +323,5 @@ def test_ranks_say_nothing_but_what_went_wrong(world: SimpleNamespace) -> None:
     cut_short = "passing over checkpoint step-00000004-of-2: it was never committed"
     for scene, world_size in (("again", 2), ("alone", 1), ("four", 4)):
         for rank in range(world_size):
-            said = set((world.place / f"{scene}.rank{rank}.log").read_text().splitlines())
-            assert said <= {cut_short}, (scene, rank)
+            lines = set((world.place / f"{scene}.rank{rank}.log").read_text().splitlines())
+            assert lines <= {cut_short}, (scene, rank)

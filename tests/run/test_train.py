@@ -22,7 +22,7 @@ from plca_dist.run.directory import Run
 from plca_dist.run.preemption import StopKind, StopRequests
 from plca_dist.run.train import train
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import Checkpoint, commit, name_of
+from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit
 
 Told = tuple[list[str], BaseException | None]
 Story = Callable[..., Told]
@@ -40,7 +40,7 @@ def broken() -> WorkersFailed:
 
 
 def reach(store: Store, step: int) -> None:
-    name = name_of(step, 2)
+    name = checkpoint_name(step, 2)
     store.write(f"checkpoints/{name}/file", b"x")
     commit(store, Checkpoint(name, step, 2, 0, "print", None, {"file": (1, "hash")}))
 
@@ -191,12 +191,12 @@ def test_a_finished_run_is_left_alone(story: Story) -> None:
 
 
 def test_a_checkpoint_that_does_not_count_is_named(story: Story, tmp_path: Path) -> None:
-    (tmp_path / "run" / "checkpoints" / name_of(30, 2)).mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / name_of(30, 2) / "part").write_text("half of it")
+    (tmp_path / "run" / "checkpoints" / checkpoint_name(30, 2)).mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / checkpoint_name(30, 2) / "part").write_text("half of it")
     said, error = story([10, broken(), 40], max_failures=1)
     assert error is None
     assert said[-1].endswith("restarting from step 10")
-    assert f"warning: passing over checkpoint {name_of(30, 2)}: it was never committed" in said
+    assert f"warning: passing over checkpoint {checkpoint_name(30, 2)}: it was never committed" in said
 
 
 def test_a_notice_before_workers_train_leaves_at_once_and_says_where_the_run_stands(

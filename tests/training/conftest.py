@@ -15,6 +15,7 @@ from plca_dist.config import Config
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.messages import Message, RunEvent
 from plca_dist.storage import Store, resolve
+from plca_dist.training import watchdog
 from plca_dist.training.build import fresh_network
 from plca_dist.training.context import TrainContext
 from plca_dist.training.engine import build_engine
@@ -34,6 +35,15 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         dist.init_process_group("gloo", init_method=f"file://{place}", rank=0, world_size=1)
         yield
         dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _timer_of_pytest() -> Iterator[None]:
+    """faulthandler has one timer a process. In this process it belongs to pytest (its `faulthandler_timeout`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "_set_timer", lambda allowed_s: None)
+        patch.setattr(watchdog, "_cancel_timer", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint.restore import committed
+from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.context import Preempted
 from plca_dist.training.criteria import KEYS, measure
 from plca_dist.training.dataloading import open_stream
@@ -102,7 +102,7 @@ def test_a_source_only_run_trains_without_reading_the_target(
 def test_a_run_resumed_where_it_was_measured_is_not_measured_again(
     config: Config, train: Callable, whole: Any, interrupt: SimpleNamespace, tmp_path: Path
 ) -> None:
-    interrupt.at(worker, "_leave_weights", 1)
+    interrupt.at(worker, "write_weights", 1)
     with pytest.raises(interrupt.error):
         train(config, tmp_path)
     interrupt.end()
@@ -126,7 +126,7 @@ def test_told_to_leave_it_puts_the_evaluation_off(
     """`stop` is asked at each step, for each image of an evaluation, and once after it."""
     calls = iter(range(1, 10**9))
     with pytest.raises(Preempted, match=f"checkpoint at step {step} committed"):
-        train(config, tmp_path, stop=lambda: "SIGTERM" if next(calls) >= call else None)
+        train(config, tmp_path, stop_reason=lambda: "SIGTERM" if next(calls) >= call else None)
     assert step not in [r["step"] for r in evaluations(SimpleNamespace(store=resolve(str(tmp_path))))]
     again = train(config, tmp_path)
     assert [r["step"] for r in again.shown if set(KEYS) <= set(r)] == list(range(step, 7, 2))

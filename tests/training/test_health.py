@@ -11,9 +11,10 @@ from plca_dist.config import Config
 from plca_dist.errors import TrainingFault
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint.restore import committed, weights_of
+from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.due import due_after
 from plca_dist.training.engine import TrainingModule
-from plca_dist.training.loop import due_after
 
 MakeConfig = Callable[..., Config]
 

@@ -14,9 +14,9 @@ from plca_dist.training import metrics_log as metrics_log_module
 from plca_dist.training.metrics_log import MetricsLog, read_records
 
 
-def keep(place: Path, *, upto: int = 0, rank_0: bool = True) -> tuple[MetricsLog, list[dict[str, Any]]]:
+def keep(place: Path, *, start_step: int = 0, rank_0: bool = True) -> tuple[MetricsLog, list[dict[str, Any]]]:
     shown: list[dict[str, Any]] = []
-    return MetricsLog(resolve(str(place)), shown.append, upto=upto, keep=rank_0), shown
+    return MetricsLog(resolve(str(place)), shown.append, start_step=start_step, keep=rank_0), shown
 
 
 def test_records_are_shown_at_once_and_written_one_a_line(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_records_are_shown_at_once_and_written_one_a_line(tmp_path: Path) -> Non
     records = [{"step": 1, "loss/total": 2.5}, {"step": 2, "loss/total": float(1 / 3)}, {"step": 2, "miou": 30.25}]
     for record in records:
         metrics_log.add(record)
-    metrics_log.say("checkpoint", "checkpoint written")
+    metrics_log.show("checkpoint", "checkpoint written")
     assert shown == [*records, Message("checkpoint", "checkpoint written")]
     assert not (tmp_path / METRICS).exists()
     metrics_log.flush()
@@ -40,7 +40,7 @@ def test_what_lies_past_the_resumed_step_is_dropped_and_written_again(tmp_path: 
         if step in (4, 6):
             metrics_log.add({"step": step, "miou": 10.0 * step})
     metrics_log.flush()
-    metrics_log, shown = keep(tmp_path, upto=4)
+    metrics_log, shown = keep(tmp_path, start_step=4)
     assert shown == []
     for step in range(5, 9):
         metrics_log.add({"step": step, "launch": 2})
@@ -55,7 +55,7 @@ def test_a_run_that_starts_over_drops_everything(tmp_path: Path) -> None:
     metrics_log, _ = keep(tmp_path)
     metrics_log.add({"step": 1})
     metrics_log.flush()
-    metrics_log, _ = keep(tmp_path, upto=0)
+    metrics_log, _ = keep(tmp_path, start_step=0)
     metrics_log.add({"step": 1, "again": True})
     metrics_log.flush()
     assert read_records(resolve(str(tmp_path))) == [{"step": 1, "again": True}]
@@ -63,9 +63,9 @@ def test_a_run_that_starts_over_drops_everything(tmp_path: Path) -> None:
 
 def test_other_ranks_neither_show_nor_read_nor_write(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text("not to be read")
-    metrics_log, shown = keep(tmp_path, upto=5, rank_0=False)
+    metrics_log, shown = keep(tmp_path, start_step=5, rank_0=False)
     metrics_log.add({"step": 6})
-    metrics_log.say("checkpoint", "hello")
+    metrics_log.show("checkpoint", "hello")
     metrics_log.flush()
     assert shown == []
     assert (tmp_path / METRICS).read_text() == "not to be read"

@@ -18,7 +18,8 @@ from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
 from plca_dist.training.checkpoint import commit as commits
 from plca_dist.training.checkpoint import save as saver
-from plca_dist.training.checkpoint.restore import committed, weights_of
+from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.restore import weights_of
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.context import Preempted
 
@@ -102,11 +103,11 @@ def test_cut_short_in_a_step(
         (saver, "commit", 2, 2),  # every file of step 4 is there, but not the commit
         (saver, "prune", 2, 4),  # step 4 is committed
         (Saver, "_upload", 2, 2),
-        (worker, "_evaluate", 1, (0, 2)),  # a checkpoint was on its way
-        (worker, "_evaluate", 2, (2, 4)),  # the last
+        (worker, "validate", 1, (0, 2)),  # a checkpoint was on its way
+        (worker, "validate", 2, (2, 4)),  # the last
         (saver, "commit", 3, 4),
         (saver, "prune", 3, 6),
-        (worker, "_leave_weights", 1, 6),  # only the result is missing
+        (worker, "write_weights", 1, 6),  # only the result is missing
     ],
 )
 def test_cut_short_between_steps(
@@ -157,7 +158,7 @@ def test_in_a_bucket_too(
 def test_cut_short_again_and_again(
     config: Config, train: Callable, whole: SimpleNamespace, interrupt: SimpleNamespace, tmp_path: Path
 ) -> None:
-    for module, name, call in ((worker, "average_buffers", 3), (worker, "_evaluate", 1), (commits.log, "warning", 1)):
+    for module, name, call in ((worker, "average_buffers", 3), (worker, "validate", 1), (commits.log, "warning", 1)):
         interrupt.at(module, name, call)
         with pytest.raises(interrupt.error):
             train(config, tmp_path)
@@ -186,8 +187,8 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
     assert {c.name for c in committed(again.store)} >= {LAST, "step-00000004-of-1"}
 
 
-def told_at(call: int) -> Callable[[], str | None]:
-    """What `TrainContext.stop` is when the notice comes before its call-th call."""
+def stopped_at(call: int) -> Callable[[], str | None]:
+    """A `TrainContext.stop_reason` that gives one from its call-th call on."""
     calls = iter(range(1, 10**9))
     return lambda: "SIGTERM" if next(calls) >= call else None
 
@@ -202,11 +203,11 @@ def told_at(call: int) -> Callable[[], str | None]:
         (4 + 6 + 1 + 3 + 2, 6),  # in the last evaluation
     ],
 )
-def test_told_to_leave_it_saves_and_later_continues(
+def test_asked_to_leave_it_saves_and_later_continues(
     config: Config, train: Callable, whole: SimpleNamespace, tmp_path: Path, call: int, step: int
 ) -> None:
     with pytest.raises(Preempted) as left:
-        train(config, tmp_path, stop=told_at(call))
+        train(config, tmp_path, stop_reason=stopped_at(call))
     assert (left.value.step, left.value.reason) == (step, "SIGTERM")
     assert committed(resolve(str(tmp_path)))[0].step == step
     assert not (tmp_path / "model.safetensors").exists()
@@ -216,15 +217,15 @@ def test_told_to_leave_it_saves_and_later_continues(
     assert {c.step: c.miou for c in committed(again.store)}[6] == whole.records[-1]["miou"]
 
 
-def test_told_to_leave_again_and_again_it_gets_there(
+def test_asked_to_leave_again_and_again_it_gets_there(
     config: Config, train: Callable, whole: SimpleNamespace, tmp_path: Path
 ) -> None:
     """A notice before every start still lets a step be done; one during an evaluation put off loses nothing."""
     for step in (1, 2, 3):
         with pytest.raises(Preempted, match=f"checkpoint at step {step} committed"):
-            train(config, tmp_path, stop=told_at(1))
+            train(config, tmp_path, stop_reason=stopped_at(1))
     with pytest.raises(Preempted, match="checkpoint at step 3 committed"):
-        train(config, tmp_path, stop=told_at(2))
+        train(config, tmp_path, stop_reason=stopped_at(2))
     train(config, tmp_path)
     assert_same(tmp_path, whole)
 

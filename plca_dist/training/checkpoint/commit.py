@@ -1,4 +1,4 @@
-"""Which checkpoints count: those whose commit, written last, agrees with the files beside it.
+"""Which checkpoints count: those whose commit, which is written last, agrees with the files beside it.
 
 A checkpoint is a directory `checkpoints/step-00000500-of-2/` in the run (step, ranks that wrote it). Its `commit.json`
 holds the step, the world size, the ZeRO stage, the recipe's fingerprint, and every file's size and hash. Without a
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store
+from plca_dist.training.checkpoint.internals import rank_of
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)-of-(\d+)$")
-#: Files that one rank alone needs: DeepSpeed's partitions and our `rank-*.pt`.
-_OF_RANK = re.compile(r"_pp_rank_(\d+)_|^rank-(\d+)\.pt$")
+_RANK_FILE = re.compile(r"rank-(\d+)\.pt$")
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,29 @@ class Checkpoint:
         return f"{CHECKPOINTS}/{self.name}"
 
 
-def name_of(step: int, world_size: int) -> str:
+def checkpoint_name(step: int, world_size: int) -> str:
+    """The name of a checkpoint's directory."""
     return f"step-{step:08d}-of-{world_size}"
 
 
+def rank_file(rank: int) -> str:
+    """The name of our own file of a rank in a checkpoint; the other files are DeepSpeed's."""
+    return f"rank-{rank:05d}.pt"
+
+
 def commit(run: Store, checkpoint: Checkpoint) -> None:
-    """Declare the checkpoint, whose files are all in their place, whole."""
+    """Declare the checkpoint complete. All its files must be in the store."""
     record = {key: value for key, value in asdict(checkpoint).items() if key != "name"}
     run.write(f"{checkpoint.place}/{COMMIT}", json.dumps(record, indent=1).encode())
 
 
 def revoke(run: Store, name: str) -> None:
-    """Take the commit back: what is left of the checkpoint, or is about to be written over it, does not count."""
+    """Take the commit back, so that the checkpoint does not count while its files are deleted or written again."""
     run.delete(f"{CHECKPOINTS}/{name}/{COMMIT}")
 
 
 def committed(run: Store) -> list[Checkpoint]:
-    """Every checkpoint of the run that counts, newest first; those that do not are named in a warning.
+    """Every checkpoint of the run that counts, newest first. A warning names each one that does not.
 
     Sizes are compared here, hashes when files are fetched.
     """
@@ -72,7 +78,7 @@ def committed(run: Store) -> list[Checkpoint]:
 
 
 def _sizes(run: Store) -> dict[str, dict[str, int]]:
-    """Bytes of every file of everything that is called like a checkpoint."""
+    """Bytes of every file, by the directory's name, in every directory that is named like a checkpoint."""
     sizes: dict[str, dict[str, int]] = {}
     for entry in run.list(CHECKPOINTS):
         _, name, *file = entry.name.split("/", 2)
@@ -99,7 +105,7 @@ def _examine(run: Store, name: str, present: dict[str, int]) -> tuple[Checkpoint
 
 
 def _parse(name: str, data: bytes) -> Checkpoint:
-    """Raises one of many exceptions for bytes that are no commit of the checkpoint called `name`."""
+    """The checkpoint that a commit describes. Bytes that are no commit of this name raise one of many exceptions."""
     record = json.loads(data)
     miou = record["miou"]
     checkpoint = Checkpoint(
@@ -111,8 +117,8 @@ def _parse(name: str, data: bytes) -> Checkpoint:
         miou=None if miou is None else float(miou),
         files={file: (int(size), str(digest)) for file, (size, digest) in record["files"].items()},
     )
-    if name_of(checkpoint.step, checkpoint.world_size) != name:
-        raise ValueError(f"it is the commit of {name_of(checkpoint.step, checkpoint.world_size)}")
+    if checkpoint_name(checkpoint.step, checkpoint.world_size) != name:
+        raise ValueError(f"it is the commit of {checkpoint_name(checkpoint.step, checkpoint.world_size)}")
     if not checkpoint.files:
         raise ValueError("it lists no files")
     return checkpoint
@@ -121,8 +127,8 @@ def _parse(name: str, data: bytes) -> Checkpoint:
 def prune(run: Store, keep: int) -> None:
     """Keep the newest `keep` and the best by mIoU (of equals the newest); delete the others.
 
-    The commit goes first, so that a deletion cut short leaves nothing that looks whole. What was never committed goes
-    too: nobody else writes here. What is damaged stays, for a person to look at.
+    The commit is deleted first, so that a deletion cut short leaves nothing that looks complete. Checkpoints that were
+    never committed are deleted too, because nobody else writes here. Damaged ones stay for a person to look at.
     """
     found = []
     for name, present in _sizes(run).items():
@@ -145,18 +151,27 @@ def _miou(checkpoint: Checkpoint) -> float:
 
 
 def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = None) -> str | None:
-    """Download what `rank` needs (None: everything) and compare hashes; returns what is damaged, or None.
+    """Download the files that `rank` needs (None: all files) and compare their hashes.
 
-    Raises UserError for a file that cannot be read: a store out of reach is no reason to go back to an older one.
+    Returns:
+        What is damaged, or None.
+
+    Raises:
+        UserError: a file cannot be read. A store out of reach is no reason to go back to an older checkpoint.
     """
     for file, (_, digest) in checkpoint.files.items():
-        owner = _OF_RANK.search(file)
-        if owner and rank is not None and int(owner[1] or owner[2]) != rank:
+        if rank is not None and rank_that_needs(file) not in (None, rank):
             continue
         run.download(f"{checkpoint.place}/{file}", folder / file)
         if sha256(folder / file) != digest:
             return f"{file} differs from the hash in its commit"
     return None
+
+
+def rank_that_needs(file: str) -> int | None:
+    """The one rank that needs this file; None for a file that all ranks need."""
+    own = _RANK_FILE.match(file)
+    return int(own[1]) if own else rank_of(file)
 
 
 def sha256(path: Path) -> str:

@@ -1,12 +1,10 @@
-"""The state of a checkpoint as a whole, and into an engine of any world size and ZeRO stage.
+"""The unpartitioned state of a checkpoint, and the way of that state into an engine of any world size and ZeRO stage.
 
-DeepSpeed loads its files only where they were written: at the same world size and stage. Its own converter to a
-"universal" layout knows Adam's state and not SGD's. What it does have is a reader that joins the ranks' partitions of
-the weights (`zero_to_fp32`); given momentum in their place it joins that.
+DeepSpeed loads its files only at the world size and the stage that they were written with. Its own converter, to a
+layout that it calls universal, knows Adam's state and not SGD's momentum. But it has a reader that joins the weights of
+all ranks. Where momentum stands in the place of the weights, the same reader joins the momentum.
 """
 
-import contextlib
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +13,15 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import Tensor, nn
 
-_MODEL_STATES = "mp_rank_00_model_states.pt"  # DeepSpeed's name, at ZeRO 0-2
-_MOMENTUM = "momentum_buffer"  # torch.optim.SGD's
+from plca_dist.training.checkpoint import internals
+
+_MOMENTUM = "momentum_buffer"  # the key of torch.optim.SGD
 
 
-class WholeState(NamedTuple):
-    """Tensors by the name that `TrainingModule` gives them, on the CPU, unpartitioned.
+class FullState(NamedTuple):
+    """Unpartitioned tensors on the CPU, by the names that they have in `TrainingModule`.
 
     Attributes:
         module: weights and buffers.
@@ -35,104 +33,92 @@ class WholeState(NamedTuple):
 
 
 def read_module(folder: Path, zero_stage: int) -> dict[str, Tensor]:
-    """Weights and buffers of DeepSpeed's checkpoint in `folder`, which holds every rank's files."""
-    return _joined(folder) if zero_stage == 3 else _load(folder / _MODEL_STATES)["module"]
+    """Weights and buffers of the checkpoint in `folder`, which holds the files of every rank."""
+    return internals.joined_weights(folder) if zero_stage == 3 else internals.load_model_states(folder)[0]
 
 
-def read_state(folder: Path, zero_stage: int, network: nn.Module) -> WholeState:
-    """All of DeepSpeed's checkpoint in `folder`, which holds every rank's files.
+def read_state(folder: Path, zero_stage: int, network: nn.Module) -> FullState:
+    """All of the checkpoint in `folder`, which holds the files of every rank.
 
     Args:
         network: of the same architecture; only its names are used.
     """
     module = read_module(folder, zero_stage)
     if zero_stage == 0:
-        momenta = _momenta(_load(folder / _MODEL_STATES)["optimizer"])
+        buffers = _momentum_buffers(internals.load_model_states(folder)[1])
         # In the order of `build_engine`'s parameter groups.
         names = [f"network.{part}.{n}" for part in ("backbone", "classifier")
                  for n, _ in network.get_submodule(part).named_parameters()]  # fmt: skip
-        return WholeState(module, dict(zip(names, momenta, strict=True)) if momenta else {})
-    beside = folder.with_name(f"{folder.name}-momentum")
-    beside.mkdir()
-    for file in folder.glob("*_optim_states.pt"):
-        states = torch.load(file, map_location="cpu", weights_only=False)  # enums of DeepSpeed's; its hash was checked
-        zero = states["optimizer_state_dict"]
-        momenta = _momenta(zero["optimizer_state_dict"] if zero_stage == 3 else zero["base_optimizer_state"])
-        if not momenta:
-            return WholeState(module, {})
-        key = "fp32_flat_groups" if zero_stage == 3 else "single_partition_of_fp32_groups"
-        # DeepSpeed drops the padding at the end of weights, but not of momentum.
-        zero[key] = [momentum[: weights.numel()] for momentum, weights in zip(momenta, zero[key], strict=True)]
-        torch.save(states, beside / file.name)
-    for file in folder.glob("*_model_states.pt"):
-        (beside / file.name).symlink_to(file)
-    momentum = _joined(beside)
-    return WholeState(module, {f"network.{n}": momentum[f"network.{n}"] for n, _ in network.named_parameters()})
+        return FullState(module, dict(zip(names, buffers, strict=True)) if buffers else {})
+    copy = folder.with_name(f"{folder.name}-momentum")
+    copy.mkdir()
+    for file in internals.optimizer_files(folder, zero_stage):
+        buffers = _momentum_buffers(file.state)
+        if not buffers:
+            return FullState(module, {})
+        # DeepSpeed drops the padding at the end of the weights, but not at the end of the momentum.
+        file.save_with([m[: w.numel()] for m, w in zip(buffers, file.weights, strict=True)], copy)
+    internals.link_model_states(folder, copy)
+    momentum = internals.joined_weights(copy)
+    return FullState(module, {f"network.{n}": momentum[f"network.{n}"] for n, _ in network.named_parameters()})
 
 
-def _load(file: Path) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=True)
+def _momentum_buffers(optimizer: dict[str, Any]) -> list[Tensor]:
+    """The momentum of each parameter in SGD's state dict; empty where SGD runs without momentum."""
+    states = [optimizer["state"][k] for k in sorted(optimizer["state"])]
+    return [state[_MOMENTUM] for state in states if state]
 
 
-def _momenta(optimizer: dict[str, Any]) -> list[Tensor]:
-    """What SGD's state dict holds, parameter by parameter; nothing where it has made no momentum."""
-    found = [optimizer["state"][k].get(_MOMENTUM) for k in sorted(optimizer["state"])]
-    return [] if None in found else found
-
-
-def _joined(folder: Path) -> dict[str, Tensor]:
-    said = io.StringIO()  # it prints what it does, and draws a bar
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
-
-
-def install(engine: Any, state: WholeState) -> None:
-    """Make the state the engine's, each rank its part. A collective call, before the first step."""
-    stage = engine.zero_optimization_stage()
-    named = dict(engine.module.named_parameters())
-    with deepspeed.zero.GatheredParameters(list(named.values()), modifier_rank=0, enabled=stage == 3):
+def install(engine: Any, state: FullState) -> None:
+    """Give the engine this state, each rank its part. A collective call, before the first step."""
+    stage = internals.zero_stage(engine)
+    parameters = dict(engine.module.named_parameters())
+    with deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=0, enabled=stage == 3):
         engine.module.load_state_dict(state.module)
-    put = (_put_whole, _put_fragments, _put_fragments, _put_shards)[stage]
-    put(engine.optimizer, named, state)
+    install_part = (_install_unpartitioned, _install_fragments, _install_fragments, _install_shards)[stage]
+    install_part(engine, parameters, state)
 
 
-def _put_whole(optimizer: Any, named: dict[str, nn.Parameter], state: WholeState) -> None:
+def _install_unpartitioned(engine: Any, parameters: dict[str, nn.Parameter], state: FullState) -> None:
     for name, momentum in state.momentum.items():
-        optimizer.state[named[name]][_MOMENTUM] = momentum.to(named[name].device, copy=True)
+        engine.optimizer.state[parameters[name]][_MOMENTUM] = momentum.to(parameters[name].device, copy=True)
 
 
-def _put_fragments(zero: Any, named: dict[str, nn.Parameter], state: WholeState) -> None:
+def _install_fragments(engine: Any, parameters: dict[str, nn.Parameter], state: FullState) -> None:
     """ZeRO 1 and 2: a rank owns a stretch of every group, and with it fragments of some parameters."""
-    flats = zero.single_partition_of_fp32_groups
-    _make_room(zero, flats, state)
-    for name, parameter in named.items():
-        mapping: Any = parameter._hp_mapping  # type: ignore[attr-defined]
-        if mapping is None:  # others own all of it
+    _make_momentum(engine, state)
+    flats, optimizer = internals.flat_weights(engine), internals.base_optimizer(engine)
+    for name, parameter in parameters.items():
+        fragment = internals.fragment(parameter)
+        if fragment is None:
             continue
-        here, within = mapping.hp_fragment_address, mapping.lp_fragment_address
-        flat = flats[mapping.param_group_index]
-        for whole, part in ((state.module, flat.data), (state.momentum, zero.optimizer.state[flat].get(_MOMENTUM))):
-            if part is not None:
-                fragment = whole[name].flatten().narrow(0, within.start, within.numel)
-                part.narrow(0, here.start, here.numel).copy_(fragment)
+        flat = flats[fragment.group]
+        pairs = [(state.module, flat.data)]
+        if state.momentum:
+            pairs.append((state.momentum, optimizer.state[flat][_MOMENTUM]))
+        for whole, part in pairs:
+            values = whole[name].flatten().narrow(0, fragment.offset, fragment.numel)
+            part.narrow(0, fragment.start, fragment.numel).copy_(values)
 
 
-def _put_shards(zero: Any, named: dict[str, nn.Parameter], state: WholeState) -> None:
+def _install_shards(engine: Any, parameters: dict[str, nn.Parameter], state: FullState) -> None:
     """ZeRO 3: a rank owns its share of every parameter, the last one padded."""
-    _make_room(zero, zero.fp32_partitioned_groups_flat, state)
+    _make_momentum(engine, state)
 
-    def shard(parameter: Any, whole: Tensor) -> Tensor:
-        size = parameter.ds_tensor.numel()
+    def shard(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+        size = internals.shard(parameter).numel()
         padded = F.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
         return padded.narrow(0, size * dist.get_rank(), size)
 
-    for name, parameter in named.items():
+    for name, parameter in parameters.items():
         safe_set_local_fp32_param(parameter, shard(parameter, state.module[name]))
         if state.momentum:
             safe_set_local_optimizer_state(parameter, shard(parameter, state.momentum[name]), _MOMENTUM)
 
 
-def _make_room(zero: Any, flats: list[Tensor], state: WholeState) -> None:
-    """SGD makes its momentum in the first step; here it is needed before."""
-    for flat in flats if state.momentum else ():
-        zero.optimizer.state[flat][_MOMENTUM] = torch.zeros_like(flat).detach()
+def _make_momentum(engine: Any, state: FullState) -> None:
+    """Make SGD's momentum buffers, which it would make in its first step; here they are needed before."""
+    if state.momentum:
+        optimizer = internals.base_optimizer(engine)
+        for flat in internals.flat_weights(engine):
+            optimizer.state[flat][_MOMENTUM] = torch.zeros_like(flat).detach()

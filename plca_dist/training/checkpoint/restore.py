@@ -1,9 +1,4 @@
-"""What a checkpoint holds, and the way from an engine into one and back.
-
-All that is needed to continue bit for bit: DeepSpeed's own files (weights, buffers, momentum; every rank's part of
-them under ZeRO) and one `rank-*.pt` of ours each, with the random state. The learning rate and the order of the data
-follow from the step. `commits.py` says which checkpoints count.
-"""
+"""Load a committed checkpoint into an engine, or its weights alone. `save.py` says what a checkpoint holds."""
 
 import logging
 import tempfile
@@ -18,35 +13,24 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.run_files import CHECKPOINTS
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import Checkpoint, committed, fetch
+from plca_dist.training.checkpoint.commit import Checkpoint, committed, fetch, rank_file
 from plca_dist.training.checkpoint.reshard import install, read_module, read_state
 from plca_dist.training.collectives import on_every_rank, on_rank_0
-
-__all__ = ["CHECKPOINTS", "Checkpoint", "committed", "restore", "snapshot", "weights_of"]
 
 log = logging.getLogger(__name__)
 
 
-def snapshot(engine: Any, scratch: Path, name: str, rank: int) -> Path:
-    """Write this rank's part of the checkpoint called `name` to a local directory. A collective call.
+def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
+    """Load the newest checkpoint that counts into the engine. A collective call.
+
+    The world size and the ZeRO stage may differ from those that it was written with.
 
     Returns:
-        The folder in `scratch` that holds the files.
-    """
-    folder = scratch / name
-    folder.mkdir()
-    engine.save_checkpoint(str(scratch), tag=name, save_latest=False)
-    torch.save({"torch_rng": torch.get_rng_state()}, folder / f"rank-{rank:05d}.pt")
-    return folder
-
-
-def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
-    """Load the newest checkpoint that counts into the engine; None where there is none. A collective call.
-
-    The world size and the ZeRO stage may be others than those it was written with.
+        The checkpoint, or None where there is none.
 
     Raises:
-        UserError: the checkpoint is of another recipe, or must move to an optimizer that DeepSpeed keeps on a disk.
+        UserError: the checkpoint is of another recipe; or its world size or stage differs, and DeepSpeed keeps the
+            optimizer's state on a disk.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     damaged: set[str] = set()
@@ -72,8 +56,8 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
                 assert loaded, f"DeepSpeed found nothing to load in {checkpoint.name}"
             else:
                 install(engine, read_state(folder, checkpoint.zero_stage, engine.module.network))
-            own = folder / f"rank-{rank:05d}.pt"
-            if own.exists():  # a rank that did not exist when it was written has its seed
+            own = folder / rank_file(rank)
+            if own.exists():  # a rank that did not exist when the checkpoint was written keeps its seed
                 torch.set_rng_state(torch.load(own, weights_only=True)["torch_rng"])
         return checkpoint
 
@@ -95,9 +79,10 @@ def _check(checkpoint: Checkpoint, config: Config, native: bool) -> None:
 
 
 def weights_of(run: Store, name: str) -> dict[str, Tensor]:
-    """The network's whole weights in the checkpoint called `name`, without an engine, at any ZeRO stage.
+    """The network's unpartitioned weights in the checkpoint called `name`, at any ZeRO stage. It needs no engine.
 
-    Raises UserError where there is no such checkpoint, or it does not count.
+    Raises:
+        UserError: there is no such checkpoint, or it does not count.
     """
     found = {c.name: c for c in committed(run)}
     if name not in found:

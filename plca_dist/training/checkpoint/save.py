@@ -1,8 +1,12 @@
-"""Checkpoints on their way to the store while training goes on.
+"""Checkpoints are saved to the store while training goes on.
 
-`save` writes a snapshot to the local disk and returns; a thread of each rank uploads its files, and when all ranks have
-theirs up, rank 0's thread commits. Threads never meet: ranks learn of each other's uploads at step boundaries, where
-they agree on everything else too.
+A checkpoint holds all that a run needs to continue bit for bit: DeepSpeed's files (weights, buffers, momentum; under
+ZeRO each rank's part of them) and for each rank a file of ours with its random state. The learning rate and the order
+of the data follow from the step.
+
+`Saver.save` writes a snapshot to the local disk and returns. A thread of each rank uploads the rank's files; when those
+of all ranks are in the store, rank 0's thread commits. The threads do not talk to each other: the ranks learn of each
+other's uploads at step boundaries, where they agree on everything else too.
 """
 
 import logging
@@ -16,13 +20,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from plca_dist.config import Config
 from plca_dist.errors import TrainingFault, UserError
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import Checkpoint, commit, name_of, prune, revoke, sha256
-from plca_dist.training.checkpoint.restore import snapshot
+from plca_dist.training.checkpoint.commit import (
+    Checkpoint,
+    checkpoint_name,
+    commit,
+    prune,
+    rank_file,
+    revoke,
+    sha256,
+)
 from plca_dist.training.collectives import on_rank_0
 from plca_dist.training.metrics import CHECKPOINT
 from plca_dist.training.metrics_log import MetricsLog
@@ -33,8 +45,13 @@ Files = dict[str, tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class _Flight:
-    """The checkpoint under way, since `began`. `work`: this rank's upload; then, with `committing`, rank 0's commit."""
+class _Pending:
+    """The checkpoint under way.
+
+    Attributes:
+        began: when its save began, on the monotonic clock.
+        work: this rank's upload; afterwards, with `committing`, rank 0's commit.
+    """
 
     checkpoint: Checkpoint
     began: float
@@ -42,11 +59,24 @@ class _Flight:
     committing: bool = False
 
 
+def snapshot(engine: Any, scratch: Path, name: str, rank: int) -> Path:
+    """Write this rank's part of the checkpoint called `name` to a local directory. A collective call.
+
+    Returns:
+        The folder in `scratch` that holds the files.
+    """
+    folder = scratch / name
+    folder.mkdir()
+    engine.save_checkpoint(str(scratch), tag=name, save_latest=False)
+    torch.save({"torch_rng": torch.get_rng_state()}, folder / rank_file(rank))
+    return folder
+
+
 class Saver:
     """Saves a run's checkpoints, at most one at a time. Every rank calls each method alike.
 
     Args:
-        fenced: whether another launch has taken the run over; asked on rank 0 just before a commit.
+        lease_lost: as in `TrainContext`.
     """
 
     def __init__(
@@ -55,35 +85,30 @@ class Saver:
         config: Config,
         run: Store,
         metrics_log: MetricsLog,
-        fenced: Callable[[], bool] = lambda: False,
+        lease_lost: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._engine, self._config, self._run, self._metrics_log, self._fenced = (
-            engine,
-            config,
-            run,
-            metrics_log,
-            fenced,
-        )
+        self._engine, self._config, self._run = engine, config, run
+        self._metrics_log, self._lease_lost = metrics_log, lease_lost
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._flight: _Flight | None = None
-        self._failures, self._problem = 0, ""
+        self._pending: _Pending | None = None
+        self._failures, self._problem = 0, ""  # in a row, and the last of them
         self._abandoned = False
 
     def __enter__(self) -> "Saver":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """An upload is given up; a commit that has begun is seen through. Afterwards nothing here writes any more."""
+        """Give an upload up, and wait for a commit that has begun. Afterwards nothing here writes to the store."""
         self._abandoned = True
         self._thread.shutdown()
 
     @property
     def busy(self) -> bool:
         """Whether this rank's thread is at work."""
-        return self._flight is not None and not self._flight.work.done()
+        return self._pending is not None and not self._pending.work.done()
 
     def save(self, step: int, *, miou: float | None) -> None:
-        """Begin to save the engine's state, after the one before has come to its end. A collective call.
+        """Begin to save the engine's state, once the checkpoint under way has ended. A collective call.
 
         Args:
             step: optimizer steps that are done.
@@ -96,7 +121,7 @@ class Saver:
         began = time.monotonic()
         rank, world_size = dist.get_rank(), dist.get_world_size()
         checkpoint = Checkpoint(
-            name_of(step, world_size),
+            checkpoint_name(step, world_size),
             step=step,
             world_size=world_size,
             zero_stage=self._config.zero_stage,
@@ -105,62 +130,62 @@ class Saver:
             files={},
         )
         try:
-            on_rank_0(lambda: revoke(self._run, checkpoint.name))  # of a damaged one that this one replaces
+            on_rank_0(lambda: revoke(self._run, checkpoint.name))  # a damaged one of this name may be there
         except UserError as error:
             self._failed(checkpoint, str(error))
             return
         # Every rank saves into a folder of its own, so that ranks on one host do not upload each other's files.
         scratch = Path(tempfile.mkdtemp(prefix="plca-save-"))
         folder = snapshot(self._engine, scratch, checkpoint.name, rank)
-        self._flight = _Flight(checkpoint, began, self._thread.submit(self._upload, scratch, folder, checkpoint))
+        self._pending = _Pending(checkpoint, began, self._thread.submit(self._upload, scratch, folder, checkpoint))
 
-    def score(self, checkpoint: Checkpoint, miou: float | None) -> None:
-        """Begin to give a committed checkpoint the mIoU that it was saved without. A collective call, like `save`."""
+    def add_miou(self, checkpoint: Checkpoint, miou: float | None) -> None:
+        """Begin to commit a checkpoint again, with the mIoU that it was saved without. A collective call."""
         self.finish()
-        self._declare(replace(checkpoint, miou=miou), time.monotonic())
+        self._begin_commit(replace(checkpoint, miou=miou), time.monotonic())
 
-    def _declare(self, checkpoint: Checkpoint, began: float) -> None:
-        self._flight = _Flight(checkpoint, began, self._thread.submit(self._commit, checkpoint), committing=True)
+    def _begin_commit(self, checkpoint: Checkpoint, began: float) -> None:
+        self._pending = _Pending(checkpoint, began, self._thread.submit(self._commit, checkpoint), committing=True)
 
     def advance(self) -> None:
-        """Take the checkpoint under way one stage further: uploaded, committed. Waits for the stage's end.
+        """Take the checkpoint under way one stage further, to uploaded or to committed. Waits for the stage to end.
 
         A collective call; without a checkpoint under way it does nothing. Raises as `save` does.
         """
-        if self._flight is None:
+        if self._pending is None:
             return
-        flight, error = self._flight, self._flight.work.exception()
-        said = error and (str(error) or repr(error))
-        mine = (None if error else flight.work.result(), said, isinstance(error, UserError))
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
-        self._flight = None
+        pending, error = self._pending, self._pending.work.exception()
+        message = error and (str(error) or repr(error))
+        outcome = (None if error else pending.work.result(), message, isinstance(error, UserError))
+        outcomes: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, outcome)
+        self._pending = None
         if error and not isinstance(error, UserError):
             raise error
-        problems = [(rank, *outcome[1:]) for rank, outcome in enumerate(everyone) if outcome[1] is not None]
-        for rank, problem, of_the_store in problems:
-            if not of_the_store:
-                raise TrainingFault(f"checkpoint {flight.checkpoint.name} failed on rank {rank}: {problem}")
+        problems = [(rank, text, from_store) for rank, (_, text, from_store) in enumerate(outcomes) if text is not None]
+        for rank, problem, from_store in problems:
+            if not from_store:
+                raise TrainingFault(f"checkpoint {pending.checkpoint.name} failed on rank {rank}: {problem}")
         if problems:
-            self._failed(flight.checkpoint, problems[0][1])
-        elif flight.committing:
+            self._failed(pending.checkpoint, problems[0][1])
+        elif pending.committing:
             self._failures = 0
-            seconds = time.monotonic() - flight.began
-            self._metrics_log.say("checkpoint", f"checkpoint {flight.checkpoint.name}", **{CHECKPOINT: seconds})
+            seconds = time.monotonic() - pending.began
+            self._metrics_log.show("checkpoint", f"checkpoint {pending.checkpoint.name}", **{CHECKPOINT: seconds})
         else:
-            files = {file: record for outcome in everyone for file, record in outcome[0].items()}
-            self._declare(replace(flight.checkpoint, files=files), flight.began)
+            files = {file: record for uploaded, *_ in outcomes for file, record in uploaded.items()}
+            self._begin_commit(replace(pending.checkpoint, files=files), pending.began)
 
     def finish(self, *, needed: bool = False) -> None:
         """Wait until the checkpoint under way is committed or has failed. A collective call.
 
         Args:
-            needed: the run cannot go on without it.
+            needed: the run cannot go on without this checkpoint.
 
         Raises:
-            TrainingFault: as `save` does; or it is needed and has failed.
+            TrainingFault: as `save` does; or the checkpoint is needed and has failed.
         """
-        while self._flight is not None:
+        while self._pending is not None:
             self.advance()
         if needed and self._failures:
             raise TrainingFault(f"the last checkpoint could not be saved: {self._problem}")
@@ -174,13 +199,13 @@ class Saver:
                 f"{self._failures} checkpoints in a row could not be saved (checkpoint.max_failed_saves = {limit}), "
                 f"the last of step {checkpoint.step}: {problem}"
             )
-        self._metrics_log.say(
+        self._metrics_log.show(
             "checkpoint failed",
             f"checkpoint {checkpoint.name} failed, {self._failures} in a row (at most {limit}): {problem}",
         )
 
     def _upload(self, scratch: Path, folder: Path, checkpoint: Checkpoint) -> Files:
-        """This rank's files, in its thread."""
+        """Upload this rank's files, in its thread."""
         files = {}
         place = self._run.child(checkpoint.place)
         try:
@@ -195,10 +220,10 @@ class Saver:
         return files
 
     def _commit(self, checkpoint: Checkpoint) -> Files:
-        """Declare it whole, in rank 0's thread; drop older ones beyond `checkpoint.keep` and the best by mIoU."""
+        """Commit the checkpoint and delete older ones that are not to be kept, in rank 0's thread."""
         if dist.get_rank() == 0:
             self._metrics_log.flush()  # before the commit: a resume from it must find every record up to it
-            if self._fenced():
+            if self._lease_lost():
                 raise TrainingFault(
                     f"another launch has taken this run over; checkpoint {checkpoint.name} was not committed. "
                     "Let one launch of a run go on at a time."

@@ -7,7 +7,7 @@ import pytest
 
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint.commit import Checkpoint, commit, committed, name_of, prune
+from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit, committed, prune
 
 
 @pytest.fixture
@@ -16,7 +16,9 @@ def run(tmp_path: Path) -> Store:
 
 
 def put(run: Store, step: int, *, miou: float | None = None, world_size: int = 1) -> None:
-    checkpoint = Checkpoint(name_of(step, world_size), step, world_size, 0, "print", miou, {"file": (4, "hash")})
+    checkpoint = Checkpoint(
+        checkpoint_name(step, world_size), step, world_size, 0, "print", miou, {"file": (4, "hash")}
+    )
     run.write(f"{checkpoint.place}/file", b"data")
     commit(run, checkpoint)
 
@@ -42,7 +44,7 @@ def test_the_newest_and_the_best_are_kept(run: Store, keep: int, scores: list[fl
         put(run, step, miou=miou)
         prune(run, keep)
     assert [c.step for c in committed(run)] == steps[::-1]
-    assert left(run) == [name_of(step, 1) for step in steps]
+    assert left(run) == [checkpoint_name(step, 1) for step in steps]
 
 
 def test_newest_first_whatever_wrote_them(run: Store) -> None:
@@ -62,18 +64,18 @@ def test_a_deletion_cut_short_leaves_nothing_that_looks_whole(run: Store, monkey
     put(run, 4)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "delete_tree", cut)
-        with pytest.raises(Cut, match=name_of(2, 1)):
+        with pytest.raises(Cut, match=checkpoint_name(2, 1)):
             prune(run, keep=1)
-    assert (Path(run.root) / CHECKPOINTS / name_of(2, 1) / "file").exists()
+    assert (Path(run.root) / CHECKPOINTS / checkpoint_name(2, 1) / "file").exists()
     assert [c.step for c in committed(run)] == [4]
     prune(run, keep=1)
-    assert left(run) == [name_of(4, 1)], "leftovers go the next time"
+    assert left(run) == [checkpoint_name(4, 1)], "leftovers go the next time"
 
 
 def test_what_is_damaged_is_left_for_a_person_to_look_at(run: Store) -> None:
     for step in (2, 4, 6):
         put(run, step)
-    run.write(f"{CHECKPOINTS}/{name_of(2, 1)}/file", b"cut")
+    run.write(f"{CHECKPOINTS}/{checkpoint_name(2, 1)}/file", b"cut")
     prune(run, keep=1)
-    assert left(run) == [name_of(2, 1), name_of(6, 1)]
-    assert run.exists(f"{CHECKPOINTS}/{name_of(2, 1)}/{COMMIT}")
+    assert left(run) == [checkpoint_name(2, 1), checkpoint_name(6, 1)]
+    assert run.exists(f"{CHECKPOINTS}/{checkpoint_name(2, 1)}/{COMMIT}")

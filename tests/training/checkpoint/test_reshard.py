@@ -36,7 +36,7 @@ def train(engine: Any, config: Config, start: int, steps: int) -> dict[str, Tens
 
 def save(engine: Any, config: Config, place: Path, step: int) -> None:
     run = resolve(str(place))
-    with Saver(engine, config, run, MetricsLog(run, lambda record: None, upto=step, keep=True)) as saver:
+    with Saver(engine, config, run, MetricsLog(run, lambda record: None, start_step=step, keep=True)) as saver:
         saver.save(step, miou=None)
         saver.finish(needed=True)
 

@@ -15,8 +15,8 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint.commit import name_of
-from plca_dist.training.checkpoint.restore import committed, restore, weights_of
+from plca_dist.training.checkpoint.commit import checkpoint_name, committed
+from plca_dist.training.checkpoint.restore import restore, weights_of
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.engine import full_state
 from plca_dist.training.metrics_log import MetricsLog
@@ -38,7 +38,7 @@ def saved(config: Config, make_engine: Callable, tmp_path_factory: pytest.TempPa
     states = {}
     for step in (2, 4):
         scribble(engine, step)
-        states[name_of(step, 1)] = full_state(engine)
+        states[checkpoint_name(step, 1)] = full_state(engine)
         save(engine, config, run, step)
     assert list(states) == [OLD, NEW]
     return SimpleNamespace(engine=engine, path=Path(run.root), states=states)
@@ -46,7 +46,7 @@ def saved(config: Config, make_engine: Callable, tmp_path_factory: pytest.TempPa
 
 def save(engine: Any, config: Config, run: Store, step: int, miou: float | None = None) -> None:
     """And wait for the commit."""
-    with Saver(engine, config, run, MetricsLog(run, lambda record: None, upto=step, keep=True)) as saver:
+    with Saver(engine, config, run, MetricsLog(run, lambda record: None, start_step=step, keep=True)) as saver:
         saver.save(step, miou=miou)
         saver.finish(needed=True)
 

@@ -15,7 +15,8 @@ from plca_dist.messages import Message
 from plca_dist.run_files import METRICS
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint import save as under_test
-from plca_dist.training.checkpoint.restore import committed, weights_of
+from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.restore import weights_of
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.metrics_log import MetricsLog
 
@@ -27,14 +28,14 @@ def engine(make_engine: Callable, make_config: Callable[..., Config]) -> Any:
 
 @contextlib.contextmanager
 def saving(
-    engine: Any, config: Config, run: Store, fenced: bool = False
+    engine: Any, config: Config, run: Store, lease_lost: bool = False
 ) -> Iterator[tuple[Saver, list[str], MetricsLog]]:
-    said: list[str] = []
+    messages: list[str] = []
     metrics_log = MetricsLog(
-        run, lambda event: said.append(event.text if isinstance(event, Message) else ""), upto=0, keep=True
+        run, lambda e: messages.append(e.text if isinstance(e, Message) else ""), start_step=0, keep=True
     )
-    with Saver(engine, config, run, metrics_log, lambda: fenced) as saver:
-        yield saver, said, metrics_log
+    with Saver(engine, config, run, metrics_log, lambda: lease_lost) as saver:
+        yield saver, messages, metrics_log
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_saving_waits_for_nothing_but_the_one_before(
     engine: Any, config: Config, run: Store, gate: threading.Event
 ) -> None:
-    with saving(engine, config, run) as (saver, said, metrics_log):
+    with saving(engine, config, run) as (saver, messages, metrics_log):
         saver.save(2, miou=None)
         assert saver.busy
         assert steps(run) == []
@@ -79,7 +80,7 @@ def test_saving_waits_for_nothing_but_the_one_before(
         assert not saver.busy
         saver.advance()  # nothing to do
     assert [(c.step, c.miou) for c in committed(run)] == [(4, 7.5), (2, None)]
-    assert [line for line in said if line] == ["checkpoint step-00000002-of-1", "checkpoint step-00000004-of-1"]
+    assert [line for line in messages if line] == ["checkpoint step-00000002-of-1", "checkpoint step-00000004-of-1"]
     assert json.loads(run.read(METRICS)) == {"step": 2, "loss/total": 1.0}, "the metrics_log goes before the commit"
 
 
@@ -116,17 +117,17 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_failed_saves_are_announced_and_bounded(
     engine: Any, config: Config, run: Store, refuse: Callable[[int], None]
 ) -> None:
-    with saving(engine, config, run) as (saver, said, _):
+    with saving(engine, config, run) as (saver, messages, _):
         refuse(2)
         for step in (2, 4, 6):
             saver.save(step, miou=None)
         saver.finish(needed=True)
         assert steps(run) == [6], "one that succeeds starts the count anew; nothing of the others is left"
-        assert len(said) == 3
+        assert len(messages) == 3
         for k in (1, 2):
             name = f"checkpoint step-0000000{2 * k}-of-1"
-            assert said[k - 1].startswith(f"{name} failed, {k} in a row (at most 2): {run.uri}/")
-            assert said[k - 1].endswith("the endpoint does not answer.")
+            assert messages[k - 1].startswith(f"{name} failed, {k} in a row (at most 2): {run.uri}/")
+            assert messages[k - 1].endswith("the endpoint does not answer.")
         refuse(3)
         saver.save(8, miou=None)
         saver.save(10, miou=None)
@@ -147,7 +148,7 @@ def test_one_that_is_needed_must_not_fail(
 
 
 def test_who_has_lost_the_run_commits_nothing(engine: Any, config: Config, run: Store) -> None:
-    with saving(engine, config, run, fenced=True) as (saver, _, _):
+    with saving(engine, config, run, lease_lost=True) as (saver, _, _):
         saver.save(2, miou=None)
         with pytest.raises(TrainingFault, match="another launch has taken this run over; checkpoint step"):
             saver.finish()

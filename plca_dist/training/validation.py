@@ -1,0 +1,97 @@
+"""Evaluation of the weights as they are, in the middle of training and on all ranks."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from typing import Any
+
+import torch.distributed as dist
+
+from plca_dist.config import Config
+from plca_dist.data.labels import label_set
+from plca_dist.data.whole_images import labelled_samples, whole_pairs
+from plca_dist.run_files import EVALUATION, METRICS
+from plca_dist.storage import Store
+from plca_dist.training import criteria, metrics
+from plca_dist.training.build import empty_network
+from plca_dist.training.checkpoint.commit import Checkpoint
+from plca_dist.training.collectives import ControlGroup, on_rank_0
+from plca_dist.training.context import TrainContext
+from plca_dist.training.dataloading import open_shards
+from plca_dist.training.due import due_after
+from plca_dist.training.engine import full_state
+from plca_dist.training.evaluation import evaluate, ratios
+from plca_dist.training.metrics_log import MetricsLog, read_records
+
+
+def validate(
+    engine: Any, config: Config, context: TrainContext, control: ControlGroup, metrics_log: MetricsLog, step: int
+) -> tuple[float | None, str | None]:
+    """Measure the engine's weights: mIoU, the criteria, or both. Leaves evaluation.json. A collective call.
+
+    Returns:
+        The mIoU without aggregation, None without labels; and None. Or None and the reason to stop, where one came
+        before the last image was done; then nothing is recorded.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    labels, settings = label_set(config.labels), config.evaluation
+    # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
+    network = empty_network(config).to(context.device)
+    network.load_state_dict(full_state(engine))
+
+    def until_stopped(images: Iterable[Any]) -> Iterator[Any]:
+        return takewhile(lambda _: context.stop_reason() is None, images)
+
+    counts = measured = None
+    if settings.uri:
+        samples = labelled_samples(open_shards(config, settings.uri), labels, rank, world_size)
+        counts = evaluate(
+            network,
+            until_stopped(samples),
+            num_classes=len(labels),
+            size=settings.size,
+            ratios=ratios(settings.aggregation),
+            **config.objective.inference,
+        ).over_ranks(context.device)
+    if settings.unlabelled:
+        domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
+        skip = config.order.damaged == "skip"
+        pairs = whole_pairs(*domains, labels, settings.unlabelled, rank, world_size, skip_damaged=skip)
+        measured = criteria.measure(
+            network,
+            until_stopped(pairs),
+            size=settings.size,
+            products=config.objective.products,
+            backend=config.objective.backend,
+        ).over_ranks(context.device)
+    stop_reason = control.agree(stop_reason=context.stop_reason()).stop_reason
+    if stop_reason is not None:
+        return None, stop_reason
+    result: dict[str, Any] = {"step": step}
+    record: dict[str, Any] = {metrics.STEP: step}
+    if counts:
+        result |= counts.result(labels)
+        keys = (metrics.MIOU, metrics.MIOU_AGGREGATED)
+        record |= {key: score["miou"] for key, score in zip(keys, result["scores"], strict=False)}
+    if measured:
+        result |= {"unlabelled": measured.images, "criteria": measured.result()}
+        record |= measured.result()
+    metrics_log.add(record)
+    if rank == 0:
+        context.run.write(EVALUATION, json.dumps(result, indent=1).encode())
+    return record.get(metrics.MIOU), None
+
+
+def postponed(config: Config, run: Store, resumed: Checkpoint) -> bool:
+    """Whether the checkpoint's evaluation is still to be made: a preemption postpones it. A collective call."""
+    if resumed.miou is not None or not due_after(config, resumed.step).evaluation:
+        return False
+    if config.evaluation.uri is not None:
+        return True
+    # A checkpoint keeps the mIoU alone. But the records of its step were written before its commit.
+    return not on_rank_0(lambda: _measured(run, resumed.step))
+
+
+def _measured(run: Store, step: int) -> bool:
+    records = read_records(run) if run.exists(METRICS) else []
+    return any(r[metrics.STEP] == step and metrics.DENSITY in r for r in records)
