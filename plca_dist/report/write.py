@@ -63,9 +63,16 @@ def report(
     panels, chosen, others = _pictures(runs, labels, options, progress, missing) if options.images else ([], "", [])
     records, marked = {r.title: r.records for r in runs}, {r.title: marks(r.history) for r in runs}
     drawn = charts(records, marked)
+    files: dict[str, bytes] = {}
+    if drawn:
+        files[CURVES] = curves(records, marked)
+    if panels:
+        files |= {PANELS: png(panel_rows([p.columns for p in panels])), LEGEND: png(legend(labels))}
+    for section, group in groupby(others, lambda picture: picture.section):
+        files |= {f"{section.lower().replace(' ', '-')}-{k}.png": picture.png for k, picture in enumerate(group, 1)}
     text = page.page(
         heading or ("run " if len(runs) == 1 else "") + ", ".join(run.title for run in runs),
-        runs=[page.Run(r.title, facts(r.config, r.records, r.evaluation, r.history), r.history) for r in runs],
+        runs=[page.RunSummary(r.title, facts(r.config, r.records, r.evaluation, r.history), r.history) for r in runs],
         scores=_scores(runs, labels),
         panels=panels,
         chosen=chosen,
@@ -75,17 +82,10 @@ def report(
         differences=differences({run.title: run.config for run in runs}),
         missing=missing,
         lead=lead or runs[-1].config.about.summary,
+        beside=list(files),
     )
-    files: dict[str, bytes] = {}
-    if drawn:
-        files[CURVES] = curves(records, marked)
-    if panels:
-        files |= {PANELS: png(panel_rows([p.columns for p in panels])), LEGEND: png(legend(labels))}
-    for of, group in groupby(others, lambda picture: picture.section):
-        files |= {f"{of.lower().replace(' ', '-')}-{k}.png": picture.png for k, picture in enumerate(group, 1)}
     former = _beside(target)
-    names = "".join(f"{name} " for name in files)
-    files = {PAGE: f"{text}<!-- beside: {names}-->\n".encode(), **files}
+    files = {PAGE: text.encode(), **files}
     for name, data in files.items():
         target.write(name, data)
     for name in sorted(former - files.keys()):
@@ -108,14 +108,14 @@ def _labels(runs: Sequence[RunRecord]) -> LabelSet:
     return label_set(runs[0].config.labels)
 
 
-def _scores(runs: Sequence[RunRecord], labels: LabelSet) -> list[page.Scores]:
+def _scores(runs: Sequence[RunRecord], labels: LabelSet) -> list[page.ScoreTable]:
     evaluations = {run.title: run.evaluation for run in runs if "scores" in run.evaluation}
     if not evaluations:
         return []
     ends = (runs[0].title, runs[-1].title)
     compared = len(runs) > 1 and evaluations.keys() >= set(ends)
     columns = score_columns(evaluations)
-    return [page.Scores(labels, columns, ends if compared else None, paper=published(labels))]
+    return [page.ScoreTable(labels, columns, ends if compared else None, paper=published(labels))]
 
 
 def _pictures(

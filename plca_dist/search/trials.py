@@ -158,8 +158,12 @@ def trials_csv(trials: Sequence[Trial]) -> str:
 
 def trials_table(trials: Sequence[Trial], criterion: str) -> str:
     """The ranked trials as text, with the notes of failed ones and the correlations under them; ends with a newline."""
-    notes = [f"{t.name} failed: {t.note}" for t in trials if t.state == "failed" and t.note]
-    return tabulate_trials(trials, criterion, (*notes, *correlation_lines(trials))).as_text()
+    return tabulate_trials(trials, criterion, (*failures(trials), *correlation_lines(trials))).as_text()
+
+
+def failures(trials: Sequence[Trial]) -> list[str]:
+    """Why trials failed, a line for each trial that has a reason."""
+    return [f"{t.name} failed: {t.note}" for t in trials if t.state == "failed" and t.note]
 
 
 def tabulate_trials(trials: Sequence[Trial], criterion: str, notes: Sequence[str] = ()) -> Table:
