@@ -1,4 +1,4 @@
-"""`plca report`: runs, finished or not, as one page that needs no network, with its pictures as PNG files beside it."""
+"""`plca report`: writes one page about runs, finished or not, and its pictures as PNG files beside it."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from plca_dist.run_files import PAGE, REPORT
 from plca_dist.storage import Store, probe
 
 CURVES, PANELS, LEGEND = "curves.png", "panels.png", "legend.png"
-#: The last line of a page: what belongs to it, so that the next report there takes away what it does not replace.
+#: The last line of a page, which names the files beside it: the next report there removes those that it does not write.
 _BESIDE = re.compile(r"<!-- beside: ((?:[a-z0-9-]+\.png )*)-->\n\Z")
 
 
@@ -34,23 +34,25 @@ def report(
     heading: str = "",
     lead: str = "",
 ) -> list[str]:
-    """Write the page about the runs at `places`, and its pictures beside it, instead of the last report's there.
+    """Write the page about the runs at `places`, and its pictures beside it. They replace an older report there.
 
     Args:
-        places: directories or URIs of runs, in the order of the columns; the last is the one that images are chosen
-            by, and differences are from the first to it.
-        out: a directory or URI; None: `report` in the run, or where this process stands for several runs.
-        options: how pictures are made; no images, no pictures.
-        progress: called with (what, images done, images in all).
-        titles: of the runs; none given: their names, with what tells them apart.
+        places: directories or URIs of runs, in the order of the columns. Images are chosen by the last run's scores.
+            Differences are from the first run to the last.
+        out: a directory or URI; None: `report` in the run, or in the working directory for several runs.
+        options: how pictures are made; with no images there are no pictures.
+        progress: called with (what is counted, number done, number in all).
+        titles: of the runs; none given: distinct names (see `read.names`).
+        heading: of the page; none given: the titles.
+        lead: a sentence or two under the heading; none given: the summary of the last run's recipe.
 
     Returns:
         The URIs of what was written, the page first.
 
     Raises:
-        UserError: a place without a run, one given twice, runs of several label sets, or data that was asked for and
-            cannot be had, or that no image is wanted of. Where it is the recipe's data that is away, the page says so.
-        RunFailed: a worker was lost that scored data that was asked for. Of the recipe's data, the page says so.
+        UserError: a place without a run, a place given twice, runs of several label sets, `options.data` that cannot be
+            read, or `options.data` without images. If the recipe's own data cannot be read, the page says so instead.
+        RunFailed: a worker that scored `options.data` was lost. For the recipe's own data, the page says so instead.
     """
     if options.data and not options.images:
         raise UserError(
@@ -94,11 +96,11 @@ def report(
 
 
 def _beside(target: Store) -> set[str]:
-    """The pictures of the report that is at `target`, as its page names them; none where there is no such page."""
+    """The files that the page at `target` names as its own; none where there is no page of a report."""
     if not target.exists(PAGE):
         return set()
-    found = _BESIDE.search(target.read(PAGE).decode(errors="replace"))
-    return set(found[1].split()) if found else set()
+    last_line = _BESIDE.search(target.read(PAGE).decode(errors="replace"))
+    return set(last_line[1].split()) if last_line else set()
 
 
 def _labels(runs: Sequence[RunRecord]) -> LabelSet:
@@ -121,15 +123,19 @@ def _scores(runs: Sequence[RunRecord], labels: LabelSet) -> list[page.ScoreTable
 def _pictures(
     runs: Sequence[RunRecord], labels: LabelSet, options: PictureOptions, progress: Progress, missing: list[str]
 ) -> tuple[list[page.Panel], str, list[page.Picture]]:
-    """What can be had of them, and which images it is of; `missing` gets a line for what cannot."""
-    weighed = [run for run in runs if run.weights]
-    if not weighed:
+    """The panels, the sentence on how their images were chosen, and the other pictures.
+
+    `missing` gets a line for each of them that cannot be made.
+    """
+    with_weights = [run for run in runs if run.weights]
+    if not with_weights:
         missing.append("no pictures: there are no weights yet.")
         return [], "", []
     panels, chosen, target = [], "", None
     try:
         subjects = [
-            Subject(run.title, run.config, run.weights, load_trained(run.weights, options.endpoint)) for run in weighed
+            Subject(run.title, run.config, run.weights, load_trained(run.weights, options.endpoint))
+            for run in with_weights
         ]
     except UserError as error:
         if options.data:
@@ -138,13 +144,13 @@ def _pictures(
         return [], "", []
     try:
         data, candidates = pictures.labelled_data(subjects[-1], labels, options)
-        found = pictures.scores(subjects[-1], data, candidates, options, progress)
-        panels = pictures.panels(subjects, data, found, labels, options, progress)
+        scored = pictures.scores(subjects[-1], data, candidates, options, progress)
+        panels = pictures.panels(subjects, data, scored, labels, options, progress)
         chosen = (
             f"The worst and the best of {candidates} images of {data} by the mIoU of {subjects[-1].title}, "
             f"{f'with aggregation λ = {options.aggregation:g}' if options.aggregation else 'without aggregation'}."
         )
-        target = pictures.image_at(data, pictures.typical(found), labels, options)
+        target = pictures.image_at(data, pictures.typical(scored), labels, options)
     except (UserError, RunFailed) as error:
         if options.data:
             raise
