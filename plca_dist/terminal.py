@@ -1,6 +1,6 @@
-"""The line at the bottom of a stream: one that rewrites itself on a terminal, plain lines elsewhere.
+"""Progress on a stream: on a terminal a line that rewrites itself, elsewhere plain lines.
 
-No escape sequences are used, only a carriage return, so that any terminal will do.
+The line uses a carriage return and no escape sequences, so it works on any terminal.
 """
 
 import math
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Self, TextIO
 
-_LINE_EVERY_S = 5.0  # plain lines, in a log file
-_REDRAW_EVERY_S = 0.1  # on a terminal; faster than anyone reads
+_LINE_EVERY_S = 5.0  # between plain lines, in a log file
+_REDRAW_EVERY_S = 0.1  # on a terminal; nobody reads faster
 _BAR = 12
 
 
 class Line:
-    """The line at the bottom of a stream. Threads may share it."""
+    """The progress line at the bottom of a stream. Threads may share it."""
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
@@ -29,7 +29,7 @@ class Line:
         self._written = -math.inf
 
     def progress(self, fields: Sequence[str], *, now: bool = False) -> None:
-        """Show fields: on a terminal in place, else as a line. What comes too soon is left out, unless `now`."""
+        """Show fields: on a terminal in place, elsewhere on a new line. A call too soon does nothing, unless `now`."""
         with self._lock:
             if not now and self._clock() - self._written < (_REDRAW_EVERY_S if self.live else _LINE_EVERY_S):
                 return
@@ -40,7 +40,7 @@ class Line:
                 self._write("  ".join(fields) + "\n")
 
     def say(self, message: str) -> None:
-        """A message on a line of its own, above the progress line."""
+        """Write a message on a line of its own, above the progress line."""
         with self._lock:
             standing = self._standing
             for line in message.splitlines():
@@ -51,7 +51,7 @@ class Line:
                 self._redraw(standing)
 
     def close(self) -> None:
-        """Leave the last state standing, and what follows on a new line."""
+        """Leave the progress line as it is, and start a new line."""
         with self._lock:
             if self._standing:
                 self._write("\n")
@@ -79,11 +79,11 @@ class Line:
             columns = os.get_terminal_size(self._stream.fileno()).columns
         except (OSError, ValueError):
             columns = shutil.get_terminal_size().columns
-        return max((columns or 80) - 1, 1)  # a full last column would wrap
+        return max((columns or 80) - 1, 1)  # a character in the last column would wrap the line
 
 
 def _fit(fields: Sequence[str], columns: int) -> str:
-    """As many of the first fields as fit, and of the very first what fits."""
+    """As many of the first fields as fit. The very first is cut to fit."""
     text = fields[0]
     for field in fields[1:]:
         if len(text) + 2 + len(field) > columns:
@@ -93,7 +93,7 @@ def _fit(fields: Sequence[str], columns: int) -> str:
 
 
 class Counter:
-    """Progress of something counted: `with Counter("images", 500) as counter: counter.update(done)`."""
+    """The progress of counted things: `with Counter("images", 500) as counter: counter.update(done)`."""
 
     def __init__(
         self, what: str, total: int, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic
@@ -109,7 +109,7 @@ class Counter:
         self._line.close()
 
     def update(self, done: int) -> None:
-        """`done` of `total` are finished by now."""
+        """Show that `done` of `total` are finished."""
         self._pace.add(done, self._clock())
         rate, left = self._pace.rate, self._pace.left(self._total - done)
         fields = [" ".join(filter(None, [self._what, self._line.bar(done, self._total), f"{done}/{self._total}"]))]
@@ -121,7 +121,7 @@ class Counter:
 
 
 class Pace:
-    """Steps per second since the first that was seen; a restart, which falls back in step or time, starts anew."""
+    """Steps per second since the first point that was added. A step or a time that goes back starts it anew."""
 
     def __init__(self) -> None:
         self._first = self._last = (math.inf, math.inf)
@@ -133,12 +133,12 @@ class Pace:
 
     @property
     def rate(self) -> float | None:
-        """None until there are two points in time."""
+        """Steps per second; None until there are two points in time."""
         steps, seconds = (b - a for a, b in zip(self._first, self._last, strict=True))
         return steps / seconds if steps > 0 and seconds > 0 else None
 
     def left(self, steps: float) -> float | None:
-        """Seconds for that many more steps."""
+        """The seconds that `steps` more steps take; None where the rate is unknown."""
         return steps / self.rate if self.rate else None
 
 
@@ -152,7 +152,7 @@ def duration(seconds: float) -> str:
 
 
 class Counters:
-    """One counter after another: `show(what, done, total)`, a new line for every new `what`."""
+    """One counter after another: `show(what, done, total)` starts a new line for every new `what`."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream

@@ -3,19 +3,22 @@
 import base64
 import io
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 
 from PIL import Image
 
 _VOID = {"meta", "img"}
+_HOSTILE = """<script>alert("1")</script>'&amp;{{ 7 * 191 }}{% raw %}{# left out #}--><b"""
 
 
 class Reader(HTMLParser):
-    """Text, attributes and rows of a page; complains where a tag is not closed in order."""
+    """Text, tags, attributes and rows of a page; complains where a tag is not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.tags: set[str] = set()
         self.attributes: list[tuple[str, str, str]] = []
         self.rows: list[list[str]] = []
         self.text: list[str] = []
@@ -24,6 +27,7 @@ class Reader(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag not in _VOID:
             self.open.append(tag)
@@ -56,3 +60,17 @@ def assert_self_contained(text: str) -> None:
     assert not re.search(r"https?://|url\(|@import|<script|<link", text)
     assert "prefers-color-scheme: dark" in text
     assert ("meta", "name", "viewport") in read.attributes
+
+
+def hostile(place: str) -> str:
+    """A text that HTML and the templates would take for their own; `place` tells where it goes."""
+    return f"{place} {_HOSTILE}"
+
+
+def assert_escaped(text: str, places: Iterable[str]) -> None:
+    """The page shows the hostile text of every place as it is, and nothing of it became markup."""
+    read = Reader(text)
+    shown = [*read.text, *(value for _, name, value in read.attributes if name == "alt")]
+    assert [place for place in places if not any(hostile(place) in piece for piece in shown)] == []
+    assert not read.tags & {"script", "b"}
+    assert "1337" not in "".join(shown)

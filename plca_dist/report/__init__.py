@@ -1,1 +1,1 @@
-"""What a person reads of a run: progress lines, per-class tables, mask panels, curves, and one page of all of it."""
+"""Reports of runs: tables of scores, pictures, curves, and one page that holds them all."""

@@ -21,11 +21,11 @@ from plca_dist.models.deeplab import Network
 from plca_dist.report.associations import Associations, associations, maps
 from plca_dist.report.figure import GREY, painted
 
-_WIDTH, _HEAD, _ROW = 1280, 30, 24  # px; a row of the key
-_COLUMNS = 8  # of the key
+_WIDTH, _HEAD, _ROW = 1280, 30, 24  # px; the last is the height of a row of the key
+_COLUMNS = 8  # in the key
 _GAP = 0.12  # between the images, as a share of their height
-_FAINT = 24  # inconsistent cycles
-#: Beside the colour, for those who cannot tell colours apart.
+_FAINT = 24  # how many inconsistent cycles are drawn
+#: One for each class beside its colour, because not everyone can tell the colours apart.
 _MARKERS = "os^vDPpXhd<>8H*"
 _DASHED = (0, (4, 2))
 _Point = tuple[float, float]
@@ -34,9 +34,9 @@ _Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class AssociationPicture:
-    """A PNG, and what all cycles of its pair come to, as shares between 0 and 1 (see `associations.Associations`).
+    """A PNG file, and statistics of all cycles of its pair: shares between 0 and 1 (see `associations.Associations`).
 
-    `correct` is None where it cannot be told, as without labels of the target.
+    `correct` is None where no cycle can be judged, for instance without labels of the target.
     """
 
     png: bytes = field(repr=False)
@@ -46,12 +46,12 @@ class AssociationPicture:
 
     @property
     def caption(self) -> str:
-        told = f"{self.consistent:.0%} of the labelled starts consistent, {self.covered:.0%} of the target covered"
-        return told if self.correct is None else f"{told}, {self.correct:.0%} of the associations correct"
+        text = f"{self.consistent:.0%} of the labelled starts consistent, {self.covered:.0%} of the target covered"
+        return text if self.correct is None else f"{text}, {self.correct:.0%} of the associations correct"
 
 
 class _Side(NamedTuple):
-    """An image of a picture, 1 high: its pixels (H, W, 3), its grid (h, w), and where its left edge is."""
+    """One of the two images, drawn 1 high: its pixels (H, W, 3), its grid (h, w), and the x of its left edge."""
 
     pixels: np.ndarray
     grid: tuple[int, int]
@@ -62,7 +62,7 @@ class _Side(NamedTuple):
         return self.left + self.pixels.shape[1] / self.pixels.shape[0]
 
     def at(self, position: int | Tensor) -> _Point:
-        """x, y of the middle of a grid position."""
+        """x, y of the middle of a grid position, which is an index in row-major order."""
         row, column = divmod(int(position), self.grid[1])
         return self.left + (column + 0.5) / self.grid[1] * (self.right - self.left), (row + 0.5) / self.grid[0]
 
@@ -86,14 +86,14 @@ def association_picture(
 
     Args:
         pair: images, each resized to `size` for the network (None: as they are), and the source's label.
-        aggregation: λ; this and the settings after `level` as the network was trained with.
-        target_label: (H', W') uint8 train ids of the target image; for `correct` alone.
+        aggregation: λ. It and the settings after `level` should be those of the network's training.
+        target_label: (H', W') uint8 train ids of the target image; only `correct` needs them.
         level: "feature" (Eq. 4) or "prediction" (Eq. 10).
-        seed: of the choice of cycles.
+        seed: of the random choice of cycles.
 
     Raises UserError for an unknown level.
     """
-    found = associations(
+    cycles = associations(
         maps(network, pair, size=size, level=level),
         aggregation=aggregation,
         kl_aggregation_contrast=kl_aggregation_contrast,
@@ -101,30 +101,33 @@ def association_picture(
         backend=backend,
     )
     rng = np.random.default_rng(seed)
-    drawn = _spread(found, found.consistent, shown, rng)
-    faint = _spread(found, ~found.consistent & (found.label != IGNORE), _FAINT, rng)
+    drawn = _spread(cycles, cycles.consistent, shown, rng)
+    faint = _spread(cycles, ~cycles.consistent & (cycles.label != IGNORE), _FAINT, rng)
     return AssociationPicture(
-        _drawn(pair, labels, found, drawn, faint),
-        found.consistent_share,
-        found.covered_share,
-        None if target_label is None else found.correct_share(target_label),
+        _drawn(pair, labels, cycles, drawn, faint),
+        cycles.consistent_share,
+        cycles.covered_share,
+        None if target_label is None else cycles.correct_share(target_label),
     )
 
 
-def _spread(found: Associations, among: Tensor, most: int, rng: np.random.Generator) -> list[int]:
-    """Starts drawn at random, a class in turn, so that a class of few positions is seen beside one of many."""
-    waiting: dict[int, list[int]] = {}
+def _spread(cycles: Associations, among: Tensor, most: int, rng: np.random.Generator) -> list[int]:
+    """At most `most` random starts of the mask `among`.
+
+    The classes take turns, so that a class of few positions is seen beside one of many.
+    """
+    by_class: dict[int, list[int]] = {}
     for start in rng.permutation(among.nonzero().flatten().numpy()).tolist():
-        waiting.setdefault(int(found.label[start]), []).append(start)
-    turns = [(turn, label, start) for label, starts in waiting.items() for turn, start in enumerate(starts)]
+        by_class.setdefault(int(cycles.label[start]), []).append(start)
+    turns = [(turn, label, start) for label, starts in by_class.items() for turn, start in enumerate(starts)]
     return [start for _, _, start in sorted(turns)[:most]]
 
 
-def _drawn(pair: Pair, labels: LabelSet, found: Associations, shown: list[int], faint: list[int]) -> bytes:
+def _drawn(pair: Pair, labels: LabelSet, cycles: Associations, shown: list[int], faint: list[int]) -> bytes:
     source_HW3, target_HW3 = (image.permute(1, 2, 0).numpy() for image in (pair.source_image, pair.target_image))
-    source = _Side(source_HW3, found.source_grid, 0)
-    target = _Side(target_HW3, found.target_grid, source.right + _GAP)
-    points = _points(labels, {int(found.label[start]) for start in shown})
+    source = _Side(source_HW3, cycles.source_grid, 0)
+    target = _Side(target_HW3, cycles.target_grid, source.right + _GAP)
+    points = _points(labels, {int(cycles.label[start]) for start in shown})
     height = round(_WIDTH / target.right)
     foot = _ROW * (2 + max(-(-len(points) // _COLUMNS), 1))
     whole = _HEAD + height + foot
@@ -138,9 +141,9 @@ def _drawn(pair: Pair, labels: LabelSet, found: Associations, shown: list[int], 
             axes.imshow(side.pixels, extent=(side.left, side.right, 1, 0), aspect="auto", alpha=0.85)
             axes.text(side.left, -0.02, title, va="bottom", weight="bold", fontsize=10)
         for start in [*faint, *shown]:
-            label = int(found.label[start]) if found.consistent[start] else None
+            label = int(cycles.label[start]) if cycles.consistent[start] else None
             _draw_cycle(
-                axes, source.at(start), target.at(found.target[start]), source.at(found.back[start]), label, labels
+                axes, source.at(start), target.at(cycles.target[start]), source.at(cycles.back[start]), label, labels
             )
         figure.legend(
             handles=points, loc="lower center", bbox_to_anchor=(0.5, _ROW / whole), ncols=_COLUMNS, fontsize=10
@@ -151,14 +154,15 @@ def _drawn(pair: Pair, labels: LabelSet, found: Associations, shown: list[int], 
 
 
 def _draw_cycle(axes: Axes, begin: _Point, there: _Point, end: _Point, label: int | None, labels: LabelSet) -> None:
-    """Out solid, back dashed, in the colour of the start's class; without a `label` faintly."""
-    look: dict[str, Any] = {"color": GREY, "linewidth": 0.7}
+    """A solid line to the target and a dashed line back, in the colour of the class `label`; None: thin and grey."""
+    style: dict[str, Any] = {"color": GREY, "linewidth": 0.7}
     if label is not None:
         ink, halo = _inks(labels, label)
-        look = {"color": ink, "linewidth": 1.4, "path_effects": [withStroke(linewidth=3.4, foreground=halo, alpha=0.6)]}
+        outline = withStroke(linewidth=3.4, foreground=halo, alpha=0.6)
+        style = {"color": ink, "linewidth": 1.4, "path_effects": [outline]}
     for a, b, dash in ((begin, there, "-"), (there, end, _DASHED)):
         line = FancyArrowPatch(a, b, arrowstyle="-", connectionstyle="arc3,rad=-0.03", shrinkA=0, shrinkB=0)
-        line.set(linestyle=dash, clip_on=False, **look)
+        line.set(linestyle=dash, clip_on=False, **style)
         axes.add_patch(line)
     if label is not None:
         for point, fill, edge in ((begin, ink, halo), (there, ink, halo), (end, "white", ink)):
@@ -166,23 +170,22 @@ def _draw_cycle(axes: Axes, begin: _Point, there: _Point, end: _Point, label: in
 
 
 def _points(labels: LabelSet, present: Iterable[int]) -> list[Line2D]:
-    """The key to points: the classes present."""
-    return [
-        _sample(labels.classes[k], marker=_marker(k), color=_inks(labels, k)[0], ls="none") for k in sorted(present)
-    ]
+    """The key to the points: the classes present."""
+    return [_entry(labels.classes[k], marker=_marker(k), color=_inks(labels, k)[0], ls="none") for k in sorted(present)]
 
 
 def _lines() -> list[Line2D]:
+    """The key to the lines."""
     return [
-        _sample("to the best target", color="black"),
-        _sample("back to the best source of that", color="black", ls=_DASHED),
-        _sample("end of the cycle", marker="o", color="white", markeredgecolor="black", ls="none"),
-        _sample("inconsistent", color=GREY, linewidth=0.7),
+        _entry("to the best target", color="black"),
+        _entry("back to the best source of that", color="black", ls=_DASHED),
+        _entry("end of the cycle", marker="o", color="white", markeredgecolor="black", ls="none"),
+        _entry("inconsistent", color=GREY, linewidth=0.7),
     ]
 
 
-def _sample(text: str, **look: Any) -> Line2D:
-    return Line2D([], [], label=text, markersize=7, **look)
+def _entry(text: str, **style: Any) -> Line2D:
+    return Line2D([], [], label=text, markersize=7, **style)
 
 
 def _marker(label: int) -> str:
@@ -190,6 +193,6 @@ def _marker(label: int) -> str:
 
 
 def _inks(labels: LabelSet, label: int) -> tuple[_Colour, str]:
-    """The class's colour, and what sets it off: white around a dark colour, black around a light one."""
+    """The class's colour, and the colour of its outline: white around a dark colour, black around a light one."""
     red, green, blue = (part / 255 for part in labels.palette[label])
     return (red, green, blue), "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"

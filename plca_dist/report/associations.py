@@ -1,4 +1,4 @@
-"""What a network associates in one pair of images: the cycles that the losses stand on, and how good they are.
+"""The cycles that a network finds in one pair of images, on which the losses are built, and how good they are.
 
 Shapes: C channels or classes, h x w a grid of the network, Ns source positions, Nt target positions, H x W pixels.
 """
@@ -23,9 +23,9 @@ LEVELS = {"feature": "cosine", "prediction": "kl"}
 
 @dataclass(frozen=True)
 class Maps:
-    """What a level associates: features (1, C, h, w) or class probabilities, of both images, and the source's labels.
+    """The maps of one level: features or class probabilities (1, C, h, w) of both images, and the source's labels.
 
-    `labels`: (1, h, w) train ids on the source's grid, 255 ignored.
+    `labels`: (1, h, w) train ids on the source's grid, 255 ignored.  `similarity`: the one that the level uses.
     """
 
     source: Tensor
@@ -44,9 +44,9 @@ class Maps:
 
 @torch.no_grad()
 def maps(network: Network, pair: Pair, *, size: tuple[int, int] | None, level: str) -> Maps:
-    """The pair through the network, each image resized to `size` (None: as it is); level "feature" or "prediction".
+    """What the network makes of the pair, each image resized to `size` (None: as it is).
 
-    Raises UserError for another level.
+    Raises UserError where `level` is neither "feature" nor "prediction".
     """
     if level not in LEVELS:
         raise UserError(f"level {level!r} is unknown; known: {', '.join(LEVELS)}.{nearest(level, LEVELS)}")
@@ -58,7 +58,7 @@ def maps(network: Network, pair: Pair, *, size: tuple[int, int] | None, level: s
 
 @dataclass(frozen=True)
 class Associations:
-    """Cycles of one pair on the CPU, by start in row-major order of the source's grid.
+    """The cycles of one pair, one for each start, on the CPU. Starts are in row-major order of the source's grid.
 
     `label` (Ns,) train ids, 255 ignored.  `target` (Ns,): j*.  `back` (Ns,): i*.  `consistent` (Ns,) bool: Î.
     """
@@ -72,25 +72,28 @@ class Associations:
 
     @property
     def through(self) -> Tensor:
-        """Consistent cycles through every target position, (Nt,)."""
+        """The number of consistent cycles through each target position, (Nt,)."""
         return self.target[self.consistent].bincount(minlength=self.target_grid[0] * self.target_grid[1])
 
     @property
     def consistent_share(self) -> float:
-        """Of the labelled starts, those whose cycle is consistent."""
+        """The share of the labelled starts whose cycle is consistent."""
         return float(self.consistent.sum() / (self.label != IGNORE).sum().clamp(min=1))
 
     @property
     def covered_share(self) -> float:
-        """Of the target's positions, those that a consistent cycle goes through."""
+        """The share of the target's positions that a consistent cycle goes through."""
         return float((self.through > 0).double().mean())
 
     def correct_share(self, target_label_HW: Tensor) -> float | None:
-        """Of the consistent cycles whose target position has a label, those where it is the start's; None: no such."""
+        """The share of consistent cycles whose target position has the label of the start.
+
+        Cycles whose target position has no label do not count. None where no other cycle is left.
+        """
         truth = labels_to_grid(target_label_HW[None], self.target_grid).flatten()[self.target[self.consistent]]
         known = truth != IGNORE
-        right = truth[known] == self.label[self.consistent][known]
-        return float(right.double().mean()) if known.any() else None
+        correct = truth[known] == self.label[self.consistent][known]
+        return float(correct.double().mean()) if known.any() else None
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Curves of one or several runs over their steps, from the records of `metrics.jsonl`.
 
-One small chart per quantity rather than many lines in one: the terms of the loss differ by orders of magnitude. A run
-has one colour in all charts. Where there are many records, they are drawn faintly under their running mean. A vertical
-line is where an attempt at a run began that was not its first.
+Each quantity has a small chart of its own, because the terms of the loss differ by orders of magnitude. A run has the
+same colour in all charts. Many records are drawn faintly under their running mean. A vertical line marks the start of
+an attempt other than the first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,15 +23,15 @@ from plca_dist.training import metrics
 Records = Sequence[Mapping[str, Any]]
 
 _SMOOTH_FROM = 60  # records
-_NAME_LETTERS = 24
-#: Why there was another attempt -> how its line is dashed.
+_NAME_LETTERS = 24  # of a run's name, in a legend
+#: Reason for another attempt -> dashes of its line.
 _DASHES: dict[str, Any] = {
     "preemption": (0, (5, 2)), "restart": (0, (1, 1.2)), "resize": (0, (5, 2, 1, 2)), "new launch": "-",
 }  # fmt: skip
 
 
 class Mark(NamedTuple):
-    """Where an attempt at a run began, and why: a key of `_DASHES`."""
+    """The step from which an attempt at a run began, and the reason for it: a key of `_DASHES`."""
 
     step: int
     why: str
@@ -39,7 +39,13 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: what is drawn (record key -> what distinguishes it in the legend, "" if nothing) and its factor."""
+    """One chart of up to two series.
+
+    Attributes:
+        series: record key -> name in the legend, "" for a single series.
+        factor: from the record's unit to the chart's.
+        marks: whether each record gets a point, as suits a quantity that is measured seldom.
+    """
 
     title: str
     series: Mapping[str, str]
@@ -80,7 +86,7 @@ _CHARTS = (
 
 
 def marks(attempts: Sequence[Attempt]) -> list[Mark]:
-    """Where attempts began that were not the first."""
+    """A mark for each attempt but the first."""
     return [Mark(after.step, _why(before, after)) for before, after in pairwise(attempts)]
 
 
@@ -93,14 +99,19 @@ def _why(before: Attempt, after: Attempt) -> str:
 
 
 def charts(runs: Mapping[str, Records], marked: Mapping[str, Sequence[Mark]] | None = None) -> dict[str, bytes]:
-    """A PNG of `CHART_SIZE` for every quantity that any of the runs has, by its title; `marked`: by run."""
+    """Title -> a PNG file of `CHART_SIZE`, for every quantity that any of the runs has.
+
+    Args:
+        runs: title of a run -> its records.
+        marked: title of a run -> its marks.
+    """
     return {c.title: render([partial(_draw, chart=c, runs=runs, marked=marked or {})]) for c in _present(runs)}
 
 
 def curves(
     runs: Mapping[str, Records], marked: Mapping[str, Sequence[Mark]] | None = None, *, columns: int = 3
 ) -> bytes:
-    """All charts in one PNG, `columns` beside each other; every chart takes `CHART_SIZE`.
+    """All charts in one PNG file, `columns` beside each other, each of `CHART_SIZE`; arguments as of `charts`.
 
     Raises UserError where there is nothing to draw yet.
     """
@@ -144,7 +155,7 @@ def _draw(axes: Axes, chart: Chart, runs: Mapping[str, Records], marked: Mapping
 
 
 def _short(name: str) -> str:
-    """So that a legend leaves room for the lines; the ends of names are what tells them apart."""
+    """The end of a long name: a legend must leave room for the lines, and names mostly differ at their ends."""
     return name if len(name) <= _NAME_LETTERS else f"…{name[-_NAME_LETTERS:]}"
 
 
@@ -154,7 +165,7 @@ def _series(records: Iterable[Mapping[str, Any]], key: str) -> tuple[np.ndarray,
 
 
 def _running_mean(values_N: np.ndarray) -> np.ndarray:
-    """The mean of the neighbours within 2.5 % of the run on either side; at the ends, of those that exist."""
+    """The mean over a window that reaches 2.5 % of the run to either side. At the ends the window is cut off."""
     reach = max(len(values_N) // 40, 1)
     window = np.ones(2 * reach + 1)
     padded_N, present_N = np.pad(values_N, reach), np.pad(np.ones(len(values_N)), reach)

@@ -25,15 +25,15 @@ from plca_dist.report.associations import Maps, associations, maps
 from plca_dist.report.figure import painted
 
 _WIDTH, _GAP, _HEAD, _FOOT = 1280, 12, 30, 56  # px
-#: Where the colours begin, as a share of what a position would get if all got the same.
+#: Where the colour scale begins, as a share of the gradient that each position would get if all got the same.
 _OF_EVEN = 0.1
-_COLOURS = "viridis"  # of even steps for every eye, and in print
-_OPACITY = 0.6  # the same everywhere: grey amid purple options like yellow, which is the scale's other end
+_COLOURS = "viridis"  # its steps look even to every eye, and in print
+_OPACITY = 0.6  # the same everywhere: grey amid purple looks like yellow, which is the other end of the scale
 
 
 @dataclass(frozen=True)
 class DiffusionPicture:
-    """A PNG, the position j that it is about (row, column of the grid), and what aggregation does there.
+    """A PNG file, and its position j as row and column of the grid.
 
     `elsewhere`: with aggregation, the share of the gradient that is not at j itself, between 0 and 1.
     """
@@ -57,18 +57,19 @@ def diffusion_picture(
 ) -> DiffusionPicture | None:
     """The target image, and on top of it the gradient of one association without aggregation and with λ.
 
-    What is shown is `diffused` as a share of its sum over the image.
+    The picture shows `diffused` as a share of its sum over the image.
 
     Args:
         pair: images, each resized to `size` for the network (None: as they are), and the source's label.
-        aggregation: λ; this and the settings after `level` as the network was trained with.
-        position: j, as row and column of the target's grid; None: where most consistent cycles go through of all
-            positions that are associated both without aggregation and with it.
+        aggregation: λ. It and the settings after `level` should be those of the network's training.
+        position: j, as row and column of the target's grid. It must be associated: a consistent cycle goes through it,
+            both without aggregation and with λ. None: the position that most such cycles go through.
         level: "feature" (Eq. 4) or "prediction" (Eq. 10).
 
-    There is no picture, None, where no position is associated, and where its association has no gradient: of maps that
-    are the same everywhere. Raises UserError for an unknown level, and for a position that is outside the grid or not
-    associated both ways.
+    Returns:
+        None where no position is associated, or where the association has no gradient because a map is constant.
+
+    Raises UserError for an unknown level, and for a position that is outside the grid or not associated.
     """
     of = maps(network, pair, size=size, level=level)
     how: dict[str, Any] = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
@@ -96,12 +97,15 @@ def diffused(
     products: str = "float32",
     backend: str = "auto",
 ) -> Tensor:
-    """‖(∂F̂_j/∂F_j')ᵀ ∂L_j/∂F̂_j‖ of every target position j', (h, w): where the gradient that arrives at j ends up.
+    """The part of the gradient at j that reaches each target position j': ‖(∂F̂_j/∂F_j')ᵀ ∂L_j/∂F̂_j‖, (h, w).
 
-    j is the position at `place`, L_j the sum of Eq. 4's terms over the consistent cycles through j, F the target's map
-    and F̂ the aggregated one (Eq. 7). Without aggregation F̂_j is F_j: all of it stays at j. The other positions are
-    candidates of the same softmax, too, and get gradient for that at any λ, each on its own account; it is not what
-    aggregation spreads, and is left out by holding their F̂ constant. Settings as of `association_loss`.
+    j is the position at `place`. L_j is the sum of Eq. 4's terms over the consistent cycles through j. F is the
+    target's map and F̂ the aggregated one (Eq. 7). Without aggregation F̂_j is F_j, so the whole gradient stays at j.
+
+    The other positions get a gradient of their own at any λ, because they are candidates of the same softmax.
+    Aggregation does not spread that one. It is left out: the F̂ of the other positions is held constant.
+
+    Settings as of `association_loss`.
     """
     with torch.enable_grad():
         target_1Chw = of.target.detach().requires_grad_()
@@ -141,7 +145,7 @@ def _checked(place: tuple[int, int], grid: tuple[int, int], through_N: Tensor) -
 
 
 def _drawn(image_HW3: np.ndarray, shares: dict[float, np.ndarray], place: tuple[int, int]) -> bytes:
-    """The image beside, for every ratio, its share map (h, w) on top of the image; `place` is marked in all."""
+    """The image, and beside it for each ratio the image under that ratio's share map (h, w); `place` is marked."""
     rows, columns = next(iter(shares.values())).shape
     scale = LogNorm(_OF_EVEN / (rows * columns), 1)
     pictures = {"target": image_HW3}
@@ -172,7 +176,7 @@ def _drawn(image_HW3: np.ndarray, shares: dict[float, np.ndarray], place: tuple[
 
 
 def _heated(image_HW3: np.ndarray, share_hw: np.ndarray, scale: LogNorm) -> np.ndarray:
-    """The image in pale grey under the colours of the shares; a position is a cell, nothing is interpolated."""
+    """The image in pale grey under the colours of the shares. Each position is a cell; nothing is interpolated."""
     size = image_HW3.shape[:2]
     cells = np.ix_(*(np.arange(n) * cells // n for n, cells in zip(size, share_hw.shape, strict=True)))
     heat_HW3 = 255 * colormaps[_COLOURS](np.clip(scale(share_hw.clip(1e-30)), 0, 1))[cells][..., :3]

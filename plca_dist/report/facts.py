@@ -1,4 +1,4 @@
-"""What was run, in a person's words: the facts table of a page, from the recipe and what the run recorded."""
+"""The facts table of a page, in plain words: from the recipe and the records of a run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from plca_dist.run.history import Attempt, count
 from plca_dist.terminal import duration
 from plca_dist.training import metrics
 
-#: Sections of a recipe that say nothing of what was trained or how.
+#: Sections of a recipe that do not change the training.
 _ASIDE = ("about.", "storage.", "log.")
 _SIZES_LISTED = 6
 
@@ -24,17 +24,17 @@ def facts(
     evaluation: Mapping[str, Any] | None = None,
     history: Sequence[Attempt] = (),
 ) -> dict[str, str]:
-    """Facts in the order to show them; what the run has no record of is left out.
+    """Facts in the order to show them, without those that the run has no record of.
 
     Args:
         config: the run's resolved recipe.
         records: its `metrics.jsonl`.
         evaluation: its `evaluation.json`.
-        history: its attempts; runs of older versions have none.
+        history: its attempts; a run of an older version has none.
     """
     model, pairs = config.model, config.batch.pairs
     reached = max((r[metrics.STEP] for r in records), default=0)
-    found = {
+    table = {
         "recipe": config.about.summary,
         "network": f"DeepLab-V2, {model.backbone}, {model.style} style",
         "initial weights": (model.weights or "random").rpartition("/")[2],
@@ -48,44 +48,45 @@ def facts(
     }
     if evaluation:
         counts = {"images": evaluation.get("images"), "unlabelled images": evaluation.get("unlabelled")}
-        images = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-        found["evaluated"] = f"{images} at step {evaluation['step']}"
+        images = " and ".join(f"{n} {kind}" for kind, n in counts.items() if n)
+        table["evaluated"] = f"{images} at step {evaluation['step']}"
     for name, key, text in (
         ("pairs per second", metrics.PAIRS_PER_SECOND, "{:.2f} (median)"),
         ("data wait", metrics.DATA_WAIT, "{:.1%} of the time (median)"),
     ):
         values = [r[key] for r in records if key in r]
         if values:
-            found[name] = text.format(median(values))
+            table[name] = text.format(median(values))
     memory = [r[metrics.GPU_MEMORY] for r in records if metrics.GPU_MEMORY in r]
     if memory:
-        found["GPU memory"] = f"{max(memory):.1f} GB (peak)"
-    found["time"] = _time(records, history)
+        table["GPU memory"] = f"{max(memory):.1f} GB (peak)"
+    table["time"] = _time(records, history)
     if history:
-        found["world size"] = _world_sizes([n for n, _ in groupby(a.workers for a in history)])
-        found["launches"] = _launches(history)
-        found["versions"] = _versions(history)
-    return {name: text for name, text in found.items() if text}
+        table["world size"] = _world_sizes([n for n, _ in groupby(a.workers for a in history)])
+        table["launches"] = _launches(history)
+        table["versions"] = _versions(history)
+    return {name: text for name, text in table.items() if text}
 
 
 def differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
-    """The recipes' keys in which runs differ, with the value of each run."""
-    found = {}
+    """The keys in which the recipes of runs differ, with the value of each run."""
+    differing = {}
     for key in keys():
         values = [str(reduce(getattr, key.split("."), config)) for config in configs.values()]
         if len(set(values)) > 1 and not key.startswith(_ASIDE):
-            found[key] = values
-    return found
+            differing[key] = values
+    return differing
 
 
 def _time(records: Sequence[Mapping[str, Any]], history: Sequence[Attempt]) -> str:
-    """Hours, minutes and seconds of training, by the records; and with all that an attempt takes, by the history."""
+    """The time spent training, from the records, and the time of whole attempts, from the history."""
     elapsed = [(r[metrics.STEP], r[metrics.ELAPSED]) for r in records if metrics.ELAPSED in r]
     begins = {a.step for a in history}
+    # The elapsed time starts at 0 in every attempt, so the last value before each start counts.
     training = sum(
         now
         for (step, now), (next_step, after) in pairwise([*elapsed, (math.inf, 0.0)])
-        if after < now or any(step <= begin < next_step for begin in begins)  # it begins anew with every attempt
+        if after < now or any(step <= begin < next_step for begin in begins)
     )
     spans = [a.ended - a.began for a in history if a.ended is not None]
     texts = [f"{duration(training)} of training"] if elapsed else []
@@ -105,18 +106,18 @@ def _world_sizes(sizes: Sequence[int]) -> str:
 def _launches(history: Sequence[Attempt]) -> str:
     counts = {"launch": len({a.launch for a in history})}
     counts |= {"restart": count(history, "restarted"), "preemption": count(history, "preempted")}
-    counts |= {"kill": count(history[:-1], "")}  # of the driver, which could not say so
-    ends = {"launch": "es"}
-    return ", ".join(f"{n} {what}{ends.get(what, 's') * (n > 1)}" for what, n in counts.items() if n)
+    counts |= {"kill": count(history[:-1], "")}  # a killed driver records no end
+    plurals = {"launch": "es"}
+    return ", ".join(f"{n} {event}{plurals.get(event, 's') * (n > 1)}" for event, n in counts.items() if n)
 
 
 def _versions(history: Sequence[Attempt]) -> str:
-    """`plca-dist 0.1.0, torch 2.11.0 then 2.12.0`: one after the other where they changed."""
+    """`plca-dist 0.1.0, torch 2.11.0 then 2.12.0`: a package that changed has its versions in order."""
     texts = []
     for package in history[-1].versions:
-        had = dict.fromkeys(v for a in history if (v := a.versions.get(package)))
-        if had:
-            texts.append(f"{package} {' then '.join(had)}")
+        versions = dict.fromkeys(v for a in history if (v := a.versions.get(package)))
+        if versions:
+            texts.append(f"{package} {' then '.join(versions)}")
     return ", ".join(texts)
 
 
@@ -125,14 +126,14 @@ def _range(cluster: ClusterSettings) -> str:
 
 
 def loss_in_words(objective: ObjectiveSettings) -> str:
-    """Eq. 14 with its numbers: `CE + 0.75 Lovász + 0.1 (feature + prediction, λ = 0.5) + 0.01 smoothing (γ = 10)`."""
+    """Eq. 14 with its weights: `CE + 0.75 Lovász + 0.1 (feature + prediction, λ = 0.5) + 0.01 smoothing (γ = 10)`."""
     terms = ["CE"]
     if objective.lovasz:
         terms.append(f"{objective.lovasz:g} Lovász")
     levels = [n for n, on in (("feature", objective.feature_level), ("prediction", objective.prediction_level)) if on]
     if objective.association and levels:
-        how = f", λ = {objective.aggregation:g}" + ("" if objective.contrast else ", without contrast")
-        terms.append(f"{objective.association:g} ({' + '.join(levels)}{how})")
+        settings = f", λ = {objective.aggregation:g}" + ("" if objective.contrast else ", without contrast")
+        terms.append(f"{objective.association:g} ({' + '.join(levels)}{settings})")
     if objective.smoothing:
         terms.append(f"{objective.smoothing:g} smoothing (γ = {objective.smoothness:g})")
     return " + ".join(terms)

@@ -1,4 +1,4 @@
-"""How charts look, and charts as a PNG file."""
+"""The style of charts, and charts as PNG files."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def render(charts: Sequence[Callable[[Axes], None]], *, columns: int = 1) -> bytes:
-    """One PNG of charts, `columns` beside each other, each drawn by its function and `CHART_SIZE` large."""
+    """One PNG file of charts, `columns` beside each other. Each function draws one chart, of `CHART_SIZE`."""
     rows = -(-len(charts) // columns)
 
     def draw_all(figure: Figure) -> None:
@@ -34,9 +34,9 @@ def render(charts: Sequence[Callable[[Axes], None]], *, columns: int = 1) -> byt
 
 
 def painted(draw: Callable[[Figure], None], size: tuple[int, int]) -> bytes:
-    """One PNG of `size` (width, height) in pixels, filled by `draw`."""
+    """One PNG file of `size` (width, height) in pixels, drawn by `draw`."""
     with matplotlib.rc_context(_STYLE):
-        # Not pyplot: it keeps every figure in a global list, and would look for a display.
+        # Without pyplot, which keeps every figure in a global list and looks for a display.
         figure = Figure((size[0] / _DPI, size[1] / _DPI), _DPI, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)

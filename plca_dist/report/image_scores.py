@@ -1,4 +1,4 @@
-"""Which images of a set show how good a segmentation is: the worst and the best by mIoU, not the prettiest."""
+"""The mIoU of single images, and the choice of those that show how good a segmentation is: the worst and the best."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,9 +42,9 @@ def image_miou(prediction_HW: Tensor, label_HW: Tensor, labels: LabelSet) -> flo
 
 
 def worst_and_best(scores: Sequence[ImageScore], count: int) -> list[ImageScore]:
-    """`count` images from worst to best: half of them the worst, half the best (the odd one is a worst one).
+    """`count` images from worst to best: half of them the worst, half the best; of an odd count, one more of the worst.
 
-    Fewer where there are fewer; images without a labelled pixel are left out.
+    Images without a labelled pixel are left out. Where fewer than `count` images are left, all of them.
     """
     ranked = sorted((s for s in scores if not math.isnan(s.miou)), key=lambda s: (s.miou, s.row))
     if len(ranked) <= count:

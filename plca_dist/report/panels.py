@@ -17,10 +17,10 @@ from plca_dist.data.labels import LabelSet
 #: One picture of a panel: its title and its pixels (H, W, 3).
 Column = tuple[str, np.ndarray]
 
-WIDEST = 640  # px: enough to judge a picture, and a page of many stays small
+WIDEST = 640  # px: large enough to judge a picture, small enough for a page of many
 
 _GAP, _TITLE, _FONT = 8, 34, 21  # px
-_NAMES = (1 / 18, 1 / 24)  # of the picture's width: the size of letters, and a smaller one where that finds no room
+_NAMES = (1 / 18, 1 / 24)  # sizes of letters as shares of the picture's width; the second where the first has no room
 _INK, _PAPER, _BLACK = (32, 33, 36), (255, 255, 255), (0, 0, 0)
 
 
@@ -29,20 +29,20 @@ def columns(
 ) -> list[Column]:
     """The usual columns: the image (3, H, W), the truth where there is one, and a prediction (H, W) per title.
 
-    All of one size, at most `WIDEST` wide; class names are written into labels (see `named`).
+    All have the same size, at most `WIDEST` wide. Class names are written into labels (see `named`).
     """
-    shown = {"truth": truth_HW, **predictions}
+    labelled = {"truth": truth_HW, **predictions}
     image = _sized(Image.fromarray(np.asarray(image_3HW).transpose(1, 2, 0)), Image.Resampling.BOX)
     return [
         ("image", np.asarray(image)),
-        *((title, np.asarray(named(label, labels))) for title, label in shown.items() if label is not None),
+        *((title, np.asarray(named(label, labels))) for title, label in labelled.items() if label is not None),
     ]
 
 
 def named(label_HW: np.ndarray, labels: LabelSet) -> Image.Image:
-    """The labels in their colours, and every class's name once, where a region of it has room.
+    """The labels in their colours, with each class's name written once, where a region of the class has room.
 
-    The colours are Cityscapes' and not for every eye; the names are. At most `WIDEST` wide.
+    Not everyone can tell Cityscapes' colours apart, hence the names. The picture is at most `WIDEST` wide.
     """
     picture = _sized(Image.fromarray(colour(label_HW, labels.palette)))
     shown_HW = np.asarray(_sized(Image.fromarray(np.asarray(label_HW, np.uint8))))
@@ -57,9 +57,9 @@ def named(label_HW: np.ndarray, labels: LabelSet) -> Image.Image:
 
 
 def panel_rows(rows: Sequence[Sequence[Column]]) -> Image.Image:
-    """Pictures of one size side by side under their titles, rows of them below each other, on white.
+    """Rows of pictures on white; the pictures of a row have one size and stand side by side under their titles.
 
-    Titles that are those of the row above are not repeated.
+    A row does not repeat the titles of the row above.
 
     Raises ValueError where there is nothing to draw or the pictures of a row differ in size.
     """
@@ -79,7 +79,7 @@ def panel_rows(rows: Sequence[Sequence[Column]]) -> Image.Image:
 
 
 def legend(labels: LabelSet, width: int = 960) -> Image.Image:
-    """The label set's colours and names, and black for what is ignored; wrapped to `width` pixels."""
+    """The label set's colours and names, and black for ignored pixels; wrapped to `width` pixels."""
     entries = [*zip(labels.classes, labels.palette, strict=True), ("ignored", _BLACK)]
     chip, font, places = _FONT, _font(), []
     x, y = _GAP, _GAP
@@ -115,7 +115,7 @@ def _strip(pictures: Sequence[np.ndarray], titles: Sequence[str] | None) -> Imag
 
 
 def _cut(title: str, width: int) -> str:
-    """The title's end where all of it is wider than its picture: the ends of names are what tells them apart."""
+    """The end of a title that is wider than its picture: names mostly differ at their ends."""
     shown = title
     while _font().getlength(shown) > width and len(shown) > 2:
         shown = f"…{shown[2:]}"
@@ -123,7 +123,10 @@ def _cut(title: str, width: int) -> str:
 
 
 def _room(mask_HW: np.ndarray, height: int, width: int) -> tuple[int, int] | None:
-    """x, y of the middle of a box of this size that lies within the mask, about amid all such boxes; None: no room."""
+    """x, y of the middle of a box of this size within the mask: the box nearest to the centre of all such boxes.
+
+    None where no box fits.
+    """
     if height > mask_HW.shape[0] or width > mask_HW.shape[1]:
         return None
     sums = np.pad(mask_HW, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
@@ -136,7 +139,7 @@ def _room(mask_HW: np.ndarray, height: int, width: int) -> tuple[int, int] | Non
 
 
 def _sized(picture: Image.Image, resampling: Image.Resampling = Image.Resampling.NEAREST) -> Image.Image:
-    """`WIDEST` wide, or a whole multiple of its size that is just below: a pixel stays a square."""
+    """A wide picture is shrunk to `WIDEST`. A narrow one grows by a whole factor, so that its pixels stay squares."""
     factor = WIDEST / picture.width
     if factor >= 1:
         factor, resampling = int(factor), Image.Resampling.NEAREST
@@ -145,5 +148,5 @@ def _sized(picture: Image.Image, resampling: Image.Resampling = Image.Resampling
 
 @cache
 def _font(size: int = _FONT) -> ImageFont.FreeTypeFont:
-    # matplotlib brings its font along: the same letters on every machine, λ among them.
+    # matplotlib's own font has the same letters on every machine, λ among them.
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

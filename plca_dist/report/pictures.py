@@ -1,4 +1,4 @@
-"""The pictures of a report: what runs predict on labelled images, what they associate, and where gradients go."""
+"""The pictures of a report: predictions of runs on labelled images, their associations, and the spread of gradients."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ ASSOCIATION, DIFFUSION = "Cycle association", "Gradient diffusion"
 
 @dataclass(frozen=True)
 class Subject:
-    """Weights to be looked at: a run's title, its recipe, and its weights, by location and loaded."""
+    """A run with weights: its title, its recipe, and its weights, by location and loaded."""
 
     title: str
     config: Config
@@ -49,9 +49,10 @@ class PictureOptions:
 
     Attributes:
         data: labelled shards; None for the recipe's own evaluation shards.
-        images: how many are shown, half of them the worst, half the best of the candidates.
-        candidates: how many images compete, the first of the set.
+        images: how many are shown: half of them the worst of the candidates, half the best.
+        candidates: how many images are scored: the first ones of the set.
         aggregation: λ of the predictions.
+        workers: how many processes score the candidates, and whether on GPUs.
     """
 
     data: Location | None = None
@@ -62,7 +63,7 @@ class PictureOptions:
 
 
 def labelled_data(subject: Subject, labels: LabelSet, options: PictureOptions) -> tuple[Location, int]:
-    """The labelled images, and how many candidates there are. Raises UserError where there are none."""
+    """The labelled images, and the number of candidates. Raises UserError where there are none."""
     uri = subject.config.evaluation.uri
     if not options.data and not uri:
         raise UserError(f"{subject.title} has no evaluation.uri; give labelled shards with --data.")
@@ -77,7 +78,7 @@ def labelled_data(subject: Subject, labels: LabelSet, options: PictureOptions) -
 def scores(
     subject: Subject, data: Location, candidates: int, options: PictureOptions, progress: Progress
 ) -> list[ImageScore]:
-    """The mIoU of every candidate by itself. Raises UserError where none has one."""
+    """The mIoU of every candidate by itself. Raises UserError where no candidate has a labelled pixel."""
     wanted = options.workers
     job, workers = job_from(
         subject.weights,
@@ -86,13 +87,13 @@ def scores(
         gpu=wanted.gpu,
         trained=subject.trained,
     )
-    found: list[ImageScore] = []
+    scored: list[ImageScore] = []
     for part in distribute(_score_part, (job, data, candidates), candidates, workers):
-        found += part
-        progress("images", len(found), candidates)
-    if all(math.isnan(score.miou) for score in found):
+        scored += part
+        progress("images", len(scored), candidates)
+    if all(math.isnan(score.miou) for score in scored):
         raise UserError(f"{data.uri}: none of the first {candidates} images has a labelled pixel.")
-    return found
+    return scored
 
 
 def _score_part(
@@ -107,17 +108,17 @@ def _score_part(
 def panels(
     subjects: Sequence[Subject],
     data: Location,
-    found: Sequence[ImageScore],
+    scored: Sequence[ImageScore],
     labels: LabelSet,
     options: PictureOptions,
     progress: Progress,
 ) -> list[Panel]:
     """image | truth | each subject's prediction, from the worst to the best by the last subject's mIoU."""
     made: list[Panel] = []
-    shown = worst_and_best(found, options.images)
+    shown = worst_and_best(scored, options.images)
     for chosen in shown:
         sample = image_at(data, chosen.row, labels)
-        predictions, scored = {}, []
+        predictions, mious = {}, []
         for subject in subjects:
             settings = {
                 "size": subject.config.evaluation.size,
@@ -127,53 +128,59 @@ def panels(
             probability_KHW = probabilities(subject.trained.network, sample.image, **settings)
             prediction_HW = probability_KHW.argmax(0)
             predictions[subject.title] = prediction_HW.numpy()
-            scored.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
-        caption = f"{sample.id}: mIoU {', '.join(scored)}"
+            mious.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
+        caption = f"{sample.id}: mIoU {', '.join(mious)}"
         made.append(Panel(columns(sample.image.numpy(), sample.label.numpy(), predictions, labels), caption))
         progress("images shown", len(made), len(shown))
     return made
 
 
-def typical(found: Sequence[ImageScore]) -> int:
-    """The row of the image in the middle between the worst and the best; one of `found` has an mIoU (see `scores`)."""
-    ranked = worst_and_best(found, len(found))
+def typical(scored: Sequence[ImageScore]) -> int:
+    """The row of the image of median mIoU. At least one of the images has an mIoU (see `scores`)."""
+    ranked = worst_and_best(scored, len(scored))
     return ranked[len(ranked) // 2].row
 
 
 def image_at(data: Location, row: int, labels: LabelSet) -> Labelled:
+    """The image of a row of the set. Raises UserError where the set has no such row."""
     return _first(labelled_rows(_open(data), labels, range(row, row + 1)), data.uri)
 
 
 def associations(
     subjects: Sequence[Subject], labels: LabelSet, target: Labelled | None, progress: Progress
 ) -> list[Picture]:
-    """Figures 1 and 2 for the first source image of the last subject's recipe and `target`.
+    """The paper's Figures 1 and 2, for `target` and the first source image of the last subject's recipe.
 
     Args:
-        target: None: the first image of the target training shards, whose labels nobody has.
+        target: None: the first image of the target training shards, which have no labels.
     """
     pair, target_label = _pair(subjects[-1], labels, target)
     made: list[Picture] = []
     for level in LEVELS:
         for subject in subjects:
             network = subject.trained.network
-            found = association_picture(network, pair, labels, target_label=target_label, level=level, **_how(subject))
-            made.append(Picture(ASSOCIATION, f"{subject.title}, {level} level: {found.caption}", found.png))
+            drawn = association_picture(
+                network, pair, labels, target_label=target_label, level=level, **_settings(subject)
+            )
+            made.append(Picture(ASSOCIATION, f"{subject.title}, {level} level: {drawn.caption}", drawn.png))
             progress("associations", len(made), len(LEVELS) * len(subjects))
     last = subjects[-1]
-    if last.config.objective.aggregation and (spread := diffusion_picture(last.trained.network, pair, **_how(last))):
-        told = f"{spread.elsewhere:.0%} of the gradient of one association reaches other positions through aggregation"
-        made.append(Picture(DIFFUSION, f"{last.title}, feature level: {told}", spread.png))
+    if last.config.objective.aggregation and (
+        spread := diffusion_picture(last.trained.network, pair, **_settings(last))
+    ):
+        text = f"{spread.elsewhere:.0%} of the gradient of one association reaches other positions through aggregation"
+        made.append(Picture(DIFFUSION, f"{last.title}, feature level: {text}", spread.png))
     return made
 
 
-def _how(subject: Subject) -> dict[str, Any]:
-    """As the network was trained to associate, on images of the size that it is evaluated at."""
+def _settings(subject: Subject) -> dict[str, Any]:
+    """The settings of associations: those of the network's training, and the image size of its evaluation."""
     settings = subject.config.objective
     return {"size": subject.config.evaluation.size, "aggregation": settings.aggregation, **settings.inference}
 
 
 def _pair(subject: Subject, labels: LabelSet, target: Labelled | None) -> tuple[Pair, Tensor | None]:
+    """The first source image with `target` (None: the first target training image), and the target's label."""
     source = subject.shards(subject.config.source.uri)
     if target is None:
         target_shards = subject.shards(subject.config.target.uri)
@@ -187,7 +194,7 @@ def _open(data: Location) -> Store:
     return resolve(data, patience_s=OUTAGE_PATIENCE_S)
 
 
-def _first(found: Iterator[T], where: str) -> T:
-    for one in found:
-        return one
+def _first(images: Iterator[T], where: str) -> T:
+    for image in images:
+        return image
     raise UserError(f"{where} holds no images.")

@@ -1,4 +1,4 @@
-"""A run as a report takes it: finished or not, what it has left so far, and a title that no other has."""
+"""Reads what a run has written so far, whether it is finished or not."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,16 @@ from plca_dist.training.metrics_log import read_records
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as far as it has come. `weights`: the result's, or else the newest checkpoint's; None: there are none."""
+    """What a run has written so far.
+
+    Attributes:
+        title: distinct from those of the other runs of the report.
+        config: its resolved recipe.
+        records: its `metrics.jsonl`.
+        evaluation: its `evaluation.json`, {} where it has none.
+        history: its attempts.
+        weights: the run if it is finished, else its newest checkpoint; None where it has neither.
+    """
 
     title: str
     store: Store
@@ -36,22 +45,22 @@ class RunRecord:
 
     @property
     def missing(self) -> Iterator[str]:
-        """What the run has not got yet."""
+        """A line for each thing that the run does not have yet."""
         reached, steps = max((r[STEP] for r in self.records), default=0), self.config.schedule.steps
         if not self.finished:
-            shown = f"; pictures are of {self.weights.uri.rpartition('/')[2]}" if self.weights else ""
-            yield f"{self.title} is not finished: its records go to step {reached} of {steps}{shown}."
+            checkpoint = f"; pictures are of {self.weights.uri.rpartition('/')[2]}" if self.weights else ""
+            yield f"{self.title} is not finished: its records go to step {reached} of {steps}{checkpoint}."
         if not self.records:
             yield f"{self.title} has no records yet, hence no curves."
         if "scores" not in self.evaluation:
-            none = self.config.evaluation.uri is None
-            yield f"{self.title} has no mIoU" + (": its recipe has no evaluation.uri." if none else " yet.")
+            unlabelled = self.config.evaluation.uri is None
+            yield f"{self.title} has no mIoU" + (": its recipe has no evaluation.uri." if unlabelled else " yet.")
 
 
 def read_runs(places: Sequence[Location], titles: Sequence[str] = ()) -> list[RunRecord]:
-    """The runs at `places`, as far as they have come. `titles` not given: their names, as long as it takes to differ.
+    """The runs at `places` under `titles`; without titles, under `names` of their URIs.
 
-    Raises UserError for a place without a run, one given twice, and a file that is damaged.
+    Raises UserError for a place without a run, a place given twice, and a damaged file.
     """
     stores = [probe(place.with_uri(place.uri.rstrip("/") or "/")) for place in places]
     uris = [store.uri for store in stores]
@@ -63,12 +72,12 @@ def read_runs(places: Sequence[Location], titles: Sequence[str] = ()) -> list[Ru
 
 
 def names(uris: Sequence[str]) -> list[str]:
-    """The last parts of different URIs: as many as it takes to tell them apart."""
+    """The last parts of each URI, as few as make the names distinct. The URIs must be distinct."""
     parts = [uri.rstrip("/").split("/") for uri in uris]
     for depth in range(1, max(map(len, parts))):
-        found = ["/".join(p[-depth:]) for p in parts]
-        if len(set(found)) == len(uris):
-            return found
+        ends = ["/".join(p[-depth:]) for p in parts]
+        if len(set(ends)) == len(uris):
+            return ends
     return list(uris)
 
 
@@ -86,15 +95,15 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         title,
         run,
         config,
-        _whole(run, METRICS, [], lambda: _records(run)),
-        _whole(run, EVALUATION, {}, lambda: _evaluation(run, label_set(config.labels))),
+        _read_file(run, METRICS, [], lambda: _records(run)),
+        _read_file(run, EVALUATION, {}, lambda: _evaluation(run, label_set(config.labels))),
         read_history(run),
         weights,
     )
 
 
-def _whole(run: Store, file: str, absent: Any, read: Callable[[], Any]) -> Any:
-    """What `read` makes of a file, or `absent` where it is not there yet."""
+def _read_file(run: Store, file: str, absent: Any, read: Callable[[], Any]) -> Any:
+    """The result of `read`, or `absent` where the file is not there yet. Raises UserError for a damaged file."""
     if not run.exists(file):
         return absent
     try:
@@ -104,7 +113,7 @@ def _whole(run: Store, file: str, absent: Any, read: Callable[[], Any]) -> Any:
 
 
 def _records(run: Store) -> list[Record]:
-    """Raises ValueError for a line that is no record: numbers by name, the step among them."""
+    """Raises ValueError for a line that is no record. A record is a mapping of names to numbers, with the step."""
     records = read_records(run)
     for line, record in enumerate(records, 1):
         if not (isinstance(record, dict) and STEP in record and _numbers(record.values())):
@@ -113,18 +122,18 @@ def _records(run: Store) -> list[Record]:
 
 
 def _evaluation(run: Store, labels: LabelSet) -> dict[str, Any]:
-    """Raises ValueError where it is none: a step, and scores as of `training.metrics.Score`, with their λ."""
-    found = json.loads(run.read(EVALUATION))
+    """Raises ValueError for something else than a step and scores as of `training.scores.Score`, each with its λ."""
+    evaluation = json.loads(run.read(EVALUATION))
     try:
-        values = [found[STEP]]
-        for score in found.get("scores", ()):
+        values = [evaluation[STEP]]
+        for score in evaluation.get("scores", ()):
             values += [score["aggregation"], score["miou"], *(score["means"][name] for name in labels.means)]
             values += [iou for iou in score["iou"].values() if iou is not None]
     except (AttributeError, IndexError, KeyError, TypeError):
         values = [None]
     if not _numbers(values):
         raise ValueError("it holds no scores of a step")
-    return found
+    return evaluation
 
 
 def _numbers(values: Any) -> bool:

@@ -1,12 +1,12 @@
-"""IoU per class as the paper prints it: one row a class, then the means, the columns side by side, in percent.
+"""IoU per class in percent, as the paper prints it: a row for each class, then the means; scores are columns.
 
 A *score* is one entry of `evaluation.json`'s `scores`: `{"aggregation", "miou", "means", "iou", "absent", …}` (see
-`training.metrics.Score`). A class that occurs neither in the truth nor in a prediction has no IoU; it is shown as a
+`training.scores.Score`). A class that occurs neither in the truth nor in a prediction has no IoU. It is shown as a
 dash and named under the table, because the means are taken without it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any, TypeGuard
@@ -23,7 +23,7 @@ PAPER = "paper (ResNet-101)"
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text cells; the first cell of a row is its name. `means` are rows too, set apart below the others."""
+    """A table of texts. The first cell of a row is its name. `means` are rows, set apart below the others."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -31,7 +31,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def as_text(self) -> str:
-        """For a terminal: names flush left, numbers flush right, a rule above the means."""
+        """The table for a terminal: names flush left, numbers flush right, a rule above the means."""
         widths = [max(map(len, cells)) for cells in zip(self.head, *self.rows, *self.means, strict=True)]
 
         def line(cells: tuple[str, ...]) -> str:
@@ -44,17 +44,6 @@ class Table:
         rows = [line(self.head), rule, *map(line, self.rows), *means, *self.notes]
         return "\n".join(rows) + "\n"
 
-    def as_markdown(self) -> str:
-        """For documents: the means in bold, the notes as a paragraph."""
-
-        def line(cells: Iterable[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
-
-        rule = "|---|" + "---:|" * (len(self.head) - 1)
-        bold = (tuple(f"**{c}**" for c in row) for row in self.means)
-        rows = [line(self.head), rule, *map(line, self.rows), *map(line, bold)]
-        return "\n".join([*rows, *(f"\n{note}" for note in self.notes)]) + "\n"
-
 
 def tabulate(
     columns: Mapping[str, ScoreDict],
@@ -66,9 +55,9 @@ def tabulate(
 
     Args:
         columns: title -> score, e.g. "source-only", "PLCA".
-        labels: what the scores were measured with; gives the order of the rows.
-        difference: (before, after): a column of after − before behind them, in points, from the unrounded values.
-        paper: a last column of what was not measured here (see `published`).
+        labels: the label set of the scores; gives the order of the rows.
+        difference: (before, after): adds a column of after − before in points, from the unrounded values.
+        paper: adds a last column, of published numbers (see `published`).
 
     Raises:
         UserError: a score of another label set, or no score at all.
@@ -103,9 +92,9 @@ def tabulate(
 
 
 def published(labels: LabelSet) -> ScoreDict | None:
-    """The paper's PLCA from GTAV or from SYNTHIA, where the label set is theirs, with a note of which it is.
+    """The paper's IoU of PLCA from GTAV or from SYNTHIA, whichever has these classes, with a note that names it.
 
-    Its means over fewer classes are taken from its classes.
+    Means over fewer classes are taken over the published classes. None for other label sets.
     """
     for dataset, iou in CLASSES.items():
         if tuple(iou) == labels.classes:
@@ -124,21 +113,14 @@ def class_table(
     return tabulate(columns, labels, difference).as_text()
 
 
-def markdown_table(
-    columns: Mapping[str, ScoreDict], labels: LabelSet, *, difference: tuple[str, str] | None = None
-) -> str:
-    """`tabulate` as Markdown; ends with a newline."""
-    return tabulate(columns, labels, difference).as_markdown()
-
-
 def outcome_table(evaluation: Mapping[str, Any]) -> str:
-    """One evaluation as text: without aggregation and with it."""
+    """The scores of one evaluation as text: without aggregation and with it."""
     columns = {f"λ = {score['aggregation']:g}": score for score in evaluation["scores"]}
     return class_table(columns, label_set(evaluation["labels"]))
 
 
 def score_columns(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, ScoreDict]:
-    """Columns from runs' `evaluation.json`: "PLCA", and "PLCA, λ = 0.5" for its score with aggregation."""
+    """Columns from the `evaluation.json` of runs: "PLCA", and "PLCA, λ = 0.5" for the score with aggregation."""
     columns = {}
     for name, evaluation in evaluations.items():
         for score in evaluation["scores"]:
@@ -148,7 +130,7 @@ def score_columns(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Sco
 
 
 def mean_of(score: ScoreDict, name: str) -> float:
-    """The mean called "mIoU" (all classes) or as in the label set's `means`, in percent."""
+    """The mean of this name in percent: "mIoU" (all classes), or one of the label set's `means`."""
     return score["miou"] if name == "mIoU" else score["means"][name]
 
 
@@ -158,7 +140,7 @@ def percent(value: float | None) -> str:
 
 
 def points(before: float | None, after: float | None) -> str:
-    """after − before with its sign, one decimal, or a dash where one of them has no value."""
+    """after − before with its sign and one decimal, or a dash where one of them has no value."""
     if not (_known(before) and _known(after)):
         return ABSENT
     text = f"{after - before:+.1f}"

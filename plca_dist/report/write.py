@@ -1,4 +1,4 @@
-"""`plca report`: runs, finished or not, as one page that needs no network, with its pictures as PNG files beside it."""
+"""`plca report`: writes one page about runs, finished or not, and its pictures as PNG files beside it."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from plca_dist.run_files import PAGE, REPORT
 from plca_dist.storage import Location, Store, probe
 
 CURVES, PANELS, LEGEND = "curves.png", "panels.png", "legend.png"
-#: The last line of a page: what belongs to it, so that the next report there takes away what it does not replace.
+#: The last line of a page, which names the files beside it: the next report there removes those that it does not write.
 _BESIDE = re.compile(r"<!-- beside: ((?:[a-z0-9-]+\.png )*)-->\n\Z")
 
 
@@ -34,23 +34,25 @@ def report(
     heading: str = "",
     lead: str = "",
 ) -> list[str]:
-    """Write the page about the runs at `places`, and its pictures beside it, instead of the last report's there.
+    """Write the page about the runs at `places`, and its pictures beside it. They replace an older report there.
 
     Args:
-        places: directories of runs, in the order of the columns; the last is the one that images are chosen
-            by, and differences are from the first to it.
-        out: a directory; None: `report` in the run, or where this process stands for several runs.
-        options: how pictures are made; no images, no pictures.
-        progress: called with (what, images done, images in all).
-        titles: of the runs; none given: their names, with what tells them apart.
+        places: directories of runs, in the order of the columns. Images are chosen by the last run's scores.
+            Differences are from the first run to the last.
+        out: a directory; None: `report` in the run, or in the working directory for several runs.
+        options: how pictures are made; with no images there are no pictures.
+        progress: called with (what is counted, number done, number in all).
+        titles: of the runs; none given: distinct names (see `read.names`).
+        heading: of the page; none given: the titles.
+        lead: a sentence or two under the heading; none given: the summary of the last run's recipe.
 
     Returns:
         The URIs of what was written, the page first.
 
     Raises:
-        UserError: a place without a run, one given twice, runs of several label sets, or data that was asked for and
-            cannot be had, or that no image is wanted of. Where it is the recipe's data that is away, the page says so.
-        RunFailed: a worker was lost that scored data that was asked for. Of the recipe's data, the page says so.
+        UserError: a place without a run, a place given twice, runs of several label sets, `options.data` that cannot be
+            read, or `options.data` without images. If the recipe's own data cannot be read, the page says so instead.
+        RunFailed: a worker that scored `options.data` was lost. For the recipe's own data, the page says so instead.
     """
     if options.data and not options.images:
         raise UserError(
@@ -63,9 +65,16 @@ def report(
     panels, chosen, others = _pictures(runs, labels, options, progress, missing) if options.images else ([], "", [])
     records, marked = {r.title: r.records for r in runs}, {r.title: marks(r.history) for r in runs}
     drawn = charts(records, marked)
+    files: dict[str, bytes] = {}
+    if drawn:
+        files[CURVES] = curves(records, marked)
+    if panels:
+        files |= {PANELS: png(panel_rows([p.columns for p in panels])), LEGEND: png(legend(labels))}
+    for section, group in groupby(others, lambda picture: picture.section):
+        files |= {f"{section.lower().replace(' ', '-')}-{k}.png": picture.png for k, picture in enumerate(group, 1)}
     text = page.page(
         heading or ("run " if len(runs) == 1 else "") + ", ".join(run.title for run in runs),
-        runs=[page.Run(r.title, facts(r.config, r.records, r.evaluation, r.history), r.history) for r in runs],
+        runs=[page.RunSummary(r.title, facts(r.config, r.records, r.evaluation, r.history), r.history) for r in runs],
         scores=_scores(runs, labels),
         panels=panels,
         chosen=chosen,
@@ -75,17 +84,10 @@ def report(
         differences=differences({run.title: run.config for run in runs}),
         missing=missing,
         lead=lead or runs[-1].config.about.summary,
+        beside=list(files),
     )
-    files: dict[str, bytes] = {}
-    if drawn:
-        files[CURVES] = curves(records, marked)
-    if panels:
-        files |= {PANELS: png(panel_rows([p.columns for p in panels])), LEGEND: png(legend(labels))}
-    for of, group in groupby(others, lambda picture: picture.section):
-        files |= {f"{of.lower().replace(' ', '-')}-{k}.png": picture.png for k, picture in enumerate(group, 1)}
     former = _beside(target)
-    names = "".join(f"{name} " for name in files)
-    files = {PAGE: f"{text}<!-- beside: {names}-->\n".encode(), **files}
+    files = {PAGE: text.encode(), **files}
     for name, data in files.items():
         target.write(name, data)
     for name in sorted(former - files.keys()):
@@ -94,11 +96,11 @@ def report(
 
 
 def _beside(target: Store) -> set[str]:
-    """The pictures of the report that is at `target`, as its page names them; none where there is no such page."""
+    """The files that the page at `target` names as its own; none where there is no page of a report."""
     if not target.exists(PAGE):
         return set()
-    found = _BESIDE.search(target.read(PAGE).decode(errors="replace"))
-    return set(found[1].split()) if found else set()
+    last_line = _BESIDE.search(target.read(PAGE).decode(errors="replace"))
+    return set(last_line[1].split()) if last_line else set()
 
 
 def _labels(runs: Sequence[RunRecord]) -> LabelSet:
@@ -108,20 +110,23 @@ def _labels(runs: Sequence[RunRecord]) -> LabelSet:
     return label_set(runs[0].config.labels)
 
 
-def _scores(runs: Sequence[RunRecord], labels: LabelSet) -> list[page.Scores]:
+def _scores(runs: Sequence[RunRecord], labels: LabelSet) -> list[page.ScoreTable]:
     evaluations = {run.title: run.evaluation for run in runs if "scores" in run.evaluation}
     if not evaluations:
         return []
     ends = (runs[0].title, runs[-1].title)
     compared = len(runs) > 1 and evaluations.keys() >= set(ends)
     columns = score_columns(evaluations)
-    return [page.Scores(labels, columns, ends if compared else None, paper=published(labels))]
+    return [page.ScoreTable(labels, columns, ends if compared else None, paper=published(labels))]
 
 
 def _pictures(
     runs: Sequence[RunRecord], labels: LabelSet, options: PictureOptions, progress: Progress, missing: list[str]
 ) -> tuple[list[page.Panel], str, list[page.Picture]]:
-    """What can be had of them, and which images it is of; `missing` gets a line for what cannot."""
+    """The panels, the sentence on how their images were chosen, and the other pictures.
+
+    `missing` gets a line for each of them that cannot be made.
+    """
     if not any(run.weights for run in runs):
         missing.append("no pictures: there are no weights yet.")
         return [], "", []
@@ -137,13 +142,13 @@ def _pictures(
         return [], "", []
     try:
         data, candidates = pictures.labelled_data(subjects[-1], labels, options)
-        found = pictures.scores(subjects[-1], data, candidates, options, progress)
-        panels = pictures.panels(subjects, data, found, labels, options, progress)
+        scored = pictures.scores(subjects[-1], data, candidates, options, progress)
+        panels = pictures.panels(subjects, data, scored, labels, options, progress)
         chosen = (
             f"The worst and the best of {candidates} images of {data.uri} by the mIoU of {subjects[-1].title}, "
             f"{f'with aggregation λ = {options.aggregation:g}' if options.aggregation else 'without aggregation'}."
         )
-        target = pictures.image_at(data, pictures.typical(found), labels)
+        target = pictures.image_at(data, pictures.typical(scored), labels)
     except (UserError, RunFailed) as error:
         if options.data:
             raise

@@ -1,6 +1,6 @@
-"""What a person sees of a run while it trains.
+"""The progress of a run on a terminal or in a log.
 
-Fields stand in the order of what matters most, and a narrow terminal loses the last ones.
+The most important fields come first, because a narrow terminal cuts off the last ones.
 """
 
 import time
@@ -20,7 +20,7 @@ _RATES: dict[str, Callable[[float], str]] = {
     metrics.DATA_WAIT: lambda v: f"data wait {100 * v:.0f}%",
     metrics.GPU_MEMORY: lambda v: f"GPU {v:.1f} GB",
 }
-#: Criteria measured without labels: what they are called in a line, and how they are written.
+#: Criteria without labels -> their name in a line, and their format.
 _CRITERIA: dict[str, tuple[str, Callable[[float], str]]] = {
     metrics.DENSITY: ("density", lambda v: f"{v:.3f}"),
     metrics.ENTROPY: ("entropy", lambda v: f"{v:.3f}"),
@@ -35,7 +35,8 @@ class Console:
     Args:
         total_steps: optimizer steps of the whole run.
         stream: standard error where none is given.
-        label: what is running, e.g. "source-only"; put before every line.
+        label: of the run, e.g. "source-only"; put before every line.
+        clock: seconds since any moment.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Console:
         self._line.close()
 
     def show(self, event: RunEvent) -> None:
-        """A message and an evaluation always, training metrics when the last are some time ago."""
+        """Show an event. Messages and evaluations always appear, training metrics only every so often."""
         if isinstance(event, Message):
             self._say(event.text)
         else:
@@ -100,10 +101,10 @@ class Console:
 
 
 def evaluation_line(record: Record) -> str:
-    """What an evaluation found, and "" for a record of something else.
+    """The measurements of an evaluation in a line; "" for another record.
 
-    `mIoU 41.3 %, with aggregation 43.0 %; without labels: density 3.214, entropy 0.123, cycles 62%/71%`, of which it
-    holds what was measured. Density is in nats, entropy a share of its largest value, cycles at both levels.
+    `mIoU 41.3 %, with aggregation 43.0 %; without labels: density 3.214, entropy 0.123, cycles 62%/71%`, without those
+    that were not measured. Density is in nats, entropy is a share of its largest value, cycles are of both levels.
     """
     parts = []
     if metrics.MIOU in record:

@@ -1,4 +1,4 @@
-"""The paper's Table 1 from a search over its rows as variants: mean and deviation over seeds, beside the published."""
+"""The paper's Table 1 from a search whose variants are its rows: mean and deviation over seeds, beside the paper's."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -27,10 +27,11 @@ _DATASETS = {"gtav": "paper, GTAV", "synthia": "paper, SYNTHIA"}
 def ablation_table(trials: Sequence[Trial]) -> Table:
     """Target mIoU of each variant: mean ± sample deviation over seeds, n, difference to source-only, and the paper's.
 
+    The paper's rows come first, in the paper's order. A variant of another name has its own row, and so has one with
+    other values beside the seed. Only finished trials count; a row with fewer of them than there are seeds says so.
+
     Args:
-        trials: of a grid with a "variant" among its values. Those of the paper's rows come first, in the paper's order;
-            variants of another name, or with other values beside the seed, are rows of their own. Finished trials
-            count; a row with fewer of them than the search has seeds says so.
+        trials: of a grid with a "variant" among its values.
 
     Raises UserError where no trial has a variant.
     """
@@ -44,7 +45,7 @@ def ablation_table(trials: Sequence[Trial]) -> Table:
         groups = {name: groups.pop(name, []) for name in ABLATION} | groups
     scores = {name: _scores(group) for name, group in groups.items()}
     seeds = max(map(len, groups.values()))
-    means = {name: mean(found) if found else None for name, found in scores.items()}
+    means = {name: mean(values) if values else None for name, values in scores.items()}
     rows = tuple(
         (
             NAMES.get(name, name),
@@ -64,7 +65,7 @@ def _scores(trials: Sequence[Trial]) -> list[float]:
 
 
 def _group(trial: Trial) -> str:
-    """The variant, and what else it varies beside the seed."""
+    """The name of the trial's row: its variant, and its other values but the seed."""
     others = [key for key in trial.values if key not in (VARIANT, SEED)]
     more = [f", {k} {value_text(trial.values[key])}" for key, k in zip(others, short_keys(others), strict=True)]
     return str(trial.values[VARIANT]) + "".join(more)
@@ -77,8 +78,8 @@ def _spread(scores: Sequence[float]) -> str:
     return f"{mean(scores):.1f} ± {stdev(scores):.1f}"
 
 
-def _share(found: int, of: int) -> str:
-    return str(found) if found == of else f"{found} of {of}"
+def _share(finished: int, seeds: int) -> str:
+    return str(finished) if finished == seeds else f"{finished} of {seeds}"
 
 
 def _published(name: str, dataset: str) -> str:
@@ -90,9 +91,9 @@ def _published(name: str, dataset: str) -> str:
 
 
 def _notes(scores: dict[str, list[float]], means: dict[str, float | None]) -> list[str]:
-    """What ± is, and how far the order is the paper's."""
+    """What the difference and ± mean, and the rank correlation of the means with the paper's."""
     notes = ["difference: of the means, to source-only"] if means.get(_BASELINE) is not None else []
-    if any(len(found) > 1 for found in scores.values()):
+    if any(len(values) > 1 for values in scores.values()):
         notes.append("±: sample standard deviation over n seeds")
     known = {name: value for name, value in means.items() if name in PUBLISHED and value is not None}
     for dataset, title in _DATASETS.items():

@@ -18,42 +18,42 @@ _FAINT = 0.35
 
 
 def value_charts(trials: Sequence[Trial], criterion: str, logarithmic: Collection[str] = ()) -> dict[str, bytes]:
-    """A PNG for each searched key that has more than one value: the value across, the score upwards.
+    """Title -> a PNG file, for each searched key that has more than one value: the value across, the score upwards.
 
-    The best trial is in colour, stopped ones (measured early) are faint, failed ones left out.
-    The axis of keys in `logarithmic` is (they were drawn so).
+    The best trial is in colour. Stopped trials, which were measured early, are faint. Failed trials are left out.
+    Keys in `logarithmic` have a logarithmic axis.
     """
-    found = {}
+    drawn = {}
     leader = best(trials, criterion)
     scored = [t for t in trials if t.state != "failed" and score(t, criterion) is not None]
     keys = searched(trials)
     for key, short in zip(keys, short_keys(keys), strict=True):
         having = [t for t in scored if t.values.get(key) is not None]
         if len({str(t.values[key]) for t in having}) > 1:
-            found[short] = render([partial(_values, having, key, short, criterion, leader, key in logarithmic)])
-    return found
+            drawn[short] = render([partial(_values, having, key, short, criterion, leader, key in logarithmic)])
+    return drawn
 
 
 def curve_charts(trials: Sequence[Trial], criterion: str) -> dict[str, bytes]:
-    """A PNG of every trial's criterion over its steps, and of its mIoU where known; the best trial in colour."""
+    """Title -> a PNG file: the criterion of all trials over their steps, and mIoU where known; the best in colour."""
     leader = best(trials, criterion)
-    found = {}
+    drawn = {}
     for name in dict.fromkeys((criterion, LABELLED)):
         key = CRITERIA[name].key
         if any(key in record for t in trials for record in t.curve):
-            found[_title(name)] = render([partial(_curves, trials, key, name, leader)])
-    return found
+            drawn[_title(name)] = render([partial(_curves, trials, key, name, leader)])
+    return drawn
 
 
 def agreement_charts(trials: Sequence[Trial]) -> dict[str, bytes]:
-    """A PNG for each label-free criterion that finished trials have beside target mIoU: one against the other."""
+    """Title -> a PNG file, for each label-free criterion of finished trials: the criterion against target mIoU."""
     done = [t for t in trials if t.state == "finished" and score(t, LABELLED) is not None]
-    found = {}
+    drawn = {}
     for name, criterion in CRITERIA.items():
         points = [(x, y) for t in done if (x := score(t, name)) is not None and (y := score(t, LABELLED)) is not None]
         if points and not criterion.needs_labels:
-            found[f"{SHORT[name]} and mIoU"] = render([partial(_agreement, name, points)])
-    return found
+            drawn[f"{SHORT[name]} and mIoU"] = render([partial(_agreement, name, points)])
+    return drawn
 
 
 def _values(
@@ -65,7 +65,7 @@ def _values(
     for t in trials:
         x = float(t.values[key]) if numeric else float(categories.index(str(t.values[key])))
         y, ended = score(t, criterion), t.state == "finished"
-        assert y is not None  # its caller keeps the scored ones
+        assert y is not None  # the caller passes scored trials only
         colour, alpha = _BEST if t == leader else _OTHER, 1 if ended else _FAINT
         axes.scatter([x], [y], s=30, color=colour, alpha=alpha, linewidths=0, zorder=2 + ended)
     if numeric:
@@ -83,7 +83,7 @@ def _values(
 
 
 def _strip(trials: Sequence[Trial], key: str, categories: Sequence[str], criterion: str, axes: Axes) -> None:
-    """Names under the columns of points, and a bar at the mean of each column's finished trials."""
+    """A column of points for each category, named below, with a bar at the mean of the column's finished trials."""
     for k, name in enumerate(categories):
         ended = [t for t in trials if str(t.values[key]) == name and t.state == "finished"]
         scores = [s for t in ended if (s := score(t, criterion)) is not None]
@@ -123,7 +123,7 @@ def _curves(trials: Sequence[Trial], key: str, name: str, leader: Trial | None, 
 def _agreement(name: str, points: Sequence[tuple[float, float]], axes: Axes) -> None:
     axes.scatter([x for x, _ in points], [y for _, y in points], s=30, color=_OTHER, linewidths=0)
     if CRITERIA[name].mode == "min":
-        axes.invert_xaxis()  # its good end on the right, as of the others
+        axes.invert_xaxis()  # the good end is on the right, as with the other criteria
     axes.set_title(_title(name))
     axes.set_ylabel("mIoU, %")
 

@@ -1,7 +1,8 @@
-"""What a person sees while a search runs: a table of its trials that rewrites itself, or a line for each change.
+"""The progress of a search: on a terminal a table of trials that rewrites itself, in a log a line for each change.
 
-On a terminal the table takes at most the window: trials that run and the best ones stay, the others are counted. In a
-log (no terminal, or one that cannot move its cursor) each trial's start, evaluations and end are plain lines.
+The table is at most as large as the window. It keeps the running trials and the best ones, and counts the others. A
+log is any other stream, or a terminal that cannot move its cursor. It gets plain lines for each trial's start,
+evaluations and end.
 """
 
 import os
@@ -41,10 +42,10 @@ class SearchConsole:
     """Shows a search: `with SearchConsole("entropy", 12) as console:`, then `console.show(trials)` about every second.
 
     Args:
-        criterion: what the search goes by, a name of `metrics.CRITERIA`.
+        criterion: the search's criterion, a name of `metrics.CRITERIA`.
         count: trials of the whole search.
         stream: standard error where none is given.
-        clock: seconds, of any start.
+        clock: seconds since any moment.
     """
 
     def __init__(
@@ -58,32 +59,32 @@ class SearchConsole:
         self._begun = clock()
         self._trials: Sequence[Trial] = ()
         self._standing: list[str] = []
-        self._told: set[str] = set()  # failed trials whose reason stands above the table
+        self._explained: set[str] = set()  # failed trials whose reason stands above the table
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """The end leaves the headline alone, since the result comes next; an error leaves the whole table standing."""
+        """Leave only the headline, because the result comes next; after an error leave the whole table."""
         with self._lock:
             if self._live and self._trials and error is None:
                 self._draw([self._headline(self._trials)])
             self._standing = []
 
     def show(self, trials: Sequence[Trial]) -> None:
-        """All trials as they are now."""
+        """Show all trials in their present state."""
         with self._lock:
             before, self._trials = self._trials, list(trials)
             if self._live:
-                failed = [self._ending(t, trials) for t in trials if t.state == "failed" and t.name not in self._told]
-                self._told |= {t.name for t in trials if t.state == "failed"}
-                self._draw(self._table(trials), above=failed)
+                failed = [t for t in trials if t.state == "failed" and t.name not in self._explained]
+                self._explained |= {t.name for t in failed}
+                self._draw(self._table(trials), above=[self._ending(t, trials) for t in failed])
             else:
                 for line in self._changes(before, trials):
                     self._line.say(line)
 
     def say(self, message: str) -> None:
-        """A message that stays, above the table."""
+        """Write a message that stays, above the table."""
         with self._lock:
             if not self._live:
                 self._line.say(message)
@@ -99,13 +100,13 @@ class SearchConsole:
         return self._fit(list(filter(None, fields)))
 
     def _table(self, trials: Sequence[Trial]) -> list[str]:
-        """Headline, head and as many trials as the window has lines for, in the order of rank."""
+        """The headline, the table's head, and as many trials as the window has lines for, in the order of rank."""
         if not trials:
             return []
         room = max(self._window().lines - 3, 0)  # headline, head, and the cursor's own line
         begun = [t for t in ranked(trials, self._criterion) if t.state != "waiting"]
         shown = begun
-        if len(begun) > room:  # a line for the count of the others; of what stays, running ones before the best
+        if len(begun) > room:  # one line is for the count of the others; running trials are kept before the best
             kept = {t.name for t in sorted(begun, key=lambda t: t.state != "running")[: max(room - 1, 0)]}
             shown = [t for t in begun if t.name in kept]
         keys, criteria = searched(trials), measured(trials, self._criterion)
@@ -125,7 +126,7 @@ class SearchConsole:
         return trial.state if trial.state == "finished" else f"{trial.state} {share}"
 
     def _changes(self, before: Sequence[Trial], trials: Sequence[Trial]) -> Iterator[str]:
-        """A line for each change; of what happened before the first look (a search continued), only how it stands."""
+        """A line for each change. Of a continued search, the first call shows only the states, not how they arose."""
         known = {t.name: t for t in before}
         for t in trials:
             old = known.get(t.name)
@@ -152,10 +153,10 @@ class SearchConsole:
         return f"{trial.name} finished{took}: {_scores(trial.curve, [self._criterion])}{leads}"
 
     def _draw(self, lines: Sequence[str], above: Sequence[str] = ()) -> None:
-        """Put lines in the place of those that stand, under messages that stay; in one write, so nothing flickers."""
+        """Replace the standing lines by `lines`, under messages that stay. One write, so that nothing flickers."""
         width = self._window().columns
         shown = [line[: width - 1] for line in lines]
-        # A window made narrower since has wrapped what stands: it takes more lines now.
+        # A window that has become narrower has wrapped the standing lines: they take more rows now.
         up = sum(-(-max(len(line), 1) // width) for line in self._standing)
         text = "".join(f"{line}\x1b[K\n" for line in (*above, *shown))
         self._stream.write((f"\x1b[{up}F" if up else "") + text + "\x1b[J")
@@ -163,7 +164,7 @@ class SearchConsole:
         self._standing = shown
 
     def _fit(self, cells: Sequence[str]) -> str:
-        """As many of the first cells as the window has room for: half a number would be another number."""
+        """As many of the first cells as fit into the window. No cell is cut: half a number is another number."""
         text = cells[0]
         for cell in cells[1:]:
             if len(text) + len(_GAP) + len(cell) > self._window().columns - 1:
@@ -180,7 +181,7 @@ class SearchConsole:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """The same cells, padded: the first two columns flush left, numbers flush right."""
+    """The cells, padded: the first two columns flush left, the numbers flush right."""
     columns = []
     for k, cells in enumerate(zip(*rows, strict=True)):
         width = max(map(len, cells))
@@ -194,6 +195,6 @@ def _values(trial: Trial) -> str:
 
 
 def _scores(curve: Curve, criteria: Sequence[str]) -> str:
-    """`density 5.123, mIoU 41.2`, of those that the curve has."""
-    found = [(c, last_value(curve, c)) for c in criteria]
-    return ", ".join(f"{SHORT[c]} {score_text(v, c)}" for c, v in found if v is not None) or "no score"
+    """`density 5.123, mIoU 41.2`, of those criteria that the curve has."""
+    values = [(c, last_value(curve, c)) for c in criteria]
+    return ", ".join(f"{SHORT[c]} {score_text(v, c)}" for c, v in values if v is not None) or "no score"

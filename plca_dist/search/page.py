@@ -1,9 +1,8 @@
-"""One HTML page about a search: what it found, what each searched value did, and which criterion can be trusted."""
+"""One HTML page about a search: its best trial, the effect of each searched value, and the criterion to trust."""
 
 from collections.abc import Collection, Mapping, Sequence
-from html import escape
 
-from plca_dist.report.markup import document, figures, note, row, section, table, tile, tiles
+from plca_dist.report.markup import PageTable, Row, Tile, render_page
 from plca_dist.search.ablation import VARIANT, ablation_table
 from plca_dist.search.charts import agreement_charts, curve_charts, value_charts
 from plca_dist.search.trials import (
@@ -14,6 +13,7 @@ from plca_dist.search.trials import (
     best,
     correlations,
     counts,
+    failures,
     ranked,
     rho_text,
     score,
@@ -21,15 +21,6 @@ from plca_dist.search.trials import (
     tabulate_trials,
 )
 from plca_dist.training.metrics import CRITERIA
-
-_ABOUT_VALUES = (
-    "A point is a trial, the best one in colour; faint ones were stopped early or still run, and are measured at the "
-    "step they reached. A bar is the mean of the finished trials of a column."
-)
-_HOW_TO_READ = (
-    "Spearman's ρ over the finished trials: +1 where the criterion puts them in the order of target mIoU, 0 where it "
-    "says nothing about it, -1 where it puts them in the opposite order; with few trials chance alone goes far from 0."
-)
 
 
 def search_page(
@@ -40,26 +31,28 @@ def search_page(
     facts: Mapping[str, object],
     logarithmic: Collection[str] = (),
 ) -> str:
-    """The page as a string; also of a search that has not ended.
+    """The page as a string; a search that has not ended has one, too.
 
     Args:
         title: the heading.
         trials: all of them, in any state.
-        criterion: what the search goes by, a name of `metrics.CRITERIA`.
+        criterion: the search's criterion, a name of `metrics.CRITERIA`.
         facts: what was searched (space, recipe, seed), in the order to show it.
         logarithmic: searched keys whose chart gets a logarithmic axis: those drawn from a loguniform distribution.
     """
-    values, curves = value_charts(trials, criterion, logarithmic), curve_charts(trials, criterion)
-    sections = [
-        _headline(trials, criterion),
-        _variants(trials),
-        section("Ranking", _ranking(trials, criterion)) if trials else "",
-        section("Searched values", figures(values) + "\n" + note(_ABOUT_VALUES)) if values else "",
-        section("Curves", figures(curves)) if curves else "",
-        _trust(trials),
-        section("What was searched", _facts(facts)) if facts else "",
-    ]
-    return document(title, sections, f"By {_long(criterion)}, {_aim(criterion)}.")
+    return render_page(
+        "search/templates/search.html.jinja",
+        title=title,
+        lead=f"By {_long(criterion)}, {_aim(criterion)}.",
+        tiles=_headline(trials, criterion),
+        variants=_variants(trials),
+        ranking=_ranking(trials, criterion) if trials else None,
+        value_charts=value_charts(trials, criterion, logarithmic),
+        curve_charts=curve_charts(trials, criterion),
+        trust=_trust(trials),
+        agreement_charts=agreement_charts(trials),
+        facts=PageTable(["", ""], [Row.of([name, str(value)]) for name, value in facts.items()]) if facts else None,
+    )
 
 
 def _long(criterion: str) -> str:
@@ -71,51 +64,40 @@ def _aim(criterion: str) -> str:
     return f"{aim}, measured {'with' if CRITERIA[criterion].needs_labels else 'without'} labels of the target"
 
 
-def _headline(trials: Sequence[Trial], criterion: str) -> str:
-    shown = []
+def _headline(trials: Sequence[Trial], criterion: str) -> list[Tile]:
+    tiles = []
     if (leader := best(trials, criterion)) is not None:
-        found = score(leader, criterion)
-        shown.append(tile(f"best: {leader.name}", score_text(found, criterion), SHORT[criterion] + arrow(criterion)))
+        number = score_text(score(leader, criterion), criterion)
+        tiles.append(Tile(f"best: {leader.name}", number, SHORT[criterion] + arrow(criterion)))
         if criterion != LABELLED and (miou := score(leader, LABELLED)) is not None:
             most = max(s for t in trials if t.state == "finished" and (s := score(t, LABELLED)) is not None)
-            shown.append(tile("its mIoU", score_text(miou, LABELLED), f"the highest of a finished trial is {most:.1f}"))
-    shown.append(tile("trials", str(len(trials)), counts(trials)))
+            tiles.append(Tile("its mIoU", score_text(miou, LABELLED), f"the highest of a finished trial is {most:.1f}"))
+    tiles.append(Tile("trials", str(len(trials)), counts(trials)))
     spent, full = sum(t.step for t in trials), sum(t.steps for t in trials)
     if full:
-        shown.append(tile("steps spent", f"{100 * spent / full:.0f} %", f"{spent} of {full}, all trials in full"))
-    return tiles(shown)
+        tiles.append(Tile("steps spent", f"{100 * spent / full:.0f} %", f"{spent} of {full}, all trials in full"))
+    return tiles
 
 
-def _ranking(trials: Sequence[Trial], criterion: str) -> str:
-    cells = tabulate_trials(trials, criterion)
+def _variants(trials: Sequence[Trial]) -> PageTable | None:
+    """The ablation table of a search over variants; None for another search."""
+    if not any(VARIANT in t.values for t in trials):
+        return None
+    table = ablation_table(trials)
+    return PageTable(table.head, [Row.of(texts) for texts in table.rows], table.notes)
+
+
+def _ranking(trials: Sequence[Trial], criterion: str) -> PageTable:
+    table = tabulate_trials(trials, criterion)
     leader = best(trials, criterion)
     rows = []
-    for texts, trial in zip(cells.rows, ranked(trials, criterion), strict=True):
-        kind = "mean" if trial == leader else "" if trial.state == "finished" else "faint"
-        rows.append(row("td", map(escape, texts), kind))
-    failed = [note(f"{t.name} failed: {t.note}") for t in trials if t.state == "failed" and t.note]
-    return "\n".join([table(row("th", map(escape, cells.head)), rows, kind="scores"), *failed])
+    for texts, trial in zip(table.rows, ranked(trials, criterion), strict=True):
+        rows.append(Row.of(texts, "mean" if trial == leader else "" if trial.state == "finished" else "faint"))
+    return PageTable(table.head, rows, failures(trials))
 
 
-def _variants(trials: Sequence[Trial]) -> str:
-    """The ablation table, of a search over variants."""
-    if not any(VARIANT in t.values for t in trials):
-        return ""
-    cells = ablation_table(trials)
-    rows = [row("td", map(escape, texts)) for texts in cells.rows]
-    html = [table(row("th", map(escape, cells.head)), rows, kind="scores"), *map(note, cells.notes)]
-    return section("By variant", "\n".join(html))
-
-
-def _trust(trials: Sequence[Trial]) -> str:
+def _trust(trials: Sequence[Trial]) -> PageTable | None:
+    """The correlations with target mIoU; None where no finished trial has both a criterion and mIoU."""
     known = {name: c for name, c in correlations(trials).items() if c.n}
-    if not known:
-        return ""
-    rows = [row("td", [_long(name), rho_text(c), str(c.n)]) for name, c in known.items()]
-    head = row("th", ["criterion", "ρ with target mIoU", "trials"])
-    pieces = [table(head, rows, kind="scores"), note(_HOW_TO_READ), figures(agreement_charts(trials))]
-    return section("Which criterion to trust", "\n".join(pieces))
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    return table(row("th", ["", ""]), [row("td", [escape(k), escape(str(v))]) for k, v in facts.items()], kind="facts")
+    rows = [Row.of([_long(name), rho_text(c), str(c.n)]) for name, c in known.items()]
+    return PageTable(["criterion", "ρ with target mIoU", "trials"], rows) if rows else None

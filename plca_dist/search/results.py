@@ -1,4 +1,4 @@
-"""What a search leaves: the best recipe, the trials as a table for programs and as a page for people."""
+"""The results of a search: the best recipe, the table of trials, and the page."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from plca_dist.search.trials import best, trials_csv, trials_table
 
 
 def leave_results(search: Search) -> str:
-    """Write `best.yaml`, `trials.csv` and `index.html`; returns what to print: the table, and where these are."""
+    """Write `best.yaml`, `trials.csv` and `index.html`. Returns the text to print: the table, and where they are."""
     trials, criterion = search.read(), search.space.metric
     store = search.store
     store.write(TABLE, trials_csv(trials).encode())
@@ -35,9 +35,9 @@ def leave_results(search: Search) -> str:
     lines = [trials_table(trials, criterion)]
     if search.space.variants:
         lines.append(ablation_table(trials).as_text())
-    if winner := best(trials, criterion):
-        store.write(BEST, search.best_recipe(winner).to_yaml().encode())
-        lines.append(f"best    {winner.name}: plca train {store.uri}/{BEST} --name NAME\n")
+    if leader := best(trials, criterion):
+        store.write(BEST, search.best_recipe(leader).to_yaml().encode())
+        lines.append(f"best    {leader.name}: plca train {store.uri}/{BEST} --name NAME\n")
     lines.append(f"trials  {store.uri}/{TABLE}\npage    {store.uri}/{PAGE}\n")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Which values are tried next: drawn, out of a grid, or proposed by a sampler that learns from the trials so far."""
+"""The values of the next trial: drawn at random, taken from a grid, or proposed by a sampler that learns."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -13,24 +13,24 @@ from plca_dist.training.metrics import STEP
 
 
 class Proposals(Protocol):
-    """Values for one trial after another, and what became of them."""
+    """Proposes values for one trial after another, and hears of each trial's end."""
 
     def propose(self, number: int) -> dict[str, Any] | None:
-        """Values of the `number`-th trial, from 0; None: there are no more."""
+        """The values of the `number`-th trial, counted from 0; None where there are no more."""
 
-    def told(self, trial: Trial) -> None:
-        """The trial has ended."""
+    def tell(self, trial: Trial) -> None:
+        """Take note that the trial has ended."""
 
 
 def proposals(space: Space, known: Sequence[Trial]) -> Proposals:
-    """How the space's algorithm proposes, given the trials that a launch before this one began."""
+    """The proposals of the space's algorithm; `known` are the trials of earlier launches."""
     if space.algorithm == "optuna":
         return _Sampler(space, known)
     return _Listed(space)
 
 
 class _Listed:
-    """A grid, or draws: the k-th trial's values depend on k alone, whatever was interrupted."""
+    """A grid, or random draws. The values of the k-th trial depend on k alone, so an interruption changes nothing."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
@@ -41,12 +41,12 @@ class _Listed:
             return self._grid[number] if number < len(self._grid) else None
         return draw(self._space, number) if number < self._space.count else None
 
-    def told(self, trial: Trial) -> None:
-        """Nothing is learnt from it."""
+    def tell(self, trial: Trial) -> None:
+        """A grid and random draws learn nothing from a trial."""
 
 
 def trial_name(number: int) -> str:
-    """The directory of the `number`-th trial; such names sort as their numbers do, up to a thousand."""
+    """The directory of the `number`-th trial. Up to a thousand trials, names sort like their numbers."""
     return f"trial-{number:03d}"
 
 
@@ -54,34 +54,34 @@ def draw(space: Space, number: int) -> dict[str, Any]:
     """The values of the `number`-th random trial, each from its distribution in `ray.tune`."""
     seeds = np.random.SeedSequence([space.seed, number]).generate_state(1)
     rng = np.random.RandomState(seeds)
-    found = {}
+    values = {}
     for key, distribution in space.search.items():
         domain = getattr(tune, distribution.name)(*_arguments(distribution))
         value = domain.sample(random_state=rng)
-        found[key] = value.item() if isinstance(value, np.generic) else value
-    return found
+        values[key] = value.item() if isinstance(value, np.generic) else value
+    return values
 
 
 class _Sampler:
-    """Optuna's TPE, told of every trial; one of a former launch is told as if it had just ended.
+    """Optuna's TPE sampler. It hears of every trial; at the start, of those of earlier launches.
 
-    A trial that was stopped counts as pruned, with the score it had at the step where it stopped.
+    A stopped trial counts as pruned, with its score at the step where it stopped.
     """
 
     def __init__(self, space: Space, known: Sequence[Trial]) -> None:
         self._space = space
         self._distributions = {key: _distribution(d) for key, d in space.search.items()}
-        # Started again, the sampler must not repeat its first draws.
+        # The seed counts the known trials: a sampler that starts again must not repeat its first draws.
         sampler = optuna.samplers.TPESampler(seed=space.seed + len(known), constant_liar=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        most = space.criterion.mode == "max"
-        self._study = optuna.create_study(direction="maximize" if most else "minimize", sampler=sampler)
+        more_is_better = space.criterion.mode == "max"
+        self._study = optuna.create_study(direction="maximize" if more_is_better else "minimize", sampler=sampler)
         self._asked: dict[str, optuna.Trial] = {}
         for trial in known:
             self._study.enqueue_trial(dict(trial.values))
             self._asked[trial.name] = self._study.ask(self._distributions)
             if trial.state in ("finished", "stopped", "failed"):
-                self.told(trial)
+                self.tell(trial)
 
     def propose(self, number: int) -> dict[str, Any] | None:
         if number >= self._space.count:
@@ -90,7 +90,7 @@ class _Sampler:
         self._asked[trial_name(number)] = asked
         return dict(asked.params)
 
-    def told(self, trial: Trial) -> None:
+    def tell(self, trial: Trial) -> None:
         asked = self._asked.pop(trial.name)
         key = self._space.criterion.key
         for record in trial.curve:
@@ -121,5 +121,5 @@ def _distribution(distribution: Distribution) -> optuna.distributions.BaseDistri
 
 
 def _arguments(distribution: Distribution) -> Iterator[Any]:
-    """As `ray.tune` takes them: a choice is one argument."""
+    """The arguments of the distribution in `ray.tune`, where the values of a choice are one argument."""
     yield from [list(distribution.arguments)] if distribution.name == "choice" else distribution.arguments

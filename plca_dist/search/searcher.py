@@ -149,7 +149,7 @@ class TrialSearcher(Searcher):
 
     def _end(self, trial: Trial) -> None:
         self._put(trial)
-        self._proposals.told(trial)
+        self._proposals.tell(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restoration that is not used."""

@@ -1,7 +1,7 @@
-"""The trials of a search: their order, how far the label-free criteria can be trusted, and both as text.
+"""The trials of a search: their ranking, the correlation of label-free criteria with target mIoU, and both as text.
 
-A criterion is named as in `training.metrics.CRITERIA`. A trial's score by it is the last point of its curve that has
-it; one that is not a finite number (the network diverged) is no score.
+Criteria have the names of `training.metrics.CRITERIA`. A trial's score by a criterion is the last value of it on the
+trial's curve. A value that is not finite is no score: the network has diverged.
 """
 
 import csv
@@ -28,19 +28,20 @@ SHORT = {
 }  # fmt: skip
 
 _ORDER: dict[State, int] = {"finished": 0, "stopped": 1, "running": 2, "waiting": 3, "failed": 4}
-_LEAST = 3  # trials, for a rank correlation: two always agree or disagree in full
+_LEAST = 3  # trials for a rank correlation: that of two is always +1 or -1
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a search as far as it has come.
+    """The state of one trial of a search.
 
     Attributes:
         name: its directory below `trials/`.
-        values: searched key -> value; of a grid of variants, "variant" is one of the keys.
-        state: "stopped" is the scheduler's doing.
-        step: reached, of `steps` in the whole.
-        curve: evaluation records (`metrics.STEP` and any keys of the criteria), ascending.
+        values: searched key -> value; in a grid of variants, "variant" is one of the keys.
+        state: "stopped" means stopped by the scheduler.
+        step: the last step that it reached.
+        steps: the steps of a whole trial.
+        curve: evaluation records (`metrics.STEP` and any keys of the criteria), by ascending step.
         note: why it failed.
         seconds: from its start to its end.
     """
@@ -56,28 +57,28 @@ class Trial:
 
 
 class Correlation(NamedTuple):
-    """Rank correlation with target mIoU over n trials, +1 where the orders agree; None where there is none."""
+    """Rank correlation with target mIoU over n trials: +1 where the orders agree, None where it is undefined."""
 
     rho: float | None
     n: int
 
 
 def score(trial: Trial, criterion: str) -> float | None:
-    """The trial's last value of the criterion; None where it has none or the last is not finite."""
+    """The trial's last value of the criterion; None where it has no value or the last one is not finite."""
     return last_value(trial.curve, criterion)
 
 
 def last_value(curve: Curve, criterion: str) -> float | None:
-    """The last value that evaluation records have of the criterion; None where none has one or it is not finite."""
+    """The last value of the criterion in evaluation records; None where there is none or the last one is not finite."""
     key = CRITERIA[criterion].key
     values = [float(record[key]) for record in curve if record.get(key) is not None]
     return values[-1] if values and math.isfinite(values[-1]) else None
 
 
 def ranked(trials: Sequence[Trial], criterion: str) -> list[Trial]:
-    """Best first: finished ones by the criterion, stopped and running ones by step and criterion, failed ones last.
+    """Best first: finished trials by the criterion, then stopped and running ones by step and criterion, failed last.
 
-    Trials without a score come behind those of their state (and step) that have one; equals keep their order.
+    A trial without a score comes behind the scored ones of its state and step. Equal trials keep their order.
     """
 
     def place(trial: Trial) -> tuple[int, int, float]:
@@ -88,13 +89,13 @@ def ranked(trials: Sequence[Trial], criterion: str) -> list[Trial]:
 
 
 def best(trials: Sequence[Trial], criterion: str) -> Trial | None:
-    """The finished trial with the best score; None where no finished one has a score."""
+    """The finished trial with the best score; None where no finished trial has a score."""
     scored = [t for t in trials if t.state == "finished" and score(t, criterion) is not None]
     return ranked(scored, criterion)[0] if scored else None
 
 
 def goodness(trial: Trial, criterion: str) -> float:
-    """The score with its sign such that more is better; -inf where there is none."""
+    """The score, negated where less is better, so that more is always better; -inf where there is none."""
     value = score(trial, criterion)
     if value is None:
         return -math.inf
@@ -102,28 +103,28 @@ def goodness(trial: Trial, criterion: str) -> float:
 
 
 def measured(trials: Sequence[Trial], criterion: str) -> list[str]:
-    """The criteria that any trial has a value of, the search's own first (it also where none has a value yet)."""
-    found = [name for name in CRITERIA if any(score(t, name) is not None for t in trials)]
-    return [criterion, *(name for name in found if name != criterion)]
+    """The search's own criterion, and then the others that any trial has a value of."""
+    scored = [name for name in CRITERIA if any(score(t, name) is not None for t in trials)]
+    return [criterion, *(name for name in scored if name != criterion)]
 
 
 def correlations(trials: Sequence[Trial]) -> dict[str, Correlation]:
     """Spearman's ρ of each label-free criterion with target mIoU over the finished trials that have both.
 
-    Signed so that +1 means that the criterion's best is mIoU's best: entropy, a minimum, is turned round.
+    +1 means that the best by the criterion is the best by mIoU, also for a criterion of which less is better.
     """
     done = [t for t in trials if t.state == "finished" and score(t, LABELLED) is not None]
-    found = {}
+    by_name = {}
     for name, criterion in CRITERIA.items():
         if not criterion.needs_labels:
             both = [t for t in done if score(t, name) is not None]
             rho = spearman([goodness(t, name) for t in both], [goodness(t, LABELLED) for t in both])
-            found[name] = Correlation(rho, len(both))
-    return found
+            by_name[name] = Correlation(rho, len(both))
+    return by_name
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's ρ: Pearson's correlation of the ranks, ties sharing the mean of theirs.
+    """Spearman's ρ: Pearson's correlation of the ranks. Equal values share the mean of their ranks.
 
     None below three pairs, or where one side is constant.
     """
@@ -136,15 +137,15 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1 for the smallest; equal values share the mean of the ranks they take."""
+    """Ranks from 1 for the smallest value. Equal values share the mean of their ranks."""
     order = sorted(values)
     return [order.index(v) + (order.count(v) + 1) / 2 for v in values]
 
 
 def trials_csv(trials: Sequence[Trial]) -> str:
-    """One line a trial, in the order given: name, state, step, searched values, criteria, seconds, note.
+    """A line for each trial, in the order given: name, state, step, searched values, criteria, seconds, note.
 
-    Floats are written in full; what there is no value of is empty; values that are neither text nor numbers are JSON.
+    Floats are written in full. A missing value is empty. Searched values other than texts are written as JSON.
     """
     keys = searched(trials)
     text = io.StringIO()
@@ -157,13 +158,17 @@ def trials_csv(trials: Sequence[Trial]) -> str:
 
 
 def trials_table(trials: Sequence[Trial], criterion: str) -> str:
-    """The ranked trials as text, with the notes of failed ones and the correlations under them; ends with a newline."""
-    notes = [f"{t.name} failed: {t.note}" for t in trials if t.state == "failed" and t.note]
-    return tabulate_trials(trials, criterion, (*notes, *correlation_lines(trials))).as_text()
+    """The ranked trials as text; below them why trials failed, and the correlations. Ends with a newline."""
+    return tabulate_trials(trials, criterion, (*failures(trials), *correlation_lines(trials))).as_text()
+
+
+def failures(trials: Sequence[Trial]) -> list[str]:
+    """Why trials failed, a line for each trial that has a reason."""
+    return [f"{t.name} failed: {t.note}" for t in trials if t.state == "failed" and t.note]
 
 
 def tabulate_trials(trials: Sequence[Trial], criterion: str, notes: Sequence[str] = ()) -> Table:
-    """The ranked trials, a row each: the search's criterion (↑ or ↓: which end is good), values, the other criteria."""
+    """The ranked trials, a row each: the search's criterion, the searched values, the other criteria."""
     keys, criteria = searched(trials), measured(trials, criterion)
     head = ("trial", "state", SHORT[criterion] + arrow(criterion), *short_keys(keys), *(SHORT[c] for c in criteria[1:]))
     rows = []
@@ -174,7 +179,7 @@ def tabulate_trials(trials: Sequence[Trial], criterion: str, notes: Sequence[str
 
 
 def correlation_lines(trials: Sequence[Trial]) -> list[str]:
-    """What to trust, a line a criterion; nothing where no finished trial has both a criterion and mIoU."""
+    """The correlations, a line for each criterion; none where no finished trial has both a criterion and mIoU."""
     known = {name: c for name, c in correlations(trials).items() if c.n}
     if not known:
         return []
@@ -183,18 +188,18 @@ def correlation_lines(trials: Sequence[Trial]) -> list[str]:
 
 
 def counts(trials: Sequence[Trial]) -> str:
-    """`5 finished · 9 stopped · 1 failed`, without the states that no trial is in."""
+    """`5 finished · 9 stopped · 1 failed`, without states that no trial has."""
     number = Counter(t.state for t in trials)
     return " · ".join(f"{number[state]} {state}" for state in _ORDER if number[state])
 
 
 def searched(trials: Sequence[Trial]) -> list[str]:
-    """The searched keys, in the order in which trials have them."""
+    """The searched keys, in the order of the trials' values."""
     return list(dict.fromkeys(key for t in trials for key in t.values))
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key; in full where two would read the same."""
+    """The last part of each dotted key, or the whole key where two would read the same."""
     last = [key.rpartition(".")[2] for key in keys]
     return [full if last.count(short) > 1 else short for full, short in zip(keys, last, strict=True)]
 
@@ -219,12 +224,12 @@ def score_text(value: float | None, criterion: str) -> str:
 
 
 def rho_text(correlation: Correlation) -> str:
-    """`+0.83`, or why there is none."""
+    """`+0.83`, or why the correlation is undefined."""
     if correlation.rho is not None:
         return f"{correlation.rho:+.2f}"
     return "too few" if correlation.n < _LEAST else "all the same"
 
 
 def progress_text(trial: Trial) -> str:
-    """`finished`, or the state with how far it came: `stopped 100/300`."""
+    """`finished`, or the state with the step that was reached: `stopped 100/300`."""
     return trial.state if trial.state in ("finished", "waiting") else f"{trial.state} {trial.step}/{trial.steps}"

@@ -10,7 +10,7 @@ import torch
 
 from plca_dist.data.labels import label_set
 from plca_dist.report.curves import charts, marks
-from plca_dist.report.page import Panel, Picture, Run, Scores, page
+from plca_dist.report.page import Panel, Picture, RunSummary, ScoreTable, page
 from plca_dist.report.panels import columns
 from plca_dist.report.tables import published, score_columns
 from plca_dist.run.history import Attempt
@@ -49,8 +49,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     drawn = charts({n: [{"step": s, "loss/total": 1 / s} for s in (1, 99)] for n in NAMES}, {NAMES[2]: marks(ATTEMPTS)})
     text = page(
         ", ".join(NAMES),
-        runs=[Run(n, {"loss": "CE", "source": "s3://bucket/" + "folder/" * 20, "seed": n}, ATTEMPTS) for n in NAMES],
-        scores=[Scores(LABELS, score_columns(evaluations), (NAMES[0], NAMES[2]), paper=published(LABELS))],
+        runs=[
+            RunSummary(n, {"loss": "CE", "source": "s3://bucket/" + "folder/" * 20, "seed": n}, ATTEMPTS) for n in NAMES
+        ],
+        scores=[ScoreTable(LABELS, score_columns(evaluations), (NAMES[0], NAMES[2]), paper=published(LABELS))],
         panels=[Panel(panel, "a/long/id/" + "0123456789" * 9)],
         chosen="The worst.",
         legend=LABELS,

@@ -7,10 +7,11 @@ import torch
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.report.curves import charts
 from plca_dist.report.figure import CHART_SIZE
-from plca_dist.report.page import Panel, Run, Scores, page
+from plca_dist.report.page import Panel, Picture, RunSummary, ScoreTable, page
 from plca_dist.report.panels import columns
+from plca_dist.run.history import Attempt
 from plca_dist.training.scores import score
-from tests.html_reader import Reader, assert_self_contained
+from tests.html_reader import Reader, assert_escaped, assert_self_contained, hostile
 
 LABELS = label_set("cityscapes")
 
@@ -33,8 +34,11 @@ def text() -> str:
     return page(
         "GTA V → Cityscapes & <more>",
         lead="A <script>alert(1)</script> lead",
-        runs=[Run("source-only", {"loss": "CE", "seed": 0}), Run("PLCA", {"loss": 'CE + "x" <b>', "seed": 0})],
-        scores=[Scores(LABELS, {"source-only": BEFORE, "PLCA": AFTER}, ("source-only", "PLCA"))],
+        runs=[
+            RunSummary("source-only", {"loss": "CE", "seed": 0}),
+            RunSummary("PLCA", {"loss": 'CE + "x" <b>', "seed": 0}),
+        ],
+        scores=[ScoreTable(LABELS, {"source-only": BEFORE, "PLCA": AFTER}, ("source-only", "PLCA"))],
         panels=[Panel(columns(picture, label_HW, {"source-only": label_HW, "PLCA": label_HW}, LABELS), "a/b <i>.png")],
         legend=LABELS,
         curves=charts({"PLCA": [{"step": 1, "loss/total": 1.0}, {"step": 2, "loss/total": 0.5}]}),
@@ -95,14 +99,44 @@ def test_pictures_and_legend(read: Reader) -> None:
 
 
 def test_a_page_of_one_run_without_results() -> None:
-    read = Reader(page("run", runs=[Run("a", {"steps": "0 of 10"})]))
+    read = Reader(page("run", runs=[RunSummary("a", {"steps": "0 of 10"})]))
     assert ["steps", "0 of 10"] in read.rows
     assert "Curves" not in read.text
     assert "Pictures" not in read.text
 
 
 def test_without_a_comparison_every_column_is_a_headline() -> None:
-    read = Reader(page("run", runs=[], scores=[Scores(LABELS, {"a": BEFORE, "b": AFTER, "c": BEFORE})]))
+    read = Reader(page("run", runs=[], scores=[ScoreTable(LABELS, {"a": BEFORE, "b": AFTER, "c": BEFORE})]))
     tiles = [value for tag, name, value in read.attributes if (tag, name, value) == ("div", "class", "tile")]
     assert len(tiles) == 3
     assert "difference" not in read.text
+
+
+def test_text_from_outside_is_shown_as_it_is() -> None:
+    labels = LabelSet("hostile", (hostile("class"), "car"), ((1, 2, 3), (4, 5, 6)), {hostile("mean"): (0,)})
+    scores = {hostile("column"): measured(1, labels), "other": measured(2, labels, absent=0)}
+    drawn = charts({"a": [{"step": 1, "loss/total": 1.0}]})["total loss"]
+    attempt = Attempt(1, 0.0, 0, 1, {}, 1.0, 1, "failed", hostile("reason"))
+    text = page(
+        hostile("title"),
+        lead=hostile("lead"),
+        runs=[RunSummary(hostile("run"), {hostile("fact"): hostile("value")}, [attempt])],
+        scores=[
+            ScoreTable(labels, scores, title=hostile("table"), paper={**measured(3, labels), "note": hostile("paper")})
+        ],
+        panels=[Panel([(hostile("picture"), np.zeros((2, 2, 3), np.uint8))], hostile("file"))],
+        chosen=hostile("chosen"),
+        legend=labels,
+        pictures=[Picture(hostile("section"), hostile("caption"), drawn)],
+        curves={hostile("curve"): drawn},
+        differences={hostile("key"): [hostile("setting")]},
+        missing=[hostile("missing")],
+        beside=[hostile("beside")],
+    )
+    places = "class mean column title lead reason run fact value table paper picture file chosen section caption curve"
+    assert_escaped(text, [*places.split(), "key", "setting", "missing"])
+
+
+def test_the_last_line_names_the_files_beside_the_page() -> None:
+    assert page("run", runs=[], beside=["a.png", "b.png"]).endswith("</html>\n<!-- beside: a.png b.png -->\n")
+    assert page("run", runs=[]).endswith("</html>\n<!-- beside: -->\n")

@@ -9,7 +9,6 @@ from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.report.tables import (
     class_table,
-    markdown_table,
     outcome_table,
     points,
     published,
@@ -51,18 +50,6 @@ def test_the_table_for_a_terminal() -> None:
     )
 
 
-def test_the_table_for_a_document() -> None:
-    assert markdown_table({"a|b": BEFORE}, THREE) == (
-        "| class | a\\|b |\n"
-        "|---|---:|\n"
-        "| road | 70.0 |\n"
-        "| car | 20.0 |\n"
-        "| sky | 30.0 |\n"
-        "| **mIoU** | **40.0** |\n"
-        "| **mIoU-2** | **45.0** |\n"
-    )
-
-
 def test_an_absent_class_is_a_dash_and_is_named() -> None:
     gone = scored(50.0, None, 10.0)
     assert class_table({"a": gone, "b": gone}, THREE, difference=("a", "b")) == (
@@ -75,9 +62,6 @@ def test_an_absent_class_is_a_dash_and_is_named() -> None:
         "mIoU    30.0  30.0         0.0\n"
         "mIoU-2  50.0  50.0         0.0\n"
         "– absent from truth and prediction, left out of the means: car\n"
-    )
-    assert markdown_table({"a": gone}, THREE).endswith(
-        "\n\n– absent from truth and prediction, left out of the means: car\n"
     )
 
 

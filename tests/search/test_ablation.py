@@ -37,7 +37,6 @@ def test_means_deviations_and_differences_in_the_papers_order() -> None:
         "rank correlation of the 7 means with paper, GTAV: +1.00",
         "rank correlation of the 7 means with paper, SYNTHIA: +1.00",
     )
-    assert table.as_markdown().splitlines()[2] == "| source-only | 20.0 ± 1.0 | 3 | – | 31.5 | 35.4 |"
     assert table.as_text().splitlines()[2].split("  ")[0] == "source-only"
 
 

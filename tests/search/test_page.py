@@ -12,7 +12,7 @@ from plca_dist.report.figure import CHART_SIZE
 from plca_dist.search.charts import agreement_charts, curve_charts, value_charts
 from plca_dist.search.page import search_page
 from plca_dist.search.trials import State, Trial
-from tests.html_reader import Reader, assert_self_contained
+from tests.html_reader import Reader, assert_escaped, assert_self_contained, hostile
 
 BEST, OTHER = (209, 96, 61), (59, 111, 182)
 
@@ -112,6 +112,20 @@ def test_a_search_over_variants_has_its_table() -> None:
     read = Reader(search_page("s", trials=trials, criterion="target_miou", facts={}))
     assert ["source-only", "23.0", "1", "–", "31.5", "35.4"] in read.rows
     assert ["+ LSR (PLCA)", "24.0", "1", "+1.0", "47.7 (+16.2)", "46.8 (+11.4)"] in read.rows
+
+
+def test_text_from_outside_is_shown_as_it_is() -> None:
+    def named(k: int, state: State) -> Trial:
+        values = {"variant": hostile("variant"), hostile("text"): hostile("value"), hostile("number"): k}
+        return Trial(hostile(state), values, state, 1, 1, [{"step": 1, "criteria/entropy": 0.5}], hostile("note"))
+
+    trials = [named(0, "finished"), named(1, "stopped"), named(2, "failed")]
+    text = search_page(
+        hostile("title"), trials=trials, criterion="entropy", facts={hostile("fact"): hostile("setting")}
+    )
+    places = ["finished", "stopped", "failed", "variant", "text", "value", "number", "note", "title", "fact", "setting"]
+    assert_escaped(text, places)
+    assert ("img", "alt", hostile("number")) in Reader(text).attributes
 
 
 def _pixels(png: bytes, colour: tuple[int, int, int]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""What a search tries: space files, checked against the config tree before anything starts.
+"""Space files: the keys of a recipe that a search varies, and the settings of the search.
 
-A space file says how keys of a recipe vary (distribution.py), which of them may (varied.py), and how the search goes
-about it (space.py, sections.py). Nothing here runs a trial.
+A space is checked against the config tree before anything starts. distributions.py holds the ways in which a key can
+vary, allowed_keys.py the keys that may vary, space.py and sections.py the whole file. Nothing here runs a trial.
 """
 
 from plca_dist.search.space.distributions import Distribution

@@ -1,11 +1,11 @@
-"""Which keys of a recipe a search may vary, and which a space file may set for all its trials."""
+"""The keys of a recipe that a search may vary, and those that a space file may set for all trials."""
 
 from plca_dist.recipe import keys, unknown_key
 
 _SAME_RESULT = "does not change the result of a trial"
 _SHARED = "is shared by all trials"
 
-#: Keys and sections that do not vary within a search, and why.
+#: Keys and sections that do not vary within a search -> the reason.
 _FIXED = {
     "about": "only describes the recipe",
     "data": _SHARED,
@@ -20,7 +20,7 @@ _FIXED = {
     "storage": _SAME_RESULT,
     "log": _SAME_RESULT,
 }
-#: Keys that the search itself decides, and where it is told.
+#: Keys that the search itself decides -> the key of the space file to write instead, or the reason.
 _DECIDED = {
     "evaluation.every": "write evaluations",
     "evaluation.unlabelled": "write unlabelled",
@@ -33,7 +33,7 @@ _DECIDED = {
 
 
 def check_varied(key: str) -> None:
-    """Raises ValueError for a key that is not in the tree, or that may not differ between trials."""
+    """Raises ValueError for a key that is not in the config tree, or that may not differ between trials."""
     known = keys()
     reason = next((why for fixed, why in _FIXED.items() if key == fixed or key.startswith(f"{fixed}.")), None)
     if key in known and reason is None:
@@ -46,8 +46,8 @@ def check_varied(key: str) -> None:
 
 
 def check_set(key: str) -> None:
-    """Raises ValueError for a key that is not in the tree, or that the search itself decides."""
+    """Raises ValueError for a key that is not in the config tree, or that the search itself decides."""
     if key in _DECIDED:
         raise ValueError(f"{key} is decided by the search: {_DECIDED[key]}")
-    if key not in keys() and not key.startswith("deepspeed."):  # DeepSpeed's own options lie below that one key
+    if key not in keys() and not key.startswith("deepspeed."):  # below it are DeepSpeed's own options
         raise ValueError(unknown_key(key, keys()))

@@ -1,4 +1,4 @@
-"""How one key varies: `{uniform: [0.25, 1.5]}` and its kin, named as in ray.tune."""
+"""The distribution of one key's values, such as `{uniform: [0.25, 1.5]}`, named as in ray.tune."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, model_serializer, model_validator
 
 from plca_dist.errors import nearest
 
-#: name -> its arguments as written in a space file.
+#: Name of a distribution -> its arguments as a space file has them.
 FORMS = {
     "uniform": "[low, high]",
     "loguniform": "[low, high]",
@@ -19,12 +19,12 @@ FORMS = {
 
 
 class Distribution(BaseModel):
-    """Where a key's values come from; in a file, and given to `model_validate`, as `{name: arguments}`.
+    """The values that a key may take. A file, and `model_validate`, have it as `{name: arguments}`.
 
-    uniform      a real number, low to high
-    loguniform   the same with a uniform logarithm, low > 0
-    quniform     a multiple of q, from low to high, both of which are multiples of q
-    randint      a whole number, low <= n < high
+    uniform      a real number from low to high
+    loguniform   a real number from low to high whose logarithm is uniform; low > 0
+    quniform     a multiple of q from low to high, which are multiples of q themselves
+    randint      a whole number n, low <= n < high
     choice       one of the values, at random
     grid         each of the values in turn
     """
@@ -56,9 +56,9 @@ class Distribution(BaseModel):
         return {self.name: list(self.arguments)}
 
     def examples(self) -> list[Any]:
-        """Values that it can give: all of them where it names them, else both ends and one between.
+        """Values of the distribution: all that it lists, or both ends of its range and a value between.
 
-        The one between is no round number, so a key that takes whole numbers only refuses it.
+        The value between is not a round number, so a key that takes only whole numbers refuses it.
         """
         if self.name in ("choice", "grid"):
             return list(self.arguments)
@@ -113,7 +113,7 @@ def _is_number(text: str) -> bool:
 
 
 def _dotted(text: str) -> str:
-    """1e-4 as YAML 1.1 reads it: 1.0e-4, with a sign in the exponent."""
+    """The number as YAML 1.1 reads it: 1.0e-4 for 1e-4, with a point and a signed exponent."""
     mantissa, e, exponent = text.lower().partition("e")
     if "." not in mantissa:
         mantissa += ".0"

@@ -1,4 +1,4 @@
-"""From YAML to a space, with errors that name the key and the fix."""
+"""Reads a space from YAML. Errors name the key and the fix."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def load_space(path: Path | str) -> Space:
     """
     path = Path(path)
     if not path.is_file():
-        beside = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
-        raise UserError(f"space file {str(path)!r} does not exist.{nearest(str(path), beside)}")
+        others = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
+        raise UserError(f"space file {str(path)!r} does not exist.{nearest(str(path), others)}")
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:

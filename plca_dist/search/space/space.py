@@ -1,4 +1,4 @@
-"""A space file: the keys of a recipe that a search varies, and how the search goes about it."""
+"""A space file: the keys of a recipe that a search varies, and the settings of the search."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from plca_dist.errors import UserError, nearest
 from plca_dist.recipe import changed
 from plca_dist.search.space.allowed_keys import check_set, check_varied
 from plca_dist.search.space.distributions import Distribution
-from plca_dist.search.space.sections import AboutRecipe, Resources, Scheduler
+from plca_dist.search.space.sections import AboutSpace, Resources, Scheduler
 from plca_dist.training.metrics import CRITERIA, Criterion
 
 ALGORITHMS = ("random", "grid", "optuna")
@@ -20,9 +20,9 @@ VARIANT = "variant"
 
 
 class Space(Section):
-    """A whole space file. A key of the recipe is in one place only: searched, in the variants, or set."""
+    """A whole space file. Each key of the recipe is in at most one of `search`, `variants` and `set`."""
 
-    about: AboutRecipe = AboutRecipe()
+    about: AboutSpace = AboutSpace()
     search: dict[str, Distribution] = Field(default_factory=dict, description="Dotted key -> distribution.")
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Named groups of keys that change together; a grid takes each in turn."
@@ -43,10 +43,10 @@ class Space(Section):
     @classmethod
     def _keys(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, dict):
-            varied: Iterable[Any] = value
+            keys: Iterable[Any] = value
             if info.field_name == "variants":
-                varied = itertools.chain.from_iterable(v for v in value.values() if isinstance(v, dict))
-            for key in varied:
+                keys = itertools.chain.from_iterable(v for v in value.values() if isinstance(v, dict))
+            for key in keys:
                 (check_set if info.field_name == "set" else check_varied)(str(key))
         return value
 
@@ -59,7 +59,7 @@ class Space(Section):
     @classmethod
     def _mode(cls, value: str | None, info: ValidationInfo) -> str | None:
         metric = info.data.get("metric")
-        if metric is None:  # refused already
+        if metric is None:  # the metric itself was refused
             return value
         mode = CRITERIA[metric].mode
         if value not in (None, mode):
@@ -121,55 +121,56 @@ class Space(Section):
 
     @property
     def criterion(self) -> Criterion:
-        """The record's key of the metric, and which end of it is good."""
+        """The metric's key in records, and whether more of it is better."""
         return CRITERIA[self.metric]
 
     @property
     def count(self) -> int:
-        """How many trials the search has."""
+        """The number of trials of the search."""
         if self.algorithm == "grid":
             return len(self.grid_values())
-        assert self.trials is not None, "checked when it was read"
+        assert self.trials is not None, "the validation refuses such a space"
         return self.trials
 
     def grid_values(self) -> list[dict[str, Any]]:
-        """Of a grid: the values of each trial, in order (the last key changes fastest); "variant" names the variant."""
+        """The values of each trial of a grid. The last key changes fastest; the key "variant" names the variant."""
         axes: dict[str, Iterable[Any]] = {VARIANT: self.variants} if self.variants else {}
         axes |= {key: distribution.arguments for key, distribution in self.search.items()}
         return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
     def trial_config(self, base: Config, values: Mapping[str, Any]) -> Config:
-        """The recipe of the trial with these `values`, as `grid_values` gives them or drawn for the keys of `search`.
+        """The recipe of the trial with these `values`: drawn for the keys of `search`, or those of `grid_values`.
 
         Raises:
-            UserError: the config tree refuses a value, or some that do not go together.
+            UserError: the config tree refuses a value or a combination of values.
         """
         expected = {*self.search, *([VARIANT] if self.variants else [])}
         assert values.keys() == expected, f"values for {sorted(values)}, expected {sorted(expected)}"
         drawn = dict(values)
         settings = self.variants[drawn.pop(VARIANT)] if self.variants else {}
-        return self._settled(base, {**settings, **drawn})
+        return self._applied(base, {**settings, **drawn})
 
-    def _settled(self, base: Config, settings: Mapping[str, Any]) -> Config:
+    def _applied(self, base: Config, settings: Mapping[str, Any]) -> Config:
+        """The recipe with the space's own settings, and then with those of a trial."""
         config = changed(base, self.set, "set")
-        # Rounded up, so that a trial is not measured more often than `evaluations`.
         decided = {
+            # Rounded up: a trial has at most `evaluations` evaluations.
             "evaluation.every": -(-config.schedule.steps // self.evaluations),
             "evaluation.unlabelled": self.unlabelled,
             **{f"cluster.{k}": v for k, v in self.resources.model_dump(exclude_none=True).items()},
         }
         config = changed(config, {**decided, **settings}, "search")
-        _ = config.world_sizes  # for its refusal
+        _ = config.world_sizes  # raises where the batch does not divide
         return config
 
     def check(self, base: Config) -> None:
         """Try the whole space on a recipe before anything starts.
 
         Raises:
-            UserError: an end, a value or a combination of a grid that the config tree refuses; a metric that the
-                recipe cannot measure; more evaluations than steps; a scheduler that can never stop a trial.
+            UserError: the config tree refuses the end of a range, a value, or a combination of a grid; the recipe
+                cannot measure the metric; there are more evaluations than steps; the scheduler can never stop a trial.
         """
-        config = self._settled(base, {})
+        config = self._applied(base, {})
         steps, every = config.schedule.steps, config.evaluation.every
         if self.criterion.needs_labels and config.evaluation.uri is None:
             free = ", ".join(name for name, criterion in CRITERIA.items() if not criterion.needs_labels)
@@ -180,7 +181,7 @@ class Space(Section):
         if self.evaluations > steps:
             raise UserError(f"evaluations {self.evaluations}: a trial has only {steps} steps; take at most {steps}.")
         early = self.scheduler.asha or self.scheduler.median
-        last = (steps - 1) // every * every  # evaluation before the one at the end
+        last = (steps - 1) // every * every  # the step of the last evaluation before the end
         if early and early.grace * steps > last:
             raise UserError(
                 f"scheduler with grace {early.grace} and evaluations {self.evaluations} can stop no trial: between "
@@ -192,10 +193,10 @@ class Space(Section):
         else:
             for key, distribution in self.search.items():
                 for value in distribution.examples():
-                    self._settled(base, {key: value})
+                    self._applied(base, {key: value})
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trials and their results, by dotted name: two searches that agree on it are the same one."""
+        """The settings that decide the trials and their results, by dotted name. The same search has the same ones."""
         tree = self.model_dump(mode="json", exclude={"about", "concurrency", "resources"})
         flat: dict[str, Any] = {}
         for name, value in tree.items():
