@@ -6,10 +6,8 @@ Shapes: B images, K classes, P pixels of one set.
 import torch
 from torch import Tensor
 
-from plca_dist.errors import UserError, nearest
-from plca_dist.ops import at_least_float32
-
-SCOPES = ("image", "batch")
+from plca_dist.method.settings import check_scope
+from plca_dist.ops.dense import at_least_float32
 
 
 def lovasz_softmax(
@@ -81,10 +79,3 @@ def _worst_first(error_KP: Tensor, valid_1P: Tensor) -> Tensor:
         return key_KP.argsort(-1)
     # On the CPU torch has a radix sort, but only for one dimension: hence a class at a time.
     return torch.stack([key_P.argsort() for key_P in key_KP])
-
-
-def check_scope(scope: str) -> str:
-    """`scope` itself. Raises UserError for an unknown one."""
-    if scope not in SCOPES:
-        raise UserError(f"lovasz_scope {scope!r} is unknown; known: {', '.join(SCOPES)}.{nearest(scope, SCOPES)}")
-    return scope

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import aggregated_prediction
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.description import described
+from plca_dist.ops.settings import Pairwise
 
 IMAGE, PROBABILITIES, TRAIN_IDS = "image", "probabilities", "train_ids"
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -38,15 +40,14 @@ class Inference(nn.Module):
         super().__init__()
         self.network = network
         self.ratio = ratio
-        self.kl_aggregation_contrast = kl_aggregation_contrast
+        self.settings = InferenceSettings(kl_aggregation_contrast, Pairwise(backend="dense"))
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         grid_BKhw = aggregated_prediction(
             self.network(image_B3HW).features,
             self.network.classify,
             self.ratio,
-            kl_aggregation_contrast=self.kl_aggregation_contrast,
-            backend="dense",
+            self.settings,
         )
         probability_BKHW = F.interpolate(grid_BKhw, image_B3HW.shape[-2:], mode="bilinear", align_corners=False)
         return probability_BKHW, probability_BKHW.argmax(1).to(torch.uint8)

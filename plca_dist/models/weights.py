@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from plca_dist.errors import UserError
+from plca_dist.models.architecture import BACKBONES
 from plca_dist.models.authors import fill_as_authors
-from plca_dist.models.backbone import BACKBONES, build_backbone
+from plca_dist.models.backbone import build_backbone
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import differences, load_strict, safetensors_of, state_dict_of, torch_payload
@@ -56,7 +57,7 @@ def load_imagenet(network: Network, data: bytes, *, origin: str = "the ImageNet 
 
 def _fill_backbone(network: Network, payload: Any, origin: str) -> None:
     name = network.backbone_name
-    published = [other for other, plan in BACKBONES.items() if plan.imagenet]
+    published = [other for other, architecture in BACKBONES.items() if architecture.imagenet]
     if name not in published:
         raise UserError(
             f"{origin}: there are no ImageNet weights for backbone {name!r}: leave them out, or choose one of"

@@ -18,7 +18,7 @@ EPSILON = 1e-10
 #: The least norm that Eq. 1 divides by: a zero feature stays zero.
 NORM_EPSILON = 1e-12
 #: A row is flat when its spread is within this many roundings of its scores.
-_FLAT_ROUNDINGS = 32
+FLAT_ROUNDINGS = 32
 
 
 class Match(NamedTuple):
@@ -125,7 +125,7 @@ def contrast_scale(score_BNM: Tensor) -> Tensor:
     centred_BNM = score_BNM - score_BNM.mean(-1, keepdim=True)
     # Not Tensor.std: several times slower on the CPU, and undefined for M = 1.
     std_BN1 = torch.linalg.vector_norm(centred_BNM, dim=-1, keepdim=True) / max(M - 1, 1) ** 0.5
-    rounding_BN1 = _FLAT_ROUNDINGS * torch.finfo(score_BNM.dtype).eps * score_BNM.amax(-1, keepdim=True).abs()
+    rounding_BN1 = FLAT_ROUNDINGS * torch.finfo(score_BNM.dtype).eps * score_BNM.amax(-1, keepdim=True).abs()
     return torch.where(std_BN1 <= rounding_BN1, 0.0, 1 / (std_BN1 + EPSILON))
 
 

@@ -4,7 +4,6 @@ Shapes: C channels or classes, h x w the target's grid, Nt = h·w its positions;
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from plca_dist.data.stream import Pair
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import aggregate
 from plca_dist.method.association import cycles
+from plca_dist.method.settings import AssociationSettings, InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.report.associations import Maps, associations, maps
 from plca_dist.report.figure import painted
@@ -51,9 +51,7 @@ def diffusion_picture(
     aggregation: float,
     position: tuple[int, int] | None = None,
     level: str = "feature",
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
 ) -> DiffusionPicture | None:
     """The target image, and on top of it the gradient of one association without aggregation and with λ.
 
@@ -61,7 +59,7 @@ def diffusion_picture(
 
     Args:
         pair: images, each resized to `size` for the network (None: as they are), and the source's label.
-        aggregation: λ; this and the settings after `level` as the network was trained with.
+        aggregation, inference: λ and the other settings that the network was trained with.
         position: j, as row and column of the target's grid; None: where most consistent cycles go through of all
             positions that are associated both without aggregation and with it.
         level: "feature" (Eq. 4) or "prediction" (Eq. 10).
@@ -71,15 +69,16 @@ def diffusion_picture(
     associated both ways.
     """
     of = maps(network, pair, size=size, level=level)
-    how: dict[str, Any] = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
     ratios = tuple(dict.fromkeys((0.0, aggregation)))
-    through = torch.stack([associations(of, aggregation=ratio, **how).through for ratio in ratios]).amin(0)
+    through = torch.stack([associations(of, aggregation=ratio, inference=inference).through for ratio in ratios]).amin(
+        0
+    )
     place = _checked(position, of.target_grid, through) if position else _busiest(of.target_grid, through)
     if place is None:
         return None
     shares = {}
     for ratio in ratios:
-        norm_hw = diffused(of, place, aggregation=ratio, **how).double().cpu().numpy()
+        norm_hw = diffused(of, place, aggregation=ratio, inference=inference).double().cpu().numpy()
         if not norm_hw.any():
             return None
         shares[ratio] = norm_hw / norm_hw.sum()
@@ -92,22 +91,20 @@ def diffused(
     place: tuple[int, int],
     *,
     aggregation: float,
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
 ) -> Tensor:
     """‖(∂F̂_j/∂F_j')ᵀ ∂L_j/∂F̂_j‖ of every target position j', (h, w): where the gradient that arrives at j ends up.
 
     j is the position at `place`, L_j the sum of Eq. 4's terms over the consistent cycles through j, F the target's map
     and F̂ the aggregated one (Eq. 7). Without aggregation F̂_j is F_j: all of it stays at j. The other positions are
     candidates of the same softmax, too, and get gradient for that at any λ, each on its own account; it is not what
-    aggregation spreads, and is left out by holding their F̂ constant. Settings as of `association_loss`.
+    aggregation spreads, and is left out by holding their F̂ constant.
     """
     with torch.enable_grad():
         target_1Chw = of.target.detach().requires_grad_()
-        contrast = kl_aggregation_contrast if of.similarity == "kl" else None
+        contrast = inference.kl_aggregation_contrast if of.similarity == "kl" else None
         aggregated_1Chw = aggregate(
-            target_1Chw, aggregation, of.similarity, contrast=contrast, products=products, backend=backend
+            target_1Chw, aggregation, of.similarity, contrast=contrast, pairwise=inference.pairwise
         )
         is_j_hw = torch.zeros(of.target_grid, dtype=torch.bool, device=target_1Chw.device)
         is_j_hw[place] = True
@@ -115,11 +112,7 @@ def diffused(
             of.source,
             torch.where(is_j_hw, aggregated_1Chw, aggregated_1Chw.detach()),
             of.labels,
-            similarity=of.similarity,
-            aggregation=0.0,
-            ignore_index=IGNORE,
-            products=products,
-            backend=backend,
+            AssociationSettings(of.similarity, aggregation=0.0, ignore_index=IGNORE, pairwise=inference.pairwise),
         )
         # The log-probability of an inconsistent cycle is 0.
         loss = -found.log_probability[found.target_index == is_j_hw.flatten().nonzero()[0]].sum()

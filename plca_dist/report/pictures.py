@@ -96,8 +96,15 @@ def scores(
 def _score_part(job: InferenceJob, data: str, candidates: int, part: int, parts: int, device: str) -> list[ImageScore]:
     trained = loaded(job, device)
     samples = labelled_rows(data, trained.labels, share(candidates, part, parts), job.endpoint)
-    settings = {"size": job.size, "ratio": job.aggregation, **trained.inference}
-    return list(image_scores(trained.network, samples, trained.labels, **settings))
+    found = image_scores(
+        trained.network,
+        samples,
+        trained.labels,
+        size=job.size,
+        ratio=job.aggregation,
+        inference=trained.inference,
+    )
+    return list(found)
 
 
 def panels(
@@ -115,12 +122,13 @@ def panels(
         sample = image_at(data, chosen.row, labels, options)
         predictions, scored = {}, []
         for subject in subjects:
-            settings = {
-                "size": subject.config.evaluation.size,
-                "ratio": options.aggregation,
-                **subject.trained.inference,
-            }
-            probability_KHW = probabilities(subject.trained.network, sample.image, **settings)
+            probability_KHW = probabilities(
+                subject.trained.network,
+                sample.image,
+                size=subject.config.evaluation.size,
+                ratio=options.aggregation,
+                inference=subject.trained.inference,
+            )
             prediction_HW = probability_KHW.argmax(0)
             predictions[subject.title] = prediction_HW.numpy()
             scored.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
@@ -165,8 +173,12 @@ def associations(
 
 def _how(subject: Subject) -> dict[str, Any]:
     """As the network was trained to associate, on images of the size that it is evaluated at."""
-    settings = subject.config.objective
-    return {"size": subject.config.evaluation.size, "aggregation": settings.aggregation, **settings.inference}
+    config = subject.config
+    return {
+        "size": config.evaluation.size,
+        "aggregation": config.objective.aggregation,
+        "inference": config.objective.inference,
+    }
 
 
 def _pair(

@@ -180,7 +180,7 @@ def _evaluate(
             num_classes=len(labels),
             size=settings.size,
             ratios=ratios(settings.aggregation),
-            **config.objective.inference,
+            inference=config.objective.inference,
         ).over_ranks(context.device)
     if settings.unlabelled:
         domains = config.data_uri(config.source.uri), config.data_uri(config.target.uri)
@@ -190,8 +190,7 @@ def _evaluate(
             network,
             until_told(pairs),
             size=settings.size,
-            products=config.objective.products,
-            backend=config.objective.backend,
+            pairwise=config.objective.pairwise,
         ).over_ranks(context.device)
     stop = control.agree(stop=context.stop()).stop
     if stop is not None:

@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from plca_dist.ops.dense import _FLAT_ROUNDINGS, EPSILON
+from plca_dist.ops.dense import EPSILON, FLAT_ROUNDINGS
 from plca_dist.ops.epilogue import Pull, Softmax
 
 #: How every kernel is compiled. Triton's own default for contracting a·b + c differs from version to version.
 OPTIONS = {"enable_fp_fusion": True}
 
 _EPSILON = tl.constexpr(EPSILON)
-_FLAT = tl.constexpr(_FLAT_ROUNDINGS * torch.finfo(torch.float32).eps)
+_FLAT = tl.constexpr(FLAT_ROUNDINGS * torch.finfo(torch.float32).eps)
 _FAR = tl.constexpr(2**31 - 1)
 
 
