@@ -1,7 +1,9 @@
-"""The one typed tree of settings: recipes, overrides, and what makes two runs the same run.
+"""The one typed tree of settings, and the identity by which two runs are the same run.
 
 A recipe is a YAML file with these sections; `--set a.b=value` changes one key. Everything is checked before anything
-starts: an error names the key, the value, what is allowed, and the nearest key that exists.
+starts: an error names the key, the value, the allowed values, and the nearest key that exists.
+
+Reading settings takes no torch: names of backbones, styles, products and backends come from files without it.
 """
 
 import hashlib
@@ -33,7 +35,7 @@ from plca_dist.sections import (
 )
 
 #: DeepSpeed's own sections that a recipe may pass through. Batch sizes, precision, the optimizer, its schedule and
-#: clipping belong to the recipe's other sections; DeepSpeed ignores a key it does not know, so none is let through.
+#: clipping belong to the recipe's other sections. DeepSpeed ignores unknown keys, so they are refused here.
 DEEPSPEED_KEYS = (
     "zero_optimization", "zero_allow_untested_optimizer", "communication_data_type", "prescale_gradients",
     "gradient_predivide_factor", "sparse_gradients", "activation_checkpointing", "aio", "comms_logger",
@@ -97,16 +99,16 @@ class Config(Section):
 
         Raises UserError where there is none.
         """
-        found, refused = [], None
+        sizes, refusal = [], None
         for world_size in range(self.cluster.least_workers, self.cluster.most_workers + 1):
             try:
                 self.accumulation(world_size)
-                found.append(world_size)
+                sizes.append(world_size)
             except UserError as error:
-                refused = error
-        if refused and not found:
-            raise refused
-        return tuple(found)
+                refusal = error
+        if refusal and not sizes:
+            raise refusal
+        return tuple(sizes)
 
     def accumulation(self, world_size: int) -> tuple[int, int]:
         """(pairs per forward pass, forward passes per step) of a rank. Raises UserError where it does not divide."""
@@ -128,17 +130,17 @@ class Config(Section):
         return micro, per_rank // micro
 
     def identity(self) -> dict[str, Any]:
-        """The keys, dotted, that decide the result: two runs that agree on them may share a name."""
+        """The settings that decide the result, by dotted key: two runs with the same identity may share a name."""
         free = {"about", "data", "evaluation", "cluster", "checkpoint", "storage", "log"}
-        # Which rank holds what part of the state is the cluster's affair; how coarsely it is rounded is not.
+        # Sharding the state over ranks does not change the result, but quantizing it does.
         zero = {k: v for k, v in (self.deepspeed.get("zero_optimization") or {}).items() if "quantized" in k}
         deepspeed = {k: v for k, v in self.deepspeed.items() if k != "zero_optimization"}
         tree = self.model_dump(mode="json", exclude=free)
         flat = dict(_flatten(tree | {"deepspeed": deepspeed | ({"zero_optimization": zero} if zero else {})}))
-        # Where things lie is not what they hold; the shards' content is compared by its own fingerprint.
+        # The place of a file does not change the result; the shards' content is compared by its own fingerprint.
         weights = flat.pop("model.weights")
         flat["model.weights"] = weights.rpartition("/")[2] if weights else None
-        # A run that stopped at damage may go on past it, and without damage there is nothing to decide.
+        # A run that stopped at damaged rows may go on past them, and without damage the key has no effect.
         return {k: v for k, v in flat.items() if k not in ("source.uri", "target.uri", "order.damaged")}
 
     def fingerprint(self) -> str:

@@ -1,7 +1,4 @@
-"""The sections of a recipe. `config.Config` is the tree that holds them.
-
-A section's docstring and descriptions are what `plca recipes --keys` prints.
-"""
+"""The sections of a recipe; `config.Config` is the tree of them. `plca recipes --keys` prints the descriptions."""
 
 from collections.abc import Collection
 from typing import Any, Literal
@@ -74,7 +71,7 @@ class DomainSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Measuring mIoU on labelled images that training never sees, and criteria that need no labels of the target."""
+    """Measurement of mIoU on labelled images that training never sees, and of criteria that need no target labels."""
 
     uri: str | None = Field(None, description="Labelled shard directory; null: no mIoU during training.")
     unlabelled: int = Field(
@@ -87,7 +84,7 @@ class EvaluationSettings(Section):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ObjectiveSection(ObjectiveSettings):
-    """The settings of `method.settings.ObjectiveSettings` as a section: a bad value is refused by its key."""
+    """`method.settings.ObjectiveSettings` as a section. An error names the key: `objective.backend`."""
 
     @field_validator("products")
     @classmethod
@@ -145,7 +142,7 @@ class OrderSettings(Section):
 
 
 class ClusterSettings(Section):
-    """What the run asks of Ray. Nothing here changes the result."""
+    """The resources that a run asks Ray for. Nothing here changes the result."""
 
     workers: int | tuple[int, int] = Field(
         1, description="Training processes; [min, max]: as many of them as the cluster can hold, while it changes."

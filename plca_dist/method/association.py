@@ -19,7 +19,7 @@ from plca_dist.ops.operations import cycle
 
 
 class Association(NamedTuple):
-    """A loss and the cycles it stands on.
+    """A loss and its cycles.
 
     `loss` (): mean over pairs of the mean over Î; a pair whose Î is empty counts as a zero that keeps the graph.
     `consistent` (B, Ns) bool: Î, the starts that are not ignored and whose cycle ends at their own label.
@@ -70,7 +70,7 @@ def similarity_loss(
 def cycles(
     source: Tensor, target: Tensor, labels: Tensor, settings: AssociationSettings = AssociationSettings()
 ) -> Cycle:
-    """Eq. 2, 3: the cycles that the losses stand on, to be looked at. Arguments and errors: `association_loss`."""
+    """Eq. 2, 3: the cycles that both losses are computed from. Arguments and errors as in `association_loss`."""
     *_, found = _associate(source, target, labels, settings)
     return found
 

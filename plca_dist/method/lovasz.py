@@ -18,8 +18,8 @@ def lovasz_softmax(
     For class c, pixel p errs by m_p = |[y_p = c] − P_p(c)|. With the errors in falling order and J_n the Jaccard loss
     (1 − intersection/union) when the n worst pixels are wrong, the loss of the class is Σ_n m_n (J_n − J_{n−1}).
 
-    scope "image": per image, then the mean over images. It needs no communication and is the same however a batch is
-    split over devices; an image without a valid pixel counts as a zero that keeps the graph.
+    scope "image": per image, then the mean over images. It needs no communication and does not depend on how a batch is
+    split over devices. An image without a valid pixel counts as a zero that keeps the graph.
     scope "batch": one set of all pixels of the batch at hand (the authors' code: of all devices' batches).
 
     Raises UserError for another scope, ValueError for shapes.
@@ -70,7 +70,7 @@ def _lovasz_weight(error_KP: Tensor, foreground_KP: Tensor, valid_1P: Tensor) ->
 
 
 def _worst_first(error_KP: Tensor, valid_1P: Tensor) -> Tensor:
-    """Indices that put errors in falling order, ignored pixels behind all others, where they change nobody's weight."""
+    """Indices that put errors in falling order, with ignored pixels last, where they change no other pixel's weight."""
     # The bits of non-negative floats are integers of the same order, which sort several times faster.
     integer = torch.int32 if error_KP.dtype == torch.float32 else torch.int64
     last = torch.iinfo(integer).max

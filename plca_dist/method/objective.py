@@ -30,8 +30,8 @@ ABLATION: dict[str, dict[str, Any]] = {
 class LossTerms(NamedTuple):
     """Scalars. `total` is the weighted sum; the others are unweighted, and None where their term is switched off.
 
-    `consistent_feature` and `consistent_prediction` carry no gradient: of the starts that are not ignored, the share
-    whose cycle is consistent, per pair, then the mean over pairs (a pair with no start counts 0).
+    `consistent_feature` and `consistent_prediction` carry no gradient. They are the share of the starts whose cycle is
+    consistent, among those not ignored: per pair, then the mean over pairs. A pair without starts counts 0.
     """
 
     total: Tensor
@@ -52,8 +52,8 @@ class LossTerms(NamedTuple):
 class Objective(nn.Module):
     """Eq. 14: L = L_ce + β1 L_lov + β2 (L_feature + L_prediction) + β3 (L_lsr^source + L_lsr^target).
 
-    Every term is a mean over pairs of a value of the pair alone (with `lovasz_scope="image"`), so the loss of a batch
-    is the mean of the losses of its parts, on any number of devices. A weight of 0 switches its term off: not computed.
+    With `lovasz_scope="image"` every term is a mean over pairs of a value of the pair alone. So the loss of a batch is
+    the mean of the losses of its parts, on any number of devices. A term with weight 0 is not computed.
 
     `ignore_index` is the label of pixels without one.
     """
@@ -100,9 +100,9 @@ class Objective(nn.Module):
     def _supervision(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Eq. 11 on the logits upsampled to the labels: cross-entropy, and Lovász-softmax where it is on.
 
-        The cross-entropy is the mean over the labelled pixels of an image, then over images (one without any counts as
-        a zero that keeps the graph). The authors average over all labelled pixels of a device's batch: the same for
-        one pair, but not independent of how a batch is split over devices.
+        The cross-entropy is the mean over the labelled pixels of an image, then over images. An image without labelled
+        pixels counts as a zero that keeps the graph. The authors average over all labelled pixels of a device's batch.
+        That is the same for one pair, but depends on how a batch is split over devices.
         """
         if labels_BHW.ndim != 3 or labels_BHW.shape[0] != logits_BKhw.shape[0]:
             raise ValueError(

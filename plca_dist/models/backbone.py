@@ -53,7 +53,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the first carries the stride in either style, having no 1x1 to give it to."""
+    """Two 3x3 convolutions. The first carries the stride in both styles, because there is no 1x1 convolution."""
 
     expansion = 1
 

@@ -1,7 +1,7 @@
 """DeepLab-V2: a backbone at output stride 8 and one layer of parallel dilated convolutions (arXiv 1606.00915).
 
-The method needs the features as well as the logits, and classifies a second time once it has aggregated the features
-(Eq. 7), so the network gives both and the classifier can be called alone.
+The method needs the features as well as the logits, so the network returns both. At inference the method classifies a
+second time, after it has aggregated the features (Eq. 7), so the classifier can be called alone.
 
 B: batch; H, W: image; h, w: the stride-8 grid; C: feature channels; K: classes.
 """
@@ -70,7 +70,7 @@ class Network(nn.Module):
         return NetworkOutput(features_BChw, self.classify(features_BChw))
 
     def classify(self, features_BChw: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of features that may have been aggregated since they left the backbone."""
+        """Logits (B, K, h, w) of features, which may have been aggregated after the backbone."""
         return self.classifier(features_BChw)
 
 

@@ -1,4 +1,4 @@
-"""What the autograd functions of the streaming form share: the blocks they compute with, and their gradients.
+"""The parts that the autograd functions of the streaming form share: their blocks, saved tensors and gradients.
 
 Shapes: B pairs, N positions, C channels.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 from plca_dist.ops.blocks import Blocks
 from plca_dist.ops.rows import unit_gradient_
 
-#: Up to this many channels a score costs less to make than to write: on CUDA fused kernels do not write it.
+#: Up to this many channels it costs less to make a score than to write it. On CUDA fused kernels do not write it.
 FEW_CHANNELS = 128
 
 
 def blocks_for(like: Tensor, products: str, *channels: int) -> Blocks:
-    """How to compute on pairs like this, whose score, and whose value if there is one, have these `channels`."""
+    """The blocks for pairs like `like`; `channels` are those of the score, and of the value if there is one."""
     if like.is_cuda and like.dtype != torch.float64 and max(channels) <= FEW_CHANNELS:
         from plca_dist.ops.triton.few_channels import FewChannels
 
@@ -26,14 +26,15 @@ def blocks_for(like: Tensor, products: str, *channels: int) -> Blocks:
 
 
 def saved(ctx: Any) -> tuple[Tensor, ...]:
-    """The saved tensors. Raises RuntimeError where a derivative of the gradient is wanted: it would come out wrong."""
+    """The saved tensors. Raises RuntimeError for a derivative of the gradient, which would come out wrong."""
     if torch.is_grad_enabled():
         raise RuntimeError("streaming has first derivatives only: without create_graph, or with backend='dense'")
     return ctx.saved_tensors
 
 
-def stack(found: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(column) for column in zip(*found, strict=True)]
+def stack(by_pair: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Batches (B, …) of the tensors that were computed pair by pair."""
+    return [torch.stack(column) for column in zip(*by_pair, strict=True)]
 
 
 def input_gradients(gradients: list[Tensor], inputs: Sequence[Tensor], cosine: bool) -> list[Tensor]:
@@ -44,6 +45,7 @@ def input_gradients(gradients: list[Tensor], inputs: Sequence[Tensor], cosine: b
 
 
 def through_norms(gradients: list[Tensor], inputs: Sequence[Tensor]) -> None:
+    """Turns gradients of x/‖x‖ into those of x, in place."""
     for gradient_BNC, x_BNC in zip(gradients, inputs, strict=True):
         for gradient_NC, x_NC in zip(gradient_BNC, x_BNC, strict=True):
             unit_gradient_(gradient_NC, x_NC)

@@ -27,7 +27,7 @@ _L2_SHARE = 0.5
 
 
 class Blocks:
-    """How one pair is computed on one device: the dtype of operands, the rows of a block, and the epilogue.
+    """The computations of one pair on one device: the dtype of operands, the rows of a block, and the epilogue.
 
     like       a tensor of the pair: its device, and float64 or not
     products   see `settings.PRODUCTS`
@@ -140,10 +140,10 @@ class Blocks:
         softmax: Softmax,
         gradients: tuple[Tensor, Tensor],
     ) -> None:
-        """`attend_gradient` where the key is the query; `gradients` are theirs and the value's. 3.5 products.
+        """`attend_gradient` where the key is the query: adds to the `gradients` of both and of the value. 3.5 products.
 
-        D is symmetric: a block of rows meets only the columns from its own on and does the work of its mirror image.
-        G_ij + G_ji then multiplies the queries of both sides, one product for what is two of query and key apart.
+        D is symmetric: a block of rows meets only the columns from its own on, and does the work of its mirror image
+        too. G_ij + G_ji then multiplies the queries of both sides: one product where query and key apart take two.
         """
         dquery_NC, dvalue_ND = gradients
         for rows in self._rows(query_NC, query_NC):
@@ -194,7 +194,7 @@ class Blocks:
         dquery_NC: Tensor,
         dkey_MC: Tensor,
     ) -> None:
-        """The rows at `rows_I`, gathered, against all of `key`."""
+        """`match_gradient` of the queries at `rows_I`, gathered, against all of `key`."""
         # Where in the strip a query lies; far before it for those that are not in it.
         place_N = torch.full((len(query_NC),), -len(query_NC), device=query_NC.device)
         place_N[rows_I] = torch.arange(len(rows_I), device=query_NC.device)
@@ -211,7 +211,7 @@ class Blocks:
             add_mm_(dkey_MC, gradient_RM.mT, query_RC)
 
     def _later(self, rows: slice, N: int) -> Iterator[slice]:
-        """The columns after those of `rows`; on the CPU cut so that few widths occur: oneDNN keeps memory for each."""
+        """The columns after those of `rows`. On the CPU few widths occur, for oneDNN keeps memory for each width."""
         width = N if self.on_cuda else 4 * (rows.stop - rows.start)
         start = rows.stop
         while start < N:
@@ -222,7 +222,7 @@ class Blocks:
     def _product(self, a_RC: Tensor, b_CM: Tensor, name: str = "score") -> Tensor:
         """A block, in memory that the next block of that name reuses.
 
-        Large and small allocations taking turns would leave the CPU's heap in pieces too small for the next block.
+        Large and small allocations in turn would leave the CPU's heap in pieces that are too small for the next block.
         """
         if a_RC.is_cuda:
             return mm(a_RC, b_CM)  # torch reuses freed memory there

@@ -1,7 +1,7 @@
 """`match`, `attend` and `cycle` of `dense.py`, the same numbers and gradients, in O(block x N) memory.
 
-Pair by pair; what is kept for the backward pass is the inputs and three numbers a row. The work on a pair is in
-`blocks.py`, and on CUDA, where the channels are few, in `triton/fused.py`. Gradients are of the first order.
+Pairs are computed one by one. The inputs and three numbers a row are kept for the backward pass. The work on a pair is
+in `blocks.py`, and on CUDA with few channels in `triton/fused.py`. The gradients are of the first order only.
 
 Shapes: B pairs, N queries or source positions, M keys or target positions, C and D channels.
 """
@@ -65,6 +65,8 @@ def cycle(
 
 
 class _Match(Function):
+    """`match`."""
+
     @staticmethod
     def forward(ctx: Any, query_BNC: Tensor, key_BMC: Tensor, cosine: bool, products: str) -> tuple[Tensor, Tensor]:
         blocks = autograd.blocks_for(query_BNC, products, query_BNC.shape[-1])
@@ -94,7 +96,7 @@ class _Match(Function):
 
 
 class _Attend(Function):
-    """A key or a value of None is the query itself."""
+    """`attend`. A key or a value of None is the query itself."""
 
     @staticmethod
     def forward(

@@ -16,7 +16,7 @@ from plca_dist.ops.products import rounding
 
 
 class SharedCycle(Function):
-    """One matrix of scores, D(i, j) = D(j, i): its rows are the matches of the source, its columns of the target."""
+    """One matrix of scores, D(i, j) = D(j, i): its rows give the source's matches, its columns the target's."""
 
     @staticmethod
     def forward(
@@ -104,7 +104,7 @@ class SeparateCycle(Function):
 def _save_cycle(
     ctx: Any, inputs: tuple[Tensor, ...], found: Sequence[tuple[Tensor, ...]], settings: tuple[bool, str]
 ) -> tuple[Tensor, ...]:
-    """The outputs of `cycle` from what was found of every pair: j*, the match of every target, Î and two softmaxes."""
+    """The outputs of `cycle`. `found`, of every pair: j*, the match of every target, Î and two softmaxes."""
     target_index_BN, back_BM, consistent_BN, *softmax = autograd.stack(found)
     ctx.save_for_backward(*inputs, target_index_BN, back_BM, consistent_BN, *softmax)
     ctx.settings = settings
@@ -116,7 +116,7 @@ def _save_cycle(
 
 
 def _pulls(found: list[Tensor], gradient_N: Tensor) -> tuple[Pull, Pull]:
-    """What the source's rows and the target's pull, from what `_save_cycle` saved of a pair."""
+    """The pulls of the source's rows and of the target's. `found`: the tensors that `_save_cycle` saved of a pair."""
     target_index_N, back_M, consistent_N, *softmax = found
     gradient_N = torch.where(consistent_N, gradient_N, 0)
     gradient_M = torch.zeros_like(softmax[3]).index_add_(0, target_index_N, gradient_N)
@@ -128,5 +128,5 @@ def _consistent(labels_N: Tensor, source_index_N: Tensor, ignore: int) -> Tensor
 
 
 def _spread(softmax: Softmax, index_I: Tensor, N: int) -> Softmax:
-    """The softmaxes of the rows at `index`, among N rows; the others are zeros that nobody reads."""
+    """The softmaxes of the rows at `index`, among N rows; the other rows are zeros, which are never read."""
     return Softmax(*(s.new_zeros(N).index_copy_(0, index_I, s) for s in softmax))

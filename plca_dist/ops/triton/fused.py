@@ -5,8 +5,8 @@ each gradient kernel once more. Queries' gradients come from programs along the 
 along the columns. No atomics: the same input gives the same bits.
 
 `products` (see `ops/settings.py`) says how operands of products are rounded; statistics and sums are float32. Inputs
-are float32, bfloat16 or float16 at any strides. What has channels comes out laid out as the input it goes with: an
-average as the values, a gradient as its tensor (channels first, for views of maps).
+are float32, bfloat16 or float16 at any strides. An average is laid out as the values, a gradient as its tensor:
+channels first, for views of maps.
 
 Shapes: R queries, M keys, C channels of the score, D channels of the value, both at most `LIMIT`.
 """
