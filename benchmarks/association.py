@@ -27,8 +27,11 @@ from common import save
 from torch import Tensor
 
 from plca_dist.method.association import association_loss
+from plca_dist.method.settings import AssociationSettings
+from plca_dist.ops.settings import Pairwise
 
 PAPER, FULL = (92, 92), (128, 256)
+DENSE = Pairwise(backend="dense")
 
 
 def against_dense(
@@ -40,11 +43,11 @@ def against_dense(
     peaks: dict[str, float] = {}
     agreement = {}
     for _ in range(rounds):
-        dense = run(maps, levels, "dense")
+        dense = run(maps, levels, DENSE)
         times.setdefault("dense", []).append(dense["seconds"])
         peaks["dense"] = max(peaks.get("dense", 0), dense["peak_mb"])
         for products in others:
-            found = run(maps, levels, "streaming", products)
+            found = run(maps, levels, Pairwise(products, "streaming"))
             agreement[products] = check(found, dense, products)
             times.setdefault(products, []).append(found["seconds"])
             peaks[products] = max(peaks.get(products, 0), found["peak_mb"])
@@ -67,8 +70,9 @@ def against_dense(
 def alone(channels: int, grid: tuple[int, int], products: str) -> dict[str, Any]:
     """Where the dense form does not fit: streaming only, after a comparison on a sixteenth of the positions."""
     small = draw_pair(channels, grid[0] // 4, grid[1] // 4)
-    check(run(small, list(LEVELS), "streaming", products), run(small, list(LEVELS), "dense"), products)
-    found = run(draw_pair(channels, *grid), list(LEVELS), "streaming", products)
+    streaming = Pairwise(products, "streaming")
+    check(run(small, list(LEVELS), streaming), run(small, list(LEVELS), DENSE), products)
+    found = run(draw_pair(channels, *grid), list(LEVELS), streaming)
     return {name: found[name] for name in ("seconds", "peak_mb", "cycles")}
 
 
@@ -76,7 +80,7 @@ def growth(backend: str, sides: list[int], channels: int = 64) -> dict[str, Any]
     """Seconds and peak of side² positions, both levels; the exponent is the slope of log peak over log N."""
     rows = []
     for side in sides:
-        found = run(draw_pair(channels, side, side), list(LEVELS), backend)
+        found = run(draw_pair(channels, side, side), list(LEVELS), Pairwise(backend=backend))
         rows.append({"positions": side**2, "seconds": found["seconds"], "peak_mb": found["peak_mb"]})
         print(f"  {backend} {side} x {side}: {found['seconds']:.2f} s, {found['peak_mb']:.0f} MB", file=sys.stderr)
     x, y = ([math.log(row[name]) for row in rows] for name in ("positions", "peak_mb"))
@@ -90,7 +94,9 @@ def precision(channels: int, side: int) -> dict[str, Any]:
         pair = [maps[f"{domain} {kind}"].requires_grad_() for domain in ("source", "target")]
 
         def outcome(backend: str, pair: list[Tensor] = pair, similarity: str = similarity) -> tuple[Any, ...]:
-            found = association_loss(*pair, maps["labels"], similarity=similarity, backend=backend)
+            found = association_loss(
+                *pair, maps["labels"], AssociationSettings(similarity, pairwise=Pairwise(backend=backend))
+            )
             return found, torch.autograd.grad(found.loss, pair)
 
         exact, exact_gradients = outcome("dense")

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from plca_dist.method.association import association_loss
+from plca_dist.method.settings import AssociationSettings
 from plca_dist.ops import blocks
+from plca_dist.ops.settings import Pairwise
 
 CLASSES = 19
 #: By what multiplies: the largest difference of a streaming gradient to the dense one, relative in the Euclidean norm,
@@ -72,7 +74,7 @@ def draw_pair(channels: int, height: int, width: int, seed: int = 0) -> Maps:
     return {name: x.contiguous().to(DEVICE) for name, x in maps.items()}
 
 
-def run(maps: Maps, levels: list[str], backend: str, products: str = "float32") -> dict[str, Any]:
+def run(maps: Maps, levels: list[str], pairwise: Pairwise) -> dict[str, Any]:
     """One forward and backward pass: its seconds, its peak in MB, and what came out."""
     names = [f"{domain} {LEVELS[level][1]}" for level in levels for domain in ("source", "target")]
     leaves = {name: maps[name].detach().requires_grad_() for name in names}
@@ -82,8 +84,8 @@ def run(maps: Maps, levels: list[str], backend: str, products: str = "float32") 
         for level in levels:
             similarity, kind = LEVELS[level]
             pair = leaves[f"source {kind}"], leaves[f"target {kind}"]
-            settings = {"similarity": similarity, "backend": backend, "products": products}
-            found.append(association_loss(*pair, maps["labels"], **settings))
+            settings = AssociationSettings(similarity, pairwise=pairwise)
+            found.append(association_loss(*pair, maps["labels"], settings))
         total = sum(f.loss for f in found)
         gradients = torch.autograd.grad(total, list(leaves.values()))
         if DEVICE == "cuda":

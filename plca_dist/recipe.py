@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError, nearest
@@ -89,11 +89,11 @@ def keys() -> list[str]:
     return [key for key, _, _ in documented_keys()]
 
 
-def documented_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+def documented_keys(model: type[Any] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """(dotted key, description, default) of every setting."""
-    for name, info in model.model_fields.items():
+    for name, info in model.__pydantic_fields__.items():
         kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if hasattr(kind, "__pydantic_fields__"):
             yield from documented_keys(kind, f"{prefix}{name}.")
         else:
             yield (
@@ -132,10 +132,11 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
 def explain(error: ValidationError, known: Sequence[str]) -> str:
     """One line for the first of pydantic's errors, but a misspelt key (of `known`) before what is missing for it."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+    first = min(error.errors(), key=lambda e: e["type"] not in unknown)
     key = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more after this one)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
+    if first["type"] in unknown:
         return f"{unknown_key(key, known)}{more}"
     if first["type"] == "missing":
         return f"{key} is missing{more}."

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from plca_dist.data.labels import IGNORE
 from plca_dist.data.whole_images import Pair
-from plca_dist.models.deeplab import Output
+from plca_dist.method.output import NetworkOutput
 
 CELL = 8
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -18,9 +18,9 @@ class Colours(nn.Module):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))  # says where the network is
 
-    def forward(self, image_B3HW: Tensor) -> Output:
+    def forward(self, image_B3HW: Tensor) -> NetworkOutput:
         features_B3hw = nn.functional.avg_pool2d(image_B3HW.float(), CELL)
-        return Output(features_B3hw, features_B3hw / 20)
+        return NetworkOutput(features_B3hw, features_B3hw / 20)
 
 
 def cells(rows: list[list]) -> Tensor:

@@ -10,13 +10,14 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data", "config",
-    "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search", "doctor", "demo", "cli",
+    "errors", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data", "sections",
+    "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search", "doctor", "demo",
+    "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
-    "pydantic": ("config.py", "recipe.py", "search/space/"),
+    "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/"),
 }
 #: What DeepSpeed does not document: attributes, keys and names of its files. One file alone may touch it.
 DEEPSPEED_INTERNALS = (
@@ -54,7 +55,17 @@ def test_imports_run_downward(path: Path) -> None:
         if top in ONLY_IN:
             assert relative.as_posix().startswith(ONLY_IN[top]), f"{relative} imports {top}"
         if room in ("method", "ops"):
-            assert top in ("torch", "triton", "plca_dist", "collections", "contextlib", "math", "types", "typing")
+            assert top in (
+                "torch",
+                "triton",
+                "plca_dist",
+                "collections",
+                "contextlib",
+                "dataclasses",
+                "math",
+                "types",
+                "typing",
+            )
 
 
 #: What Ray does not document, as it looks in source: modules, attributes, and variables that are set for it.

@@ -7,10 +7,12 @@ another. A class that only one of the two sets has is ignored, and never mistake
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from plca_dist.errors import UserError, nearest
+
+if TYPE_CHECKING:  # the recipe's settings need the names alone, and quickly
+    import numpy as np
 
 IGNORE = 255
 
@@ -94,8 +96,10 @@ def label_set(name: str) -> LabelSet:
     return LABEL_SETS[name]
 
 
-def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
+def remap(source: Sequence[str], target: Sequence[str]) -> "np.ndarray":
     """Lookup table (256,) uint8 from train ids of classes `source` to those of `target`; all others give IGNORE."""
+    import numpy as np
+
     table = np.full(256, IGNORE, np.uint8)
     for i, name in enumerate(source):
         if name in target:
@@ -103,11 +107,13 @@ def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
     return table
 
 
-def cityscapes_label_ids(classes: Sequence[str]) -> np.ndarray:
+def cityscapes_label_ids(classes: Sequence[str]) -> "np.ndarray":
     """Lookup table (256,) uint8 from train ids of `classes` to the official evaluator's label ids (0: unlabelled).
 
     Raises UserError for a class that Cityscapes does not have.
     """
+    import numpy as np
+
     foreign = [c for c in classes if c not in CITYSCAPES_CLASSES]
     if foreign:
         raise UserError(

@@ -74,5 +74,5 @@ def _score_part(
         num_classes=len(trained.labels),
         size=job.size,
         ratios=measured,
-        **trained.inference,
+        inference=trained.inference,
     )

@@ -11,6 +11,7 @@ from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.distribute import InferenceJob, job_from
 from plca_dist.inference.load import TrainedNetwork, load_trained
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.authors import AUTHORS_BACKBONE, AUTHORS_STYLE, authors_classes, load_authors, to_authors
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.onnx_file import require_onnx, run_onnx, to_onnx
@@ -110,21 +111,19 @@ def _new_file(location: Location) -> tuple[Store, str]:
 
 def _checked_onnx(trained: TrainedNetwork, job: InferenceJob) -> tuple[bytes, float]:
     """The ONNX file, and the largest difference of its probabilities from torch's for a few drawn scenes."""
-    contrast = trained.inference["kl_aggregation_contrast"]
+    inference = InferenceSettings(trained.inference.kl_aggregation_contrast)
     data = to_onnx(
         trained.network,
         trained.labels.classes,
         size=job.size,
         ratio=job.aggregation,
-        kl_aggregation_contrast=contrast,
+        kl_aggregation_contrast=inference.kl_aggregation_contrast,
     )
     worst = 0.0
     for number, (height, width) in enumerate([job.size] if job.size else _ANY_SIZE):
         drawn_HW3, _ = scene(number, seed=0, domain="target", height=height, width=width)
         image_3HW = torch.from_numpy(np.ascontiguousarray(drawn_HW3.transpose(2, 0, 1)))
-        torch_KHW = probabilities(
-            trained.network, image_3HW, size=None, ratio=job.aggregation, kl_aggregation_contrast=contrast
-        )
+        torch_KHW = probabilities(trained.network, image_3HW, size=None, ratio=job.aggregation, inference=inference)
         onnx_1KHW, _ = run_onnx(data, image_3HW[None])
         difference = (onnx_1KHW[0] - torch_KHW).abs().max().item()
         if not difference <= _TOLERANCE:  # a NaN is refused too

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
-from plca_dist.config import Config, ObjectiveSettings
+from plca_dist.config import Config
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import UserError
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.weights import describe, load_weights
 from plca_dist.recipe import parse
@@ -33,10 +33,9 @@ class TrainedNetwork:
     checkpoint: str | None = None
 
     @property
-    def inference(self) -> dict[str, Any]:
+    def inference(self) -> InferenceSettings:
         """How the network was trained to aggregate, as `evaluate` and `probabilities` take it."""
-        settings = self.config.objective if self.config else ObjectiveSettings()
-        return settings.inference
+        return self.config.objective.inference if self.config else InferenceSettings()
 
 
 def load_trained(location: Location) -> TrainedNetwork:

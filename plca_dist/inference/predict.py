@@ -76,7 +76,7 @@ def _predict_part(
         except ValueError as error:
             raise UserError(f"{source.uri}/{name} cannot be read: {error}; repair it or take it away.") from error
         probability_KHW = probabilities(
-            trained.network, image_3HW, size=job.size, ratio=job.aggregation, **trained.inference
+            trained.network, image_3HW, size=job.size, ratio=job.aggregation, inference=trained.inference
         )
         prediction_HW = probability_KHW.argmax(0).cpu().numpy().astype(np.uint8)
         ids_HW = cityscapes_label_ids(trained.labels.classes)[prediction_HW] if folder == _LABEL_IDS else prediction_HW

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plca_dist.method.aggregation import aggregate
-from plca_dist.method.similarity import Embedding, embed, pairwise
-from plca_dist.ops import Cycle, cycle
+from plca_dist.method.settings import AssociationSettings
+from plca_dist.method.similarity import Embedding, aligned_similarity, embed
+from plca_dist.ops.dense import Cycle
+from plca_dist.ops.operations import cycle
 
 
 class Association(NamedTuple):
-    """A loss and the cycles it stands on.
+    """A loss and its cycles.
 
     `loss` (): mean over pairs of the mean over Î; a pair whose Î is empty counts as a zero that keeps the graph.
     `consistent` (B, Ns) bool: Î, the starts that are not ignored and whose cycle ends at their own label.
@@ -31,76 +33,45 @@ class Association(NamedTuple):
 
 
 def association_loss(
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    *,
-    similarity: str = "cosine",
-    aggregation: float = 0.5,
-    kl_aggregation_contrast: bool = False,
-    ignore_index: int = 255,
-    products: str = "float32",
-    backend: str = "auto",
+    source: Tensor, target: Tensor, labels: Tensor, settings: AssociationSettings = AssociationSettings()
 ) -> Association:
     """Eq. 4: −1/|Î| Σ_{i∈Î} log{softmax_j'(D̃(F^s_i, F^t_j'))[j*] · softmax_i'(D̃(F^t_j*, F^s_i'))[i*]}.
 
     D̃ is the contrast-normalized similarity (Eq. 5, 6). `source` and `target` are (B, C, H, W): features with
     similarity "cosine" (Eq. 4), class probabilities with "kl" (Eq. 10). They may differ in H and W. `labels` (B, H, W)
-    are integers on the source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8; `aggregation` is α,
-    0 is off).
+    are integers on the source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8).
 
     Unlike the authors' code the mean is taken per pair and then over pairs, so that the loss does not depend on how a
     batch is split over devices. As there, ignored source pixels are dropped as starts only: they remain candidates, and
     a cycle that starts at a label and ends at an ignored pixel is inconsistent.
 
-    Raises UserError for an unknown similarity or backend and an aggregation outside [0, 1); ValueError for shapes.
+    Raises ValueError where the shapes do not fit together.
     """
-    settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
-    *_, found = _associate(source, target, labels, *settings)
+    *_, found = _associate(source, target, labels, settings)
     loss = _mean_over_consistent(-found.log_probability, found.consistent)
     return Association(loss, found.consistent, found.target_index, found.source_index)
 
 
 def similarity_loss(
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    *,
-    similarity: str = "cosine",
-    aggregation: float = 0.5,
-    kl_aggregation_contrast: bool = False,
-    ignore_index: int = 255,
-    products: str = "float32",
-    backend: str = "auto",
+    source: Tensor, target: Tensor, labels: Tensor, settings: AssociationSettings = AssociationSettings()
 ) -> Association:
     """Sim-PLCA, the paper's ablation without contrast: −1/|Î| Σ_{i∈Î} {D(F^s_i, F^t_j*) + D(F^t_j*, F^s_i*)}.
 
-    The same cycles, pulled together directly instead of against all candidates. D is the cosine, or −KL itself with its
-    entropy. Arguments, means and errors as in `association_loss`.
+    The same cycles are pulled together directly instead of against all candidates. D is the cosine, or −KL itself with
+    its entropy. Arguments, means and errors are those of `association_loss`.
     """
-    settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
-    of_source, of_target, found = _associate(source, target, labels, *settings)
+    of_source, of_target, found = _associate(source, target, labels, settings)
     there, back = _take(of_target, found.target_index), _take(of_source, found.source_index)
-    closeness = pairwise(of_source, there) + pairwise(there, back)
+    closeness = aligned_similarity(of_source, there) + aligned_similarity(there, back)
     loss = _mean_over_consistent(-closeness, found.consistent)
     return Association(loss, found.consistent, found.target_index, found.source_index)
 
 
 def cycles(
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    *,
-    similarity: str = "cosine",
-    aggregation: float = 0.5,
-    kl_aggregation_contrast: bool = False,
-    ignore_index: int = 255,
-    products: str = "float32",
-    backend: str = "auto",
+    source: Tensor, target: Tensor, labels: Tensor, settings: AssociationSettings = AssociationSettings()
 ) -> Cycle:
-    """Eq. 2, 3: the cycles that the losses stand on, to be looked at. Arguments and errors as in `association_loss`."""
-    settings = similarity, aggregation, kl_aggregation_contrast, ignore_index, products, backend
-    *_, found = _associate(source, target, labels, *settings)
+    """Eq. 2, 3: the cycles that both losses are computed from. Arguments and errors as in `association_loss`."""
+    *_, found = _associate(source, target, labels, settings)
     return found
 
 
@@ -111,20 +82,13 @@ def labels_to_grid(labels_BHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _associate(
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    similarity: str,
-    aggregation: float,
-    kl_contrast: bool,
-    ignore_index: int,
-    products: str,
-    backend: str,
+    source: Tensor, target: Tensor, labels: Tensor, settings: AssociationSettings
 ) -> tuple[Embedding, Embedding, Cycle]:
     """Embeddings of the source and of the aggregated target, and the cycles between them."""
     _check_shapes(source, target, labels)
-    contrast = kl_contrast if similarity == "kl" else None
-    aggregated = aggregate(target, aggregation, similarity, contrast=contrast, products=products, backend=backend)
+    similarity = settings.similarity
+    contrast = settings.kl_aggregation_contrast if similarity == "kl" else None
+    aggregated = aggregate(target, settings.aggregation, similarity, contrast=contrast, pairwise=settings.pairwise)
     of_source, of_target = embed(source, similarity), embed(aggregated, similarity)
     found = cycle(
         of_source.query,
@@ -133,9 +97,8 @@ def _associate(
         of_target.key,
         labels.flatten(1),
         cosine=of_source.cosine,
-        ignore_index=ignore_index,
-        products=products,
-        backend=backend,
+        ignore_index=settings.ignore_index,
+        pairwise=settings.pairwise,
     )
     return of_source, of_target, found
 

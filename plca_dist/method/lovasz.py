@@ -6,10 +6,8 @@ Shapes: B images, K classes, P pixels of one set.
 import torch
 from torch import Tensor
 
-from plca_dist.errors import UserError, nearest
-from plca_dist.ops import at_least_float32
-
-SCOPES = ("image", "batch")
+from plca_dist.method.settings import check_scope
+from plca_dist.ops.dense import at_least_float32
 
 
 def lovasz_softmax(
@@ -20,8 +18,8 @@ def lovasz_softmax(
     For class c, pixel p errs by m_p = |[y_p = c] − P_p(c)|. With the errors in falling order and J_n the Jaccard loss
     (1 − intersection/union) when the n worst pixels are wrong, the loss of the class is Σ_n m_n (J_n − J_{n−1}).
 
-    scope "image": per image, then the mean over images. It needs no communication and is the same however a batch is
-    split over devices; an image without a valid pixel counts as a zero that keeps the graph.
+    scope "image": per image, then the mean over images. It needs no communication and does not depend on how a batch is
+    split over devices. An image without a valid pixel counts as a zero that keeps the graph.
     scope "batch": one set of all pixels of the batch at hand (the authors' code: of all devices' batches).
 
     Raises UserError for another scope, ValueError for shapes.
@@ -72,7 +70,7 @@ def _lovasz_weight(error_KP: Tensor, foreground_KP: Tensor, valid_1P: Tensor) ->
 
 
 def _worst_first(error_KP: Tensor, valid_1P: Tensor) -> Tensor:
-    """Indices that put errors in falling order, ignored pixels behind all others, where they change nobody's weight."""
+    """Indices that put errors in falling order, with ignored pixels last, where they change no other pixel's weight."""
     # The bits of non-negative floats are integers of the same order, which sort several times faster.
     integer = torch.int32 if error_KP.dtype == torch.float32 else torch.int64
     last = torch.iinfo(integer).max
@@ -81,10 +79,3 @@ def _worst_first(error_KP: Tensor, valid_1P: Tensor) -> Tensor:
         return key_KP.argsort(-1)
     # On the CPU torch has a radix sort, but only for one dimension: hence a class at a time.
     return torch.stack([key_P.argsort() for key_P in key_KP])
-
-
-def check_scope(scope: str) -> str:
-    """`scope` itself. Raises UserError for an unknown one."""
-    if scope not in SCOPES:
-        raise UserError(f"lovasz_scope {scope!r} is unknown; known: {', '.join(SCOPES)}.{nearest(scope, SCOPES)}")
-    return scope

@@ -8,16 +8,15 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from plca_dist.errors import UserError, nearest
-from plca_dist.ops import at_least_float32
+from plca_dist.method.settings import check_similarity
+from plca_dist.ops.dense import at_least_float32
 
-SIMILARITIES = ("cosine", "kl")
 #: The authors' guard in log(P + ε).
 LOG_EPSILON = 1e-10
 
 
 class Embedding(NamedTuple):
-    """What a position asks with and what it answers with: two tensors (B, N, C).
+    """Every position's query and key: two tensors (B, N, C). D(i, j) compares the query of i with the key of j.
 
     `cosine`: query and key are one tensor, and D(i, j) is the cosine instead of the inner product. The operations
     normalize inside, so that no normalized copy is kept for the backward pass.
@@ -46,7 +45,7 @@ def embed(x_BCHW: Tensor, similarity: str) -> Embedding:
     return Embedding(x_BNC, (x_BNC + LOG_EPSILON).log(), cosine=False)
 
 
-def pairwise(i: Embedding, j: Embedding) -> Tensor:
+def aligned_similarity(i: Embedding, j: Embedding) -> Tensor:
     """D(i_n, j_n), (B, N), of embeddings already lined up position by position.
 
     Here "kl" is −KL(P_i ‖ P_j) itself, entropy included: its gradient matters where D is maximized directly.
@@ -55,13 +54,3 @@ def pairwise(i: Embedding, j: Embedding) -> Tensor:
         unit_i, unit_j = (F.normalize(at_least_float32(x), dim=-1) for x in (i.query, j.key))
         return (unit_i * unit_j).sum(-1)
     return (i.query * (j.key - i.key)).sum(-1)
-
-
-def check_similarity(similarity: str) -> str:
-    """`similarity` itself. Raises UserError for an unknown one."""
-    if similarity not in SIMILARITIES:
-        raise UserError(
-            f"similarity {similarity!r} is unknown; known: {', '.join(SIMILARITIES)}."
-            f"{nearest(similarity, SIMILARITIES)}"
-        )
-    return similarity

@@ -1,8 +1,8 @@
 """The weight files of the paper's authors, in and out.
 
 Such a file is `{"weights": state_dict}` of one network: ResNet-101, caffe style, rates 6/12/18/24. The backbone's names
-are ours; the head's are `classifier.0.convs.{i}.0.weight`, (K, C, 3, 3), with rows in the order of AUTHORS_CLASSES, all
-19 or, trained on SYNTHIA, the first 16.
+are the same as here. The head's are `classifier.0.convs.{i}.0.weight`, (K, C, 3, 3), with rows in the order of
+AUTHORS_CLASSES: all 19, or the first 16 where it was trained on SYNTHIA.
 
 K: classes; C: feature channels.
 """
@@ -25,14 +25,14 @@ AUTHORS_CLASSES = (
 )  # fmt: skip
 AUTHORS_BACKBONE, AUTHORS_STYLE = "resnet101", "caffe"
 
-#: Our name of each of the head's tensors -> theirs.
+#: The name of each of the head's tensors here -> in an authors' file.
 _HEAD = {f"classifier.convs.{i}.weight": f"classifier.0.convs.{i}.0.weight" for i in range(len(PAPER_RATES))}
 
 
 def authors_classes(data: bytes, *, origin: str = "the authors' weight file") -> tuple[str, ...]:
     """The classes of an authors' file, in its own order, by the rows of its head.
 
-    Raises UserError for a file that is not of their form, or has another number of classes than their models.
+    Raises UserError for a file of another form, or with another number of classes than the authors' models.
     """
     count = _count(_state(torch_payload(data, origin), origin))
     if count not in (16, 19):
@@ -49,7 +49,7 @@ def load_authors(
     """Fill `network` from an authors' file, its class rows put into the order of `classes`.
 
     `classes`: names in train-id order, the same set as the file's. Raises UserError for another network, other classes,
-    and a file that is not of their form.
+    and a file of another form.
     """
     fill_as_authors(network, torch_payload(data, origin), classes, origin)
 
@@ -59,12 +59,12 @@ def fill_as_authors(network: Network, payload: Any, classes: Sequence[str], orig
     if wrong := _unlike_authors(network, classes):
         raise UserError(f"{origin}: the authors' weights need {'; '.join(wrong)}: build the network so.")
     state = _state(payload, origin)
-    theirs = AUTHORS_CLASSES[: _count(state)]
-    if theirs and set(theirs) != set(classes):
+    in_file = AUTHORS_CLASSES[: _count(state)]
+    if in_file and set(in_file) != set(classes):
         raise UserError(
-            f"{origin} has {len(theirs)} classes, the network {len(classes)};"
-            f" only here: {first_few([c for c in classes if c not in theirs])};"
-            f" only in the file: {first_few([c for c in theirs if c not in classes])}:"
+            f"{origin} has {len(in_file)} classes, the network {len(classes)};"
+            f" only here: {first_few([c for c in classes if c not in in_file])};"
+            f" only in the file: {first_few([c for c in in_file if c not in classes])}:"
             " use the label set the file was trained on."
         )
     own = network.state_dict()
@@ -86,13 +86,13 @@ def to_authors(network: Network, classes: Sequence[str], *, origin: str = "the n
             f"{origin} cannot be an authors' file, which holds {'; '.join(wrong)}: train with these settings, or write"
             " it with `plca export`."
         )
-    theirs = AUTHORS_CLASSES[: len(classes)]
-    if set(theirs) != set(classes):
+    in_file = AUTHORS_CLASSES[: len(classes)]
+    if set(in_file) != set(classes):
         raise UserError(
             f"{origin} cannot be an authors' file, which knows the 19 classes of Cityscapes or the 16 of SYNTHIA, not"
-            f" {first_few([c for c in classes if c not in theirs])}: write it with `plca export`."
+            f" {first_few([c for c in classes if c not in in_file])}: write it with `plca export`."
         )
-    rows = [classes.index(c) for c in theirs]
+    rows = [classes.index(c) for c in in_file]
     state = {
         _HEAD.get(key, key): (value[rows] if key in _HEAD else value).cpu().contiguous()
         for key, value in network.state_dict().items()
@@ -111,7 +111,7 @@ def _state(payload: Any, origin: str) -> dict[str, Tensor]:
 
 
 def _count(state: Mapping[str, Tensor]) -> int:
-    """K, by the rows of the head; 0 where there is none."""
+    """K, by the rows of the head; 0 where the file has no head."""
     return next((len(state[key]) for key in _HEAD.values() if key in state and state[key].dim() == 4), 0)
 
 

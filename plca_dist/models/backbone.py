@@ -10,72 +10,28 @@ basic blocks, which torchvision does not dilate, conv1 of a stage's first block 
 B: batch; H, W: image; h, w: the stride-8 grid; C: channels.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from plca_dist.errors import UserError, nearest
+from plca_dist.models.architecture import Architecture, Style, architecture_named, style_named
 
 OUTPUT_STRIDE = 8
 
 
-@dataclass(frozen=True)
-class Style:
-    """What a family of ImageNet weights expects of the network around it.
+def normalize(image_B3HW: Tensor, style: Style) -> Tensor:
+    """The network's input, float32 (or the image's own float type), from RGB in 0-255, uint8 or float.
 
-    `mean` and `std` are in units of 0-255 and in the order of the network's input channels; `channels[i]` is the RGB
-    channel that the network sees as its i-th.
+    The constants are numbers, not buffers: no dtype cast of the module can round them, and no weight file holds them.
     """
-
-    name: str
-    stride_in_first_conv: bool
-    ceil_pool: bool
-    channels: tuple[int, int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def normalize(self, image_B3HW: Tensor) -> Tensor:
-        """The network's input, float32 (or the image's own float type), from RGB in 0-255, uint8 or float.
-
-        The constants are numbers, not buffers: no dtype cast of the module can round them, and no weight file holds
-        them.
-        """
-        image = image_B3HW if image_B3HW.is_floating_point() else image_B3HW.float()
-        planes = zip(self.channels, self.mean, self.std, strict=True)
-        return torch.stack([(image[:, c] - mean) / std for c, mean, std in planes], dim=1)
+    image = image_B3HW if image_B3HW.is_floating_point() else image_B3HW.float()
+    planes = zip(style.channels, style.mean, style.std, strict=True)
+    return torch.stack([(image[:, c] - mean) / std for c, mean, std in planes], dim=1)
 
 
-STYLES: dict[str, Style] = {
-    "torchvision": Style(
-        "torchvision",
-        stride_in_first_conv=False,
-        ceil_pool=False,
-        channels=(0, 1, 2),
-        mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
-        std=(0.229 * 255, 0.224 * 255, 0.225 * 255),
-    ),
-    "caffe": Style(
-        "caffe",
-        stride_in_first_conv=True,
-        ceil_pool=True,
-        channels=(2, 1, 0),
-        mean=(104.00698793, 116.66876762, 122.67891434),
-        std=(1.0, 1.0, 1.0),
-    ),
-}
-
-
-def style_named(name: str) -> Style:
-    """The style called `name`. Raises UserError naming the known ones."""
-    if name not in STYLES:
-        raise UserError(f"style {name!r} is unknown; known: {', '.join(STYLES)}.{nearest(name, STYLES)}")
-    return STYLES[name]
-
-
-class Step(NamedTuple):
-    """Geometry of one block: its stride, and the dilation before and after the convolution that carries the stride."""
+class BlockGeometry(NamedTuple):
+    """One block's stride, and the dilation before and after the convolution that carries the stride."""
 
     stride: int
     dilation_before: int
@@ -97,18 +53,18 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the first carries the stride in either style, having no 1x1 to give it to."""
+    """Two 3x3 convolutions. The first carries the stride in both styles, because there is no 1x1 convolution."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, step: Step, style: Style) -> None:
+    def __init__(self, in_channels: int, width: int, geometry: BlockGeometry, style: Style) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(in_channels, width, step.stride, step.dilation_before)
+        self.conv1 = _conv3x3(in_channels, width, geometry.stride, geometry.dilation_before)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(width, width, 1, step.dilation)
+        self.conv2 = _conv3x3(width, width, 1, geometry.dilation)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, width, step.stride)
+        self.downsample = _shortcut(in_channels, width, geometry.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.relu(self.bn1(self.conv1(x)))
@@ -121,19 +77,18 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, step: Step, style: Style) -> None:
+    def __init__(self, in_channels: int, width: int, geometry: BlockGeometry, style: Style) -> None:
         super().__init__()
         in_first = style.stride_in_first_conv
-        self.conv1 = _conv1x1(in_channels, width, step.stride if in_first else 1)
+        self.conv1 = _conv1x1(in_channels, width, geometry.stride if in_first else 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3x3(
-            width, width, 1 if in_first else step.stride, step.dilation if in_first else step.dilation_before
-        )
+        stride, dilation = (1, geometry.dilation) if in_first else (geometry.stride, geometry.dilation_before)
+        self.conv2 = _conv3x3(width, width, stride, dilation)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv1x1(width, width * self.expansion)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, width * self.expansion, step.stride)
+        self.downsample = _shortcut(in_channels, width * self.expansion, geometry.stride)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.relu(self.bn1(self.conv1(x)))
@@ -142,29 +97,7 @@ class Bottleneck(nn.Module):
         return self.relu(residual + (x if self.downsample is None else self.downsample(x)))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One member of the family: four stages of `depths` blocks of `widths`, behind a stem of stride 4 or 2.
-
-    `imagenet`: torchvision publishes ImageNet weights for it.
-    """
-
-    block: type[BasicBlock] | type[Bottleneck]
-    depths: tuple[int, int, int, int]
-    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
-    stem_kernel: int = 7
-    stem_pool: bool = True
-    imagenet: bool = True
-
-
-BACKBONES: dict[str, Plan] = {
-    # For demonstrations on a CPU, from scratch: 1.3 M parameters; no pool in the stem keeps small images' detail.
-    "tiny": Plan(BasicBlock, (1, 1, 1, 1), (32, 64, 128, 256), stem_kernel=3, stem_pool=False, imagenet=False),
-    "resnet18": Plan(BasicBlock, (2, 2, 2, 2)),
-    "resnet34": Plan(BasicBlock, (3, 4, 6, 3)),
-    "resnet50": Plan(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": Plan(Bottleneck, (3, 4, 23, 3)),
-}
+_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class ResNet(nn.Module):
@@ -173,30 +106,32 @@ class ResNet(nn.Module):
     With a ceil-mode pool an even half-size grid gains a row: an edge of 96 pixels gives 13 positions, not 12.
     """
 
-    def __init__(self, plan: Plan, style: Style) -> None:
+    def __init__(self, architecture: Architecture, style: Style) -> None:
         super().__init__()
-        width = plan.widths[0]
+        width = architecture.widths[0]
         self.style = style
-        self.conv1 = nn.Conv2d(3, width, plan.stem_kernel, stride=2, padding=plan.stem_kernel // 2, bias=False)
+        kernel = architecture.stem_kernel
+        self.conv1 = nn.Conv2d(3, width, kernel, stride=2, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1, ceil_mode=style.ceil_pool) if plan.stem_pool else nn.Identity()
-        first, second, third, fourth = _steps(stem_stride=4 if plan.stem_pool else 2)
+        self.maxpool = nn.MaxPool2d(3, 2, 1, ceil_mode=style.ceil_pool) if architecture.stem_pool else nn.Identity()
+        first, second, third, fourth = _stage_geometry(stem_stride=4 if architecture.stem_pool else 2)
         self.out_channels = width
-        self.layer1 = self._stage(plan, 0, first)
-        self.layer2 = self._stage(plan, 1, second)
-        self.layer3 = self._stage(plan, 2, third)
-        self.layer4 = self._stage(plan, 3, fourth)
+        self.layer1 = self._stage(architecture, 0, first)
+        self.layer2 = self._stage(architecture, 1, second)
+        self.layer3 = self._stage(architecture, 2, third)
+        self.layer4 = self._stage(architecture, 3, fourth)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def _stage(self, plan: Plan, index: int, first: Step) -> nn.Sequential:
-        rest = Step(1, first.dilation, first.dilation)
+    def _stage(self, architecture: Architecture, index: int, first: BlockGeometry) -> nn.Sequential:
+        block, width = _BLOCKS[architecture.block], architecture.widths[index]
+        rest = BlockGeometry(1, first.dilation, first.dilation)
         blocks = []
-        for step in [first] + [rest] * (plan.depths[index] - 1):
-            blocks.append(plan.block(self.out_channels, plan.widths[index], step, self.style))
-            self.out_channels = plan.widths[index] * plan.block.expansion
+        for geometry in [first] + [rest] * (architecture.depths[index] - 1):
+            blocks.append(block(self.out_channels, width, geometry, self.style))
+            self.out_channels = width * block.expansion
         return nn.Sequential(*blocks)
 
     def forward(self, normalized_B3HW: Tensor) -> Tensor:
@@ -204,17 +139,17 @@ class ResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
-def _steps(stem_stride: int) -> list[Step]:
-    """First block of each stage: stages 2 to 4 halve the grid down to OUTPUT_STRIDE, then double the dilation."""
-    steps, reached, dilation = [Step(1, 1, 1)], stem_stride, 1
+def _stage_geometry(stem_stride: int) -> list[BlockGeometry]:
+    """The first block of each stage: stages 2 to 4 halve the grid down to OUTPUT_STRIDE, then double the dilation."""
+    geometries, reached, dilation = [BlockGeometry(1, 1, 1)], stem_stride, 1
     for _ in range(3):
         if reached < OUTPUT_STRIDE:
             reached *= 2
-            steps.append(Step(2, dilation, dilation))
+            geometries.append(BlockGeometry(2, dilation, dilation))
         else:
-            steps.append(Step(1, dilation, 2 * dilation))
+            geometries.append(BlockGeometry(1, dilation, 2 * dilation))
             dilation *= 2
-    return steps
+    return geometries
 
 
 def build_backbone(name: str, style: str = "torchvision") -> ResNet:
@@ -222,6 +157,4 @@ def build_backbone(name: str, style: str = "torchvision") -> ResNet:
 
     Raises UserError for an unknown name or style, with the nearest known one.
     """
-    if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}.{nearest(name, BACKBONES)}")
-    return ResNet(BACKBONES[name], style_named(style))
+    return ResNet(architecture_named(name), style_named(style))

@@ -1,28 +1,23 @@
 """DeepLab-V2: a backbone at output stride 8 and one layer of parallel dilated convolutions (arXiv 1606.00915).
 
-The method needs the features as well as the logits, and classifies a second time once it has aggregated the features
-(Eq. 7), so the network gives both and the classifier can be called alone.
+The method needs the features as well as the logits, so the network returns both. At inference the method classifies a
+second time, after it has aggregated the features (Eq. 7), so the classifier can be called alone.
 
 B: batch; H, W: image; h, w: the stride-8 grid; C: feature channels; K: classes.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from plca_dist.errors import UserError
-from plca_dist.models.backbone import OUTPUT_STRIDE, Style, build_backbone
+from plca_dist.method.output import NetworkOutput
+from plca_dist.models.architecture import Style
+from plca_dist.models.backbone import OUTPUT_STRIDE, build_backbone, normalize
 
 #: Dilations of the head in the paper; a small grid wants smaller ones (24 cells exceed a 12 x 24 grid altogether).
 PAPER_RATES = (6, 12, 18, 24)
-
-
-class Output(NamedTuple):
-    """Features (B, C, h, w) and logits (B, K, h, w), neither upsampled."""
-
-    features: Tensor
-    logits: Tensor
 
 
 class DeepLabHead(nn.Module):
@@ -44,9 +39,10 @@ class DeepLabHead(nn.Module):
 
 
 class Network(nn.Module):
-    """RGB images -> `Output`; made by `build_network`. Parameters: `backbone.*` and `classifier.convs.{i}.weight`.
+    """RGB images -> `NetworkOutput`; made by `build_network`.
 
-    `stride` is the grid's step in pixels; `style` says how the input is normalized, which happens inside.
+    Parameters: `backbone.*` and `classifier.convs.{i}.weight`. `stride` is the grid's step in pixels. The network
+    normalizes its input itself, as its `style` says.
     """
 
     stride = OUTPUT_STRIDE
@@ -67,14 +63,14 @@ class Network(nn.Module):
     def style(self) -> Style:
         return self.backbone.style
 
-    def forward(self, image_B3HW: Tensor) -> Output:
+    def forward(self, image_B3HW: Tensor) -> NetworkOutput:
         """`image_B3HW`: RGB in 0-255, uint8 or float. Normalized in float32 and only then cast to the weights' type."""
-        normalized_B3HW = self.style.normalize(image_B3HW).to(self.backbone.conv1.weight.dtype)
+        normalized_B3HW = normalize(image_B3HW, self.style).to(self.backbone.conv1.weight.dtype)
         features_BChw = self.backbone(normalized_B3HW)
-        return Output(features_BChw, self.classify(features_BChw))
+        return NetworkOutput(features_BChw, self.classify(features_BChw))
 
     def classify(self, features_BChw: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of features that may have been aggregated since they left the backbone."""
+        """Logits (B, K, h, w) of features, which may have been aggregated after the backbone."""
         return self.classifier(features_BChw)
 
 

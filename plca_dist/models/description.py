@@ -1,4 +1,4 @@
-"""What a weight file says of its network, and in what two networks differ."""
+"""The description of a network that a weight file carries, and the differences between two descriptions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from plca_dist.models.deeplab import Network
 
 
 class Description(NamedTuple):
-    """A network without its weights; enough to build it. `classes`: names in train-id order."""
+    """A network without its weights, with all that is needed to build it. `classes`: names in train-id order."""
 
     backbone: str
     style: str

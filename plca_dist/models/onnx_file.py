@@ -1,4 +1,4 @@
-"""A network as an ONNX file: normalization, aggregation and upsampling inside, so that it runs without code of ours.
+"""A network as an ONNX file. It holds normalization, aggregation and upsampling, so it runs without this package.
 
 B: batch; H, W: the image; h, w: the stride-8 grid, N = h·w positions; K: classes.
 """
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import aggregated_prediction
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.description import described
+from plca_dist.ops.settings import Pairwise
 
 IMAGE, PROBABILITIES, TRAIN_IDS = "image", "probabilities", "train_ids"
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -29,8 +31,8 @@ _OPSET = 18
 class Inference(nn.Module):
     """The paper's inference: images (B, 3, H, W), RGB in 0-255, uint8 -> probabilities (B, K, H, W), their argmax.
 
-    Features aggregated -> classifier -> softmax -> probabilities aggregated -> bilinear upsampling; with `ratio` 0 the
-    plain network. Aggregation is the dense form, because the streaming one is not made of operators that ONNX has; it
+    Features aggregated -> classifier -> softmax -> probabilities aggregated -> bilinear upsampling. With `ratio` 0
+    it is the plain network. Aggregation is the dense form, because ONNX has no operators for the streaming one. It
     holds about two N x N maps of float32 an image.
     """
 
@@ -38,15 +40,14 @@ class Inference(nn.Module):
         super().__init__()
         self.network = network
         self.ratio = ratio
-        self.kl_aggregation_contrast = kl_aggregation_contrast
+        self.settings = InferenceSettings(kl_aggregation_contrast, Pairwise(backend="dense"))
 
     def forward(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         grid_BKhw = aggregated_prediction(
             self.network(image_B3HW).features,
             self.network.classify,
             self.ratio,
-            kl_aggregation_contrast=self.kl_aggregation_contrast,
-            backend="dense",
+            self.settings,
         )
         probability_BKHW = F.interpolate(grid_BKhw, image_B3HW.shape[-2:], mode="bilinear", align_corners=False)
         return probability_BKHW, probability_BKHW.argmax(1).to(torch.uint8)
@@ -74,7 +75,7 @@ def to_onnx(
         UserError: a package that this needs is not installed.
     """
     require_onnx()
-    # No edge of 1 and no two alike: torch.export takes a 1 for a constant, and what is equal for the same.
+    # No edge of 1 and no two equal edges: torch.export takes a 1 for a constant, and equal numbers for one number.
     example_B3HW = torch.zeros(2, 3, *(size or (80, 144)), dtype=torch.uint8)
     free = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
     with _quietly():
@@ -98,14 +99,14 @@ def to_onnx(
 
 
 def run_onnx(data: bytes, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """What onnxruntime gives for uint8 images on the CPU: probabilities (B, K, H, W), train ids (B, H, W)."""
+    """Run the file with onnxruntime on the CPU, on uint8 images: probabilities (B, K, H, W), train ids (B, H, W)."""
     require_onnx()
     runtime: Any = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    found: list[np.ndarray] = session.run([PROBABILITIES, TRAIN_IDS], {IMAGE: image_B3HW.numpy()})
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    outputs: list[np.ndarray] = session.run([PROBABILITIES, TRAIN_IDS], {IMAGE: image_B3HW.numpy()})
+    return torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])
 
 
 def require_onnx() -> None:
@@ -121,7 +122,7 @@ def require_onnx() -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the exporter tells its own developers."""
+    """Without the exporter's messages to its own developers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

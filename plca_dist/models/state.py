@@ -1,7 +1,7 @@
-"""State dicts as they come in: read from bytes without running anything in them, compared with a module, loaded whole.
+"""State dicts: read from bytes without running code in them, compared with a module, and loaded whole.
 
-A file that does not fit changes nothing. The complaint names the first few differences of each kind, because the first
-few tell what went wrong (another backbone, another class count, a prefix) and six hundred do not.
+A file that does not fit changes nothing. The complaint names the first few differences of each kind: they show the
+cause (another backbone, another class count, a prefix) better than six hundred would.
 """
 
 import io
@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 def torch_payload(data: bytes, origin: str) -> Any:
-    """What torch.save wrote into `data`, on the CPU, tensors and plain containers only. UserError for anything else."""
+    """The object that torch.save wrote: tensors, on the CPU, and plain containers. UserError for anything else."""
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
@@ -47,7 +47,7 @@ def safetensors_of(data: bytes, origin: str) -> dict[str, Tensor]:
 
 
 def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `state` from being loaded where `own` is: missing, unexpected, misshapen. Empty: it fits."""
+    """The reasons why `state` cannot replace `own`: missing, unexpected, misshapen. Empty: it fits."""
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     misshapen = [

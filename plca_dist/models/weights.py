@@ -1,8 +1,8 @@
 """Weight files in and out: torchvision's ImageNet files and this project's own; the authors' are in `authors.py`.
 
-Every way in is strict: a file fits key by key and shape by shape, or is refused and changes nothing. What may differ
-between a file's names and the network's is written down here and nowhere else. Files arrive as bytes; `origin` is what
-a message calls them.
+Loading is strict: a file fits key by key and shape by shape, or is refused and changes nothing. The names that may
+differ between a file and the network are listed here and nowhere else. Files arrive as bytes; messages call them by
+their `origin`.
 """
 
 import json
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from plca_dist.errors import UserError
+from plca_dist.models.architecture import BACKBONES
 from plca_dist.models.authors import fill_as_authors
-from plca_dist.models.backbone import BACKBONES, build_backbone
+from plca_dist.models.backbone import build_backbone
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import differences, load_strict, safetensors_of, state_dict_of, torch_payload
@@ -56,7 +57,7 @@ def load_imagenet(network: Network, data: bytes, *, origin: str = "the ImageNet 
 
 def _fill_backbone(network: Network, payload: Any, origin: str) -> None:
     name = network.backbone_name
-    published = [other for other, plan in BACKBONES.items() if plan.imagenet]
+    published = [other for other, architecture in BACKBONES.items() if architecture.imagenet]
     if name not in published:
         raise UserError(
             f"{origin}: there are no ImageNet weights for backbone {name!r}: leave them out, or choose one of"
@@ -85,7 +86,7 @@ def _parameters_fit(backbone: str, parameters: Mapping[str, Tensor]) -> bool:
 
 
 def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
-    """The network as a safetensors file that `load_weights` can rebuild it from; equal networks give equal bytes.
+    """The network as a safetensors file, from which `load_weights` rebuilds it; equal networks give equal bytes.
 
     `classes`: names in train-id order. All metadata is one entry, because safetensors shuffles the order of several.
     """
@@ -96,7 +97,7 @@ def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
 
 
 def describe(data: bytes, *, origin: str = "the weight file") -> Description:
-    """What `data`, written by `to_bytes`, says of its network. Raises UserError where it was not written by it."""
+    """The description in a file that `to_bytes` wrote. Raises UserError for any other file."""
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         written = json.loads(header["__metadata__"][_KEY])

@@ -1,6 +1,6 @@
 """The N x N computations of one pair in blocks of whole rows: the matrix library multiplies, an epilogue does the rest.
 
-A block holds all keys of its rows, so a row's maximum, σ and log-sum-exp come from the block itself, and nothing larger
+A block holds all keys of its rows: a row's maximum, σ and log-sum-exp come from the block itself, and nothing larger
 than a block is ever made. The backward pass makes the scores again. Work and memory: README.md.
 
 Shapes: N queries, M keys, R rows of a block, C channels of the score, D channels of the value. Operands are matrices in
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from plca_dist.ops import epilogue
-from plca_dist.ops.dense import NORM_EPSILON, at_least_float32
 from plca_dist.ops.epilogue import Pull, Softmax
 from plca_dist.ops.products import add_mm_, mm, operand_dtype
+from plca_dist.ops.rows import unit_rows
 
 #: Bytes of a block on the CPU, part of an L3; measured best from 4 to 8 MiB, for few channels and for many.
 _CPU_BLOCK = 8 << 20
@@ -27,10 +27,10 @@ _L2_SHARE = 0.5
 
 
 class Blocks:
-    """How one pair is computed on one device: the dtype of operands, the rows of a block, and the epilogue.
+    """The computations of one pair on one device: the dtype of operands, the rows of a block, and the epilogue.
 
     like       a tensor of the pair: its device, and float64 or not
-    products   see `products.PRODUCTS`
+    products   see `settings.PRODUCTS`
     """
 
     def __init__(self, like: Tensor, products: str) -> None:
@@ -47,13 +47,7 @@ class Blocks:
 
     def operand(self, x_NC: Tensor, unit: bool = False) -> Tensor:
         """`x` as it enters products, its rows divided by their norms for `unit`; layout kept."""
-        if not unit:
-            return x_NC.to(self.dtype)
-        operand_NC = torch.empty_like(x_NC, dtype=self.dtype)
-        norm_N1 = norms(x_NC)
-        for rows in _chunks(x_NC):
-            torch.div(x_NC[rows].to(self.exact), norm_N1[rows], out=operand_NC[rows])
-        return operand_NC
+        return unit_rows(x_NC, self.dtype, self.exact) if unit else x_NC.to(self.dtype)
 
     def zeros(self, like_BNC: Tensor) -> Tensor:
         """An accumulator in the layout of `like`."""
@@ -146,10 +140,10 @@ class Blocks:
         softmax: Softmax,
         gradients: tuple[Tensor, Tensor],
     ) -> None:
-        """`attend_gradient` where the key is the query; `gradients` are theirs and the value's. 3.5 products.
+        """`attend_gradient` where the key is the query: adds to the `gradients` of both and of the value. 3.5 products.
 
-        D is symmetric: a block of rows meets only the columns from its own on and does the work of its mirror image.
-        G_ij + G_ji then multiplies the queries of both sides, one product for what is two of query and key apart.
+        D is symmetric: a block of rows meets only the columns from its own on, and does the work of its mirror image
+        too. G_ij + G_ji then multiplies the queries of both sides: one product where query and key apart take two.
         """
         dquery_NC, dvalue_ND = gradients
         for rows in self._rows(query_NC, query_NC):
@@ -200,7 +194,7 @@ class Blocks:
         dquery_NC: Tensor,
         dkey_MC: Tensor,
     ) -> None:
-        """The rows at `rows_I`, gathered, against all of `key`."""
+        """`match_gradient` of the queries at `rows_I`, gathered, against all of `key`."""
         # Where in the strip a query lies; far before it for those that are not in it.
         place_N = torch.full((len(query_NC),), -len(query_NC), device=query_NC.device)
         place_N[rows_I] = torch.arange(len(rows_I), device=query_NC.device)
@@ -217,7 +211,7 @@ class Blocks:
             add_mm_(dkey_MC, gradient_RM.mT, query_RC)
 
     def _later(self, rows: slice, N: int) -> Iterator[slice]:
-        """The columns after those of `rows`; on the CPU cut so that few widths occur: oneDNN keeps memory for each."""
+        """The columns after those of `rows`. On the CPU few widths occur, for oneDNN keeps memory for each width."""
         width = N if self.on_cuda else 4 * (rows.stop - rows.start)
         start = rows.stop
         while start < N:
@@ -228,7 +222,7 @@ class Blocks:
     def _product(self, a_RC: Tensor, b_CM: Tensor, name: str = "score") -> Tensor:
         """A block, in memory that the next block of that name reuses.
 
-        Large and small allocations taking turns would leave the CPU's heap in pieces too small for the next block.
+        Large and small allocations in turn would leave the CPU's heap in pieces that are too small for the next block.
         """
         if a_RC.is_cuda:
             return mm(a_RC, b_CM)  # torch reuses freed memory there
@@ -254,28 +248,3 @@ def epilogue_of(x: Tensor) -> ModuleType:
 
         return kernels
     return epilogue
-
-
-def norms(x_NC: Tensor) -> Tensor:
-    """Norms of the rows, (N, 1) in at least float32, at least `NORM_EPSILON`."""
-    dtype = torch.promote_types(x_NC.dtype, torch.float32)
-    return torch.linalg.vector_norm(x_NC, dim=1, keepdim=True, dtype=dtype).clamp_(min=NORM_EPSILON)
-
-
-def unit_gradient_(gradient_NC: Tensor, x_NC: Tensor) -> None:
-    """Gradient of x from that of x̂ = x/‖x‖, in its place: (g − <g, x̂> x̂)/‖x‖."""
-    norm_N1 = norms(x_NC)
-    for rows in _chunks(x_NC):
-        unit_RC = at_least_float32(x_NC[rows]) / norm_N1[rows]
-        along_R1 = (gradient_NC[rows] * unit_RC).sum(1, keepdim=True)
-        gradient_NC[rows] -= unit_RC.mul_(along_R1)
-    gradient_NC.div_(norm_N1)
-
-
-def row_dot(a_NC: Tensor, b_NC: Tensor) -> Tensor:
-    """<a_i, b_i> of every row, (N,), without a product of the size of `a`."""
-    return torch.cat([(a_NC[rows] * b_NC[rows]).sum(1) for rows in _chunks(a_NC)])
-
-
-def _chunks(x_NC: Tensor, rows: int = 512) -> Iterator[slice]:
-    return (slice(start, start + rows) for start in range(0, len(x_NC), rows))

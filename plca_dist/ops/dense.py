@@ -2,8 +2,8 @@
 
 Shapes: B pairs, N queries, M keys (the candidates of one row), C channels of the score, D channels of the value.
 
-Precision: float64 stays float64, everything else is computed and returned in float32. Lower precisions are cast up
-first and autocast is switched off inside, because the contrast statistics amplify rounding by 1/σ.
+Precision: float64 stays float64; everything else is computed and returned in float32. Lower precisions are cast up
+first, and autocast is switched off inside, because the contrast statistics amplify rounding by 1/σ.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +18,7 @@ EPSILON = 1e-10
 #: The least norm that Eq. 1 divides by: a zero feature stays zero.
 NORM_EPSILON = 1e-12
 #: A row is flat when its spread is within this many roundings of its scores.
-_FLAT_ROUNDINGS = 32
+FLAT_ROUNDINGS = 32
 
 
 class Match(NamedTuple):
@@ -54,8 +54,8 @@ def match(query_BNC: Tensor, key_BMC: Tensor, *, cosine: bool = False) -> Match:
 
         log softmax_j(D̃)[j*] = −log Σ_j exp((D_j − D_j*) / (σ + ε))
 
-    μ cancels; σ, the unbiased standard deviation of the row, carries no gradient, so that of D is scaled by 1/(σ + ε).
-    σ of a single candidate is 0. A flat row (see `contrast_scale`) gives index as found and probability 1/M.
+    μ cancels. σ, the unbiased standard deviation of the row, carries no gradient: the gradient of D is scaled by
+    1/(σ + ε). σ of a single candidate is 0. A flat row (see `contrast_scale`) has the probability 1/M at its index.
     Raises ValueError where the shapes do not fit together.
     """
     check_shapes(query_BNC, key_BMC)
@@ -116,16 +116,16 @@ def cycle(
 
 @torch.no_grad()
 def contrast_scale(score_BNM: Tensor) -> Tensor:
-    """1/(σ + ε) of every row, (B, N, 1), without gradient: what Eq. 5 and 6 multiply the score and its gradient with.
+    """1/(σ + ε) of every row, (B, N, 1), without gradient: the factor of the score and of its gradient in Eq. 5 and 6.
 
-    0 for a flat row, one whose spread is rounding and nothing else: all its candidates are then equally likely, as
-    they are for σ = 0 under the equation, and it passes no gradient where the equation would pass 1/ε times noise.
+    It is 0 for a flat row, whose spread is rounding alone. All candidates of such a row are then equally likely, as the
+    equation has it for σ = 0, and the row passes no gradient. The equation would pass 1/ε times noise.
     """
     M = score_BNM.shape[-1]
     centred_BNM = score_BNM - score_BNM.mean(-1, keepdim=True)
     # Not Tensor.std: several times slower on the CPU, and undefined for M = 1.
     std_BN1 = torch.linalg.vector_norm(centred_BNM, dim=-1, keepdim=True) / max(M - 1, 1) ** 0.5
-    rounding_BN1 = _FLAT_ROUNDINGS * torch.finfo(score_BNM.dtype).eps * score_BNM.amax(-1, keepdim=True).abs()
+    rounding_BN1 = FLAT_ROUNDINGS * torch.finfo(score_BNM.dtype).eps * score_BNM.amax(-1, keepdim=True).abs()
     return torch.where(std_BN1 <= rounding_BN1, 0.0, 1 / (std_BN1 + EPSILON))
 
 
@@ -135,7 +135,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast off: it would round the results of products, and not only what enters them."""
+    """Autocast off: it would round the results of products as well as their operands."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 

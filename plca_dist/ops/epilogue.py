@@ -1,8 +1,9 @@
-"""What happens to a block of scores between two matrix products: the elementwise half of `blocks.py`, in plain torch.
+"""The work on a block of scores between two matrix products: the elementwise half of `blocks.py`, in plain torch.
 
-On CUDA `triton/epilogue.py` does the same in one pass each; both offer the functions of this file, with these
-signatures. A function whose name ends in an underscore uses its block as workspace: what the block holds afterwards is
-what the docstring says, or nothing of use. Blocks may be slices of a larger matrix: rows at any stride, columns at 1.
+On CUDA `triton/epilogue.py` does the same in one pass each; both modules have the same functions with the same
+signatures. A function whose name ends in an underscore uses its block as workspace: afterwards the block holds the
+result that the docstring names, or nothing of use. Blocks may be slices of a larger matrix: rows at any stride, columns
+at stride 1.
 
 Shapes: R rows of the block (queries), M columns (keys).
 """
@@ -16,7 +17,7 @@ from plca_dist.ops.dense import contrast_scale
 
 
 class Softmax(NamedTuple):
-    """All that is kept of a contrast-normalized softmax over the scores D_j of a row (or, transposed, of a column).
+    """The numbers kept of a contrast-normalized softmax over the scores D_j of a row (or, transposed, of a column).
 
     p_j = exp((D_j − best)·scale − log_sum), and log p of the best is −log_sum. Each is (R,): `best` = max_j D_j,
     `scale` = 1/(σ + ε), 0 where the row is flat, 1 without contrast; `log_sum` = log Σ_j exp((D_j − best)·scale).
@@ -32,15 +33,15 @@ class Softmax(NamedTuple):
 
     def put(self, index: Tensor | slice, rows: "Softmax") -> None:
         """Sets the rows at `index`."""
-        for mine, new in zip(self, rows, strict=True):
-            mine[index] = new
+        for field, values in zip(self, rows, strict=True):
+            field[index] = values
 
 
 class Pull(NamedTuple):
-    """The gradient of Σ_i g_i log p_i[index_i] that a block is to receive, along its rows or along its columns.
+    """One term of a block's gradient, that of Σ_i g_i log p_i[index_i] along the rows or along the columns.
 
-    `softmax` of every row, `index` (R,) int64 of its match as a column of the block (anything outside [0, M) where the
-    match lies in another block) and `gradient` (R,), the g_i. Along the columns: (M,), and rows of the block.
+    `softmax` of every row.  `index` (R,) int64: the column of its match in the block, or anything outside [0, M) where
+    the match lies in another block.  `gradient` (R,): the g_i. Along the columns all are (M,), and `index` is a row.
     """
 
     softmax: Softmax
@@ -76,7 +77,7 @@ def column_best_(score_RM: Tensor, start: int, best_M: Tensor, index_M: Tensor) 
 
 
 def match_gradient_(score_RM: Tensor, rows: Pull | None, columns: Pull | None, dtype: torch.dtype) -> Tensor:
-    """Gradient of the scores, (R, M) in `dtype`, the sum of what the rows and the columns pull.
+    """Gradient of the scores, (R, M) in `dtype`: the sum of the rows' and the columns' pulls.
 
     Along a row: G_j = g · scale · (1[j = index] − p_j), 0 where g · scale is 0; along a column likewise.
     """
@@ -114,8 +115,8 @@ def attend_gradient_both_(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`attend_gradient_` of a block of a symmetric score matrix and of its mirror image at once.
 
-    `rows` are softmax and δ (R,) of the block's rows, `columns` those (M,) of the rows that its columns are in the
-    mirror image. Returns the weights p_ij, the mirrored weights p_ji, and G_ij + G_ji, all (R, M) in `dtype`.
+    `rows` are softmax and δ (R,) of the block's rows. In the mirror image its columns are rows: `columns` are their
+    softmax and δ (M,). Returns the weights p_ij, the mirrored weights p_ji, and G_ij + G_ji, all (R, M) in `dtype`.
     """
     mirrored_RM = score_RM.clone()
     weight_RM, gradient_RM = attend_gradient_(score_RM, dweight_RM, *rows, dweight_RM.dtype)
@@ -124,7 +125,7 @@ def attend_gradient_both_(
 
 
 def _weights_(score_RM: Tensor, softmax: Softmax) -> Tensor:
-    """p in place of the scores. The best is subtracted first: scaled, the scores themselves would lose digits."""
+    """p in place of the scores. The best is subtracted first, because scaled scores would lose digits."""
     best_R1, scale_R1, log_sum_R1 = (s[:, None] for s in softmax)
     return score_RM.sub_(best_R1).mul_(scale_R1).sub_(log_sum_R1).exp_()
 
@@ -132,7 +133,7 @@ def _weights_(score_RM: Tensor, softmax: Softmax) -> Tensor:
 def _pull_(score_RM: Tensor, pull: Pull) -> Tensor:
     factor_R = pull.gradient * pull.softmax.scale
     gradient_RM = _weights_(score_RM, pull.softmax).mul_(-factor_R[:, None])
-    # exp may have met an infinite or missing softmax in rows that do not pull.
+    # In rows without a gradient the softmax may be infinite or missing.
     gradient_RM.masked_fill_((factor_R == 0)[:, None], 0)
     here_R = ((pull.index >= 0) & (pull.index < score_RM.shape[1])).nonzero().squeeze(1)
     gradient_RM[here_R, pull.index[here_R]] += factor_R[here_R]

@@ -1,6 +1,6 @@
-"""How the N x N products are rounded: one setting, and the two forms of product that the blocks are made of.
+"""Matrix products, rounded as `settings.PRODUCTS` says; the blocks are made of these two forms of product.
 
-What is around a product (statistics, log-sum-exp, accumulation over blocks) is float32 under every setting.
+Everything around a product (statistics, log-sum-exp, accumulation over blocks) is float32 under every setting.
 """
 
 from collections.abc import Iterator
@@ -10,22 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plca_dist.errors import UserError, nearest
 from plca_dist.ops.dense import without_autocast
-
-#: What `products` may be, from exact to fast. A setting is a permission: a device without the lower precision computes
-#: in float32, and float64 inputs stay float64.
-#: "tf32": CUDA rounds operands to 10 bits of mantissa.
-#: "bf16": operands have 7 bits of mantissa. On the CPU the products go to oneDNN, which may round them so; on a
-#:         processor where that gains nothing it computes in float32.
-PRODUCTS = ("float32", "tf32", "bf16")
-
-
-def check_products(products: str) -> str:
-    """`products` itself. Raises UserError for an unknown one."""
-    if products not in PRODUCTS:
-        raise UserError(f"products {products!r} is unknown; known: {', '.join(PRODUCTS)}.{nearest(products, PRODUCTS)}")
-    return products
 
 
 def operand_dtype(x: Tensor, products: str) -> torch.dtype:

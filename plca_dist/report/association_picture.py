@@ -17,6 +17,7 @@ from torch import Tensor
 
 from plca_dist.data.labels import IGNORE, LabelSet
 from plca_dist.data.whole_images import Pair
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.report.associations import Associations, associations, maps
 from plca_dist.report.figure import GREY, painted
@@ -76,9 +77,7 @@ def association_picture(
     aggregation: float,
     target_label: Tensor | None = None,
     level: str = "feature",
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
     shown: int = 24,
     seed: int = 0,
 ) -> AssociationPicture:
@@ -86,7 +85,7 @@ def association_picture(
 
     Args:
         pair: images, each resized to `size` for the network (None: as they are), and the source's label.
-        aggregation: λ. It and the settings after `level` should be those of the network's training.
+        aggregation, inference: λ and the other settings of the network's training.
         target_label: (H', W') uint8 train ids of the target image; only `correct` needs them.
         level: "feature" (Eq. 4) or "prediction" (Eq. 10).
         seed: of the random choice of cycles.
@@ -96,9 +95,7 @@ def association_picture(
     cycles = associations(
         maps(network, pair, size=size, level=level),
         aggregation=aggregation,
-        kl_aggregation_contrast=kl_aggregation_contrast,
-        products=products,
-        backend=backend,
+        inference=inference,
     )
     rng = np.random.default_rng(seed)
     drawn = _spread(cycles, cycles.consistent, shown, rng)

@@ -4,7 +4,6 @@ Shapes: C channels or classes, h x w a grid of the network, Ns source positions,
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,9 @@ from plca_dist.data.labels import IGNORE
 from plca_dist.data.whole_images import Pair
 from plca_dist.errors import UserError, nearest
 from plca_dist.method.association import cycles, labels_to_grid
+from plca_dist.method.settings import AssociationSettings, InferenceSettings
 from plca_dist.models.deeplab import Network
-from plca_dist.ops import at_least_float32
+from plca_dist.ops.dense import at_least_float32
 from plca_dist.training.evaluation import output
 
 #: Level -> its similarity (Eq. 1, Eq. 9).
@@ -97,17 +97,12 @@ class Associations:
 
 
 @torch.no_grad()
-def associations(of: Maps, *, aggregation: float, **settings: Any) -> Associations:
-    """The cycles of the maps at ratio λ = `aggregation`; `settings` as of `method.association.cycles`."""
-    found = cycles(
-        of.source,
-        of.target,
-        of.labels,
-        similarity=of.similarity,
-        aggregation=aggregation,
-        ignore_index=IGNORE,
-        **settings,
+def associations(of: Maps, *, aggregation: float, inference: InferenceSettings = InferenceSettings()) -> Associations:
+    """The cycles of the maps at ratio λ = `aggregation`."""
+    settings = AssociationSettings(
+        of.similarity, aggregation, inference.kl_aggregation_contrast, IGNORE, inference.pairwise
     )
+    found = cycles(of.source, of.target, of.labels, settings)
     return Associations(
         of.labels.flatten().cpu(),
         found.target_index[0].cpu(),

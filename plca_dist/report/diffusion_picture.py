@@ -4,7 +4,6 @@ Shapes: C channels or classes, h x w the target's grid, Nt = h·w its positions;
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from plca_dist.data.whole_images import Pair
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import aggregate
 from plca_dist.method.association import cycles
+from plca_dist.method.settings import AssociationSettings, InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.report.associations import Maps, associations, maps
 from plca_dist.report.figure import painted
@@ -51,9 +51,7 @@ def diffusion_picture(
     aggregation: float,
     position: tuple[int, int] | None = None,
     level: str = "feature",
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
 ) -> DiffusionPicture | None:
     """The target image, and on top of it the gradient of one association without aggregation and with λ.
 
@@ -61,7 +59,7 @@ def diffusion_picture(
 
     Args:
         pair: images, each resized to `size` for the network (None: as they are), and the source's label.
-        aggregation: λ. It and the settings after `level` should be those of the network's training.
+        aggregation, inference: λ and the other settings of the network's training.
         position: j, as row and column of the target's grid. It must be associated: a consistent cycle goes through it,
             both without aggregation and with λ. None: the position that most such cycles go through.
         level: "feature" (Eq. 4) or "prediction" (Eq. 10).
@@ -72,15 +70,16 @@ def diffusion_picture(
     Raises UserError for an unknown level, and for a position that is outside the grid or not associated.
     """
     of = maps(network, pair, size=size, level=level)
-    how: dict[str, Any] = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
     ratios = tuple(dict.fromkeys((0.0, aggregation)))
-    through = torch.stack([associations(of, aggregation=ratio, **how).through for ratio in ratios]).amin(0)
+    through = torch.stack([associations(of, aggregation=ratio, inference=inference).through for ratio in ratios]).amin(
+        0
+    )
     place = _checked(position, of.target_grid, through) if position else _busiest(of.target_grid, through)
     if place is None:
         return None
     shares = {}
     for ratio in ratios:
-        norm_hw = diffused(of, place, aggregation=ratio, **how).double().cpu().numpy()
+        norm_hw = diffused(of, place, aggregation=ratio, inference=inference).double().cpu().numpy()
         if not norm_hw.any():
             return None
         shares[ratio] = norm_hw / norm_hw.sum()
@@ -93,9 +92,7 @@ def diffused(
     place: tuple[int, int],
     *,
     aggregation: float,
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
 ) -> Tensor:
     """The part of the gradient at j that reaches each target position j': ‖(∂F̂_j/∂F_j')ᵀ ∂L_j/∂F̂_j‖, (h, w).
 
@@ -109,9 +106,9 @@ def diffused(
     """
     with torch.enable_grad():
         target_1Chw = of.target.detach().requires_grad_()
-        contrast = kl_aggregation_contrast if of.similarity == "kl" else None
+        contrast = inference.kl_aggregation_contrast if of.similarity == "kl" else None
         aggregated_1Chw = aggregate(
-            target_1Chw, aggregation, of.similarity, contrast=contrast, products=products, backend=backend
+            target_1Chw, aggregation, of.similarity, contrast=contrast, pairwise=inference.pairwise
         )
         is_j_hw = torch.zeros(of.target_grid, dtype=torch.bool, device=target_1Chw.device)
         is_j_hw[place] = True
@@ -119,11 +116,7 @@ def diffused(
             of.source,
             torch.where(is_j_hw, aggregated_1Chw, aggregated_1Chw.detach()),
             of.labels,
-            similarity=of.similarity,
-            aggregation=0.0,
-            ignore_index=IGNORE,
-            products=products,
-            backend=backend,
+            AssociationSettings(of.similarity, aggregation=0.0, ignore_index=IGNORE, pairwise=inference.pairwise),
         )
         # The log-probability of an inconsistent cycle is 0.
         loss = -found.log_probability[found.target_index == is_j_hw.flatten().nonzero()[0]].sum()

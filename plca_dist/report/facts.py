@@ -7,7 +7,8 @@ from itertools import groupby, pairwise
 from statistics import median
 from typing import Any
 
-from plca_dist.config import ClusterSettings, Config, ObjectiveSettings
+from plca_dist.config import ClusterSettings, Config
+from plca_dist.method.settings import ObjectiveSettings
 from plca_dist.recipe import keys
 from plca_dist.run.history import Attempt, count
 from plca_dist.terminal import duration

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.whole_images import Labelled
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.training.evaluation import probabilities
 from plca_dist.training.scores import confusion, score
@@ -28,11 +29,11 @@ def image_scores(
     *,
     size: tuple[int, int] | None,
     ratio: float,
-    **inference: Any,
+    inference: InferenceSettings = InferenceSettings(),
 ) -> Iterator[ImageScore]:
     """The mIoU of every image by itself; settings as of `training.evaluation.probabilities`."""
     for sample in samples:
-        probability_KHW = probabilities(network, sample.image, size=size, ratio=ratio, **inference)
+        probability_KHW = probabilities(network, sample.image, size=size, ratio=ratio, inference=inference)
         yield ImageScore(sample.row, sample.id, image_miou(probability_KHW.argmax(0).cpu(), sample.label, labels))
 
 

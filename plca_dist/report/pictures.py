@@ -101,8 +101,10 @@ def _score_part(
 ) -> list[ImageScore]:
     trained = loaded(job, device)
     samples = labelled_rows(_open(data), trained.labels, share(candidates, part, parts))
-    settings = {"size": job.size, "ratio": job.aggregation, **trained.inference}
-    return list(image_scores(trained.network, samples, trained.labels, **settings))
+    scores = image_scores(
+        trained.network, samples, trained.labels, size=job.size, ratio=job.aggregation, inference=trained.inference
+    )
+    return list(scores)
 
 
 def panels(
@@ -120,12 +122,13 @@ def panels(
         sample = image_at(data, chosen.row, labels)
         predictions, mious = {}, []
         for subject in subjects:
-            settings = {
-                "size": subject.config.evaluation.size,
-                "ratio": options.aggregation,
-                **subject.trained.inference,
-            }
-            probability_KHW = probabilities(subject.trained.network, sample.image, **settings)
+            probability_KHW = probabilities(
+                subject.trained.network,
+                sample.image,
+                size=subject.config.evaluation.size,
+                ratio=options.aggregation,
+                inference=subject.trained.inference,
+            )
             prediction_HW = probability_KHW.argmax(0)
             predictions[subject.title] = prediction_HW.numpy()
             mious.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
@@ -175,8 +178,12 @@ def associations(
 
 def _settings(subject: Subject) -> dict[str, Any]:
     """The settings of associations: those of the network's training, and the image size of its evaluation."""
-    settings = subject.config.objective
-    return {"size": subject.config.evaluation.size, "aggregation": settings.aggregation, **settings.inference}
+    config = subject.config
+    return {
+        "size": config.evaluation.size,
+        "aggregation": config.objective.aggregation,
+        "inference": config.objective.inference,
+    }
 
 
 def _pair(subject: Subject, labels: LabelSet, target: Labelled | None) -> tuple[Pair, Tensor | None]:

@@ -9,7 +9,7 @@ from plca_dist.storage import file_at
 
 
 def build_objective(config: Config) -> Objective:
-    return Objective(**config.objective.model_dump())
+    return Objective(config.objective)
 
 
 def empty_network(config: Config) -> Network:

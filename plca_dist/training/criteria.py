@@ -1,6 +1,6 @@
-"""What a search can go by where the target has no labels, measured on whole unlabelled target images.
+"""Criteria that a search can go by where the target has no labels, measured on whole unlabelled target images.
 
-Each criterion is a value of one image (or one pair of images), and the result its mean over images: sums add up over
+Each criterion is a value of one image (or one pair of images), and the result is its mean over images. Sums add up over
 disjoint parts of a data set, so no rank needs padding and the number of ranks does not matter. A criterion that is good
 on one data set may mislead on another: compare it with mIoU where there are labels.
 
@@ -20,7 +20,9 @@ from plca_dist.data.labels import IGNORE
 from plca_dist.data.whole_images import Pair
 from plca_dist.errors import UserError
 from plca_dist.method.association import cycles, labels_to_grid
+from plca_dist.method.settings import AssociationSettings
 from plca_dist.models.deeplab import Network
+from plca_dist.ops.settings import Pairwise
 from plca_dist.training import metrics
 from plca_dist.training.evaluation import output
 
@@ -107,17 +109,16 @@ def measure(
     pairs: Iterable[Pair],
     *,
     size: tuple[int, int] | None,
-    products: str = "float32",
-    backend: str = "auto",
+    pairwise: Pairwise = Pairwise(),
 ) -> Criteria:
     """Measure all criteria on the pairs: density and entropy on the target, cycles from the source and back.
 
-    All of the plain network: with the λ that it was trained with, the shares of trials that differ in λ could not be
-    compared (aggregation alone lowers them).
+    All are measured without aggregation. With the λ that each network was trained with, the shares of trials that
+    differ in λ could not be compared: aggregation alone lowers them.
 
     Args:
         size: the images are resized to it, as for mIoU; None: as they are.
-        products, backend: as the network was trained with (see `method.association`).
+        pairwise: as the network was trained with.
     """
     found = Criteria()
     for pair in pairs:
@@ -127,20 +128,11 @@ def measure(
         labels_1hw = labels_to_grid(pair.source_label[None], (source_1Khw.shape[2], source_1Khw.shape[3]))
         labels_1hw = labels_1hw.to(source_1Khw.device)
         levels = {"cosine": (source.features, target.features), "kl": (source_1Khw, target_1Khw)}
-        shares = [
-            cycles(
-                of_source,
-                of_target,
-                labels_1hw,
-                similarity=similarity,
-                aggregation=0.0,
-                ignore_index=IGNORE,
-                products=products,
-                backend=backend,
-            ).consistent.sum()
-            / (labels_1hw != IGNORE).sum().clamp(min=1)
-            for similarity, (of_source, of_target) in levels.items()
-        ]
+        starts = (labels_1hw != IGNORE).sum().clamp(min=1)
+        shares = []
+        for similarity, (of_source, of_target) in levels.items():
+            settings = AssociationSettings(similarity, aggregation=0.0, ignore_index=IGNORE, pairwise=pairwise)
+            shares.append(cycles(of_source, of_target, labels_1hw, settings).consistent.sum() / starts)
         values = torch.stack([neighbourhood_density(target_1Khw[0]), entropy(target_1Khw[0]), *shares])
         found.sums += values.double().cpu()
         found.images += 1

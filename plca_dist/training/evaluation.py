@@ -3,7 +3,7 @@
 Shapes: B images (always 1: stored images differ in size), K classes, H x W the label's size, h x w the grid.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch import Tensor
 from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LabelSet
 from plca_dist.method.aggregation import aggregated_prediction
-from plca_dist.models.deeplab import Network, Output
+from plca_dist.method.output import NetworkOutput
+from plca_dist.method.settings import InferenceSettings
+from plca_dist.models.deeplab import Network
 from plca_dist.training.scores import confusion, score
 
 
@@ -26,30 +28,27 @@ def probabilities(
     *,
     size: tuple[int, int] | None,
     ratio: float,
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
 ) -> Tensor:
     """Class probabilities of one image, at the image's own resolution.
 
-    The input is resized to `size` (null: as it is); probabilities, not logits, are upsampled bilinearly, as in the
-    paper's inference: features aggregated -> classifier -> softmax -> probabilities aggregated.
+    The paper's inference: features aggregated -> classifier -> softmax -> probabilities aggregated. Probabilities, not
+    logits, are upsampled bilinearly. The input is resized to `size` first (None: as it is).
 
     Args:
         image_3HW: uint8 RGB.
         ratio: aggregation ratio λ in [0, 1); 0 is the plain network.
-        kl_aggregation_contrast, products, backend: as the network was trained with (see `method.aggregation`).
+        inference: as the network was trained with.
 
     Returns:
         (K, H, W) float32.
     """
     features_1Chw = output(network, image_3HW, size).features
-    aggregation = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
-    return _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, aggregation)
+    return _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, inference)
 
 
-def output(network: Network, image_3HW: Tensor, size: tuple[int, int] | None) -> Output:
-    """What the network in evaluation mode gives for one uint8 image resized to `size`: features and logits, B = 1."""
+def output(network: Network, image_3HW: Tensor, size: tuple[int, int] | None) -> NetworkOutput:
+    """Features and logits of one uint8 image, resized to `size`; B = 1. Puts the network into evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
     resized = image_3HW if size is None else resize_for_test(image_3HW, size)
@@ -57,10 +56,10 @@ def output(network: Network, image_3HW: Tensor, size: tuple[int, int] | None) ->
 
 
 def _probabilities(
-    network: Network, features_1Chw: Tensor, size: Sequence[int], ratio: float, aggregation: Mapping[str, Any]
+    network: Network, features_1Chw: Tensor, size: Sequence[int], ratio: float, inference: InferenceSettings
 ) -> Tensor:
-    """(K, *size) class probabilities from the features; `aggregation`: settings of `aggregated_prediction`."""
-    grid_1Khw = aggregated_prediction(features_1Chw, network.classify, ratio, **aggregation)
+    """(K, *size) class probabilities from the features."""
+    grid_1Khw = aggregated_prediction(features_1Chw, network.classify, ratio, inference)
     return F.interpolate(grid_1Khw, size=size, mode="bilinear", align_corners=False)[0]
 
 
@@ -99,20 +98,17 @@ def evaluate(
     num_classes: int,
     size: tuple[int, int] | None,
     ratios: Sequence[float],
-    kl_aggregation_contrast: bool = False,
-    products: str = "float32",
-    backend: str = "auto",
+    inference: InferenceSettings = InferenceSettings(),
 ) -> Counts:
     """Score the network on (image (3, H, W) uint8, label (H, W) uint8) samples, once for every aggregation ratio.
 
     The network runs once an image; see `probabilities` for the settings.
     """
-    aggregation = {"kl_aggregation_contrast": kl_aggregation_contrast, "products": products, "backend": backend}
     counts = Counts({ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64) for ratio in ratios})
     for image_3HW, label_HW in samples:
         features_1Chw = output(network, image_3HW, size).features
         for ratio, matrix in counts.matrices.items():
-            probability_KHW = _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, aggregation)
+            probability_KHW = _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, inference)
             matrix += confusion(probability_KHW.argmax(0).cpu(), label_HW, num_classes)
         counts.images += 1
     return counts

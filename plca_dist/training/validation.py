@@ -51,7 +51,7 @@ def validate(
             num_classes=len(labels),
             size=settings.size,
             ratios=ratios(settings.aggregation),
-            **config.objective.inference,
+            inference=config.objective.inference,
         ).over_ranks(context.device)
     if settings.unlabelled:
         domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
@@ -61,8 +61,7 @@ def validate(
             network,
             until_stopped(pairs),
             size=settings.size,
-            products=config.objective.products,
-            backend=config.objective.backend,
+            pairwise=config.objective.pairwise,
         ).over_ranks(context.device)
     stop_reason = control.agree(stop_reason=context.stop_reason()).stop_reason
     if stop_reason is not None:

@@ -21,7 +21,7 @@ BETA_1, BETA_2, BETA_3, GAMMA = 0.75, 0.1, 0.01, 2.0
 EPSILON = 1e-10
 
 
-class LeaseHeld:
+class HeldConstants:
     """Numbers without gradient: `held(x)` is x, and in a replay what it was in the first run."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ def best(row: list[float]) -> int:
     return max(range(len(row)), key=lambda j: (row[j], -j))
 
 
-def contrast(row: list[float], held: LeaseHeld) -> list[float]:
+def contrast(row: list[float], held: HeldConstants) -> list[float]:
     """Eq. 5, 6: the candidates of one softmax, less their mean, over their unbiased deviation."""
     mean = sum(row) / len(row)
     deviation = math.sqrt(sum((d - mean) ** 2 for d in row) / (len(row) - 1))
@@ -64,7 +64,7 @@ def softmax(row: list[float]) -> list[float]:
     return [p / sum(powers) for p in powers]
 
 
-def aggregated(x: Map, alpha: float, similarity: Similarity, normalize: bool, held: LeaseHeld) -> Map:
+def aggregated(x: Map, alpha: float, similarity: Similarity, normalize: bool, held: HeldConstants) -> Map:
     """Eq. 7, 8."""
     result = []
     for own in x:
@@ -83,7 +83,9 @@ class Level(NamedTuple):
     ends: list[int]
 
 
-def association(source: Map, target: Map, labels: list[int], D: Similarity, contrasted: bool, held: LeaseHeld) -> Level:
+def association(
+    source: Map, target: Map, labels: list[int], D: Similarity, contrasted: bool, held: HeldConstants
+) -> Level:
     """Eq. 2-6, or Sim-PLCA where not `contrasted`: the similarities themselves."""
     loss, consistent, ends = 0.0, 0, []
     for i, own in enumerate(source):
@@ -102,7 +104,7 @@ def association(source: Map, target: Map, labels: list[int], D: Similarity, cont
     return Level(loss / max(consistent, 1), consistent / max(starts, 1), ends)
 
 
-def smoothing(logits: Map, held: LeaseHeld) -> float:
+def smoothing(logits: Map, held: HeldConstants) -> float:
     """Eq. 13."""
     total = 0.0
     for z in logits:
@@ -169,7 +171,7 @@ class Pair(NamedTuple):
 
 
 def by_equations(
-    pair: Pair, alpha: float, kl_contrast: bool, contrasted: bool, held: LeaseHeld
+    pair: Pair, alpha: float, kl_contrast: bool, contrasted: bool, held: HeldConstants
 ) -> tuple[dict[str, float], list[list[int]]]:
     """Eq. 14 for one pair: every term by the name that `LossTerms` has for it, and i* of both levels."""
     labels = [pair.labels[r * IMAGE[1] + c] for r, c in places(SOURCE, IMAGE)]
@@ -197,12 +199,12 @@ def by_equations(
 
 def gradient(pair: Pair, *settings: Any) -> list[list[Map]]:
     """∂total by central differences, one map for each of the pair's four."""
-    held = LeaseHeld()
+    held = HeldConstants()
     by_equations(pair, *settings, held)
     step = 1e-5
 
     def total() -> float:
-        again = LeaseHeld()
+        again = HeldConstants()
         again.replay = list(held.values)
         return by_equations(pair, *settings, again)[0]["total"]
 

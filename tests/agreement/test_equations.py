@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from plca_dist.method.objective import Objective
+from plca_dist.method.output import NetworkOutput
+from plca_dist.method.settings import ObjectiveSettings
 from tests.agreement.equations import (
     BETA_1,
     BETA_2,
@@ -17,7 +19,7 @@ from tests.agreement.equations import (
     IMAGE,
     SOURCE,
     TARGET,
-    LeaseHeld,
+    HeldConstants,
     Map,
     Pair,
     by_equations,
@@ -30,15 +32,10 @@ def positions(x_CHW: torch.Tensor) -> Map:
     return x_CHW.flatten(1).T.tolist()
 
 
-class Output(NamedTuple):
-    features: torch.Tensor
-    logits: torch.Tensor
-
-
 class Drawn(NamedTuple):
-    source: Output
+    source: NetworkOutput
     labels: torch.Tensor
-    target: Output
+    target: NetworkOutput
 
     def pairs(self) -> list[Pair]:
         outputs = zip(*self.source, *self.target, self.labels, strict=True)
@@ -56,15 +53,15 @@ def draw() -> Drawn:
     labels[:, 1::3, ::2] = 4
     labels[:, 0, 3:] = IGNORED
     return Drawn(
-        Output(normal(CHANNELS, SOURCE), normal(CLASSES, SOURCE)),
+        NetworkOutput(normal(CHANNELS, SOURCE), normal(CLASSES, SOURCE)),
         labels,
-        Output(normal(CHANNELS, TARGET), normal(CLASSES, TARGET)),
+        NetworkOutput(normal(CHANNELS, TARGET), normal(CLASSES, TARGET)),
     )
 
 
 def label_so_that_no_cycle_comes_back(drawn: Drawn, pair: int, settings: tuple[float, bool, bool]) -> None:
     """A class of its own for every position of the grid, but for those that a cycle brings back to themselves."""
-    _, ends = by_equations(drawn.pairs()[pair], *settings, LeaseHeld())
+    _, ends = by_equations(drawn.pairs()[pair], *settings, HeldConstants())
     for own, (row, column) in enumerate(places(SOURCE, IMAGE)):
         drawn.labels[pair, row:, column:] = IGNORED if any(end[own] == own for end in ends) else own
 
@@ -83,7 +80,7 @@ def test_the_objective_is_its_equations(settings: tuple[float, bool, bool], back
     drawn = draw()
     label_so_that_no_cycle_comes_back(drawn, 1, settings)
     alpha, kl_contrast, contrasted = settings
-    objective = Objective(
+    chosen = ObjectiveSettings(
         lovasz=BETA_1,
         association=BETA_2,
         smoothing=BETA_3,
@@ -91,11 +88,10 @@ def test_the_objective_is_its_equations(settings: tuple[float, bool, bool], back
         aggregation=alpha,
         kl_aggregation_contrast=kl_contrast,
         contrast=contrasted,
-        ignore_index=IGNORED,
         backend=backend,
     )
-    found = objective(*drawn)
-    of_pairs = [by_equations(pair, *settings, LeaseHeld())[0] for pair in drawn.pairs()]
+    found = Objective(chosen, ignore_index=IGNORED)(*drawn)
+    of_pairs = [by_equations(pair, *settings, HeldConstants())[0] for pair in drawn.pairs()]
     for level in ("feature", "prediction"):
         assert 0 < of_pairs[0][f"consistent_{level}"] < 1
         assert of_pairs[0][level] != 0

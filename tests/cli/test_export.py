@@ -12,6 +12,7 @@ import torch
 from plca_dist.cli import main
 from plca_dist.data.datasets.toytown import scene
 from plca_dist.inference import export
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.onnx_file import run_onnx
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import file_at
@@ -63,7 +64,7 @@ def test_a_graph_aggregates_predictions_as_the_network_was_trained_to(run: Path,
     theirs_1KHW, _ = run_onnx((tmp_path / "m.onnx").read_bytes(), image_3HW[None])
     network = load_weights((run / "model.safetensors").read_bytes())
     with_it, without_it = (
-        probabilities(network, image_3HW, size=None, ratio=0.5, kl_aggregation_contrast=contrast)
+        probabilities(network, image_3HW, size=None, ratio=0.5, inference=InferenceSettings(contrast))
         for contrast in (True, False)
     )
     assert (with_it - without_it).abs().max() > 1e-4

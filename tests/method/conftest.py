@@ -6,10 +6,11 @@ A position is a 1-D tensor of channels, a map a list of positions in row-major o
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
+
+from plca_dist.method.output import NetworkOutput
 
 Position = torch.Tensor
 Map = list[torch.Tensor]
@@ -19,7 +20,7 @@ Similarity = Callable[[Position, Position], torch.Tensor]
 @pytest.fixture(params=["dense", "streaming"], autouse=True)
 def automatic(request, monkeypatch):
     """What backend "auto" means: every test of the method holds for both."""
-    monkeypatch.setattr("plca_dist.ops._SMALL", {"dense": 1 << 62, "streaming": 0}[request.param])
+    monkeypatch.setattr("plca_dist.ops.operations._SMALL", {"dense": 1 << 62, "streaming": 0}[request.param])
 
 
 ZERO = torch.zeros((), dtype=torch.float64)
@@ -157,22 +158,15 @@ def draw_pairs(draw, draw_labels) -> Callable[..., tuple[torch.Tensor, torch.Ten
     return draw_pairs
 
 
-class Output(NamedTuple):
-    """What a network gives."""
-
-    features: torch.Tensor
-    logits: torch.Tensor
-
-
 @pytest.fixture(scope="session")
-def batch(draw, draw_labels) -> Callable[..., tuple[Output, torch.Tensor, Output]]:
+def batch(draw, draw_labels) -> Callable[..., tuple[NetworkOutput, torch.Tensor, NetworkOutput]]:
     """Four pairs: features of 6 channels and logits of 4 classes on 5x6 and 4x7 grids, labels of 17x23."""
 
-    def outputs(grid: tuple[int, int], seed: int, dtype: torch.dtype) -> Output:
+    def outputs(grid: tuple[int, int], seed: int, dtype: torch.dtype) -> NetworkOutput:
         logits = 2 * draw(4, 4, *grid, seed=seed + 1, dtype=dtype)
-        return Output(draw(4, 6, *grid, seed=seed, dtype=dtype).requires_grad_(), logits.requires_grad_())
+        return NetworkOutput(draw(4, 6, *grid, seed=seed, dtype=dtype).requires_grad_(), logits.requires_grad_())
 
-    def batch(dtype: torch.dtype = torch.float64) -> tuple[Output, torch.Tensor, Output]:
+    def batch(dtype: torch.dtype = torch.float64) -> tuple[NetworkOutput, torch.Tensor, NetworkOutput]:
         return outputs((5, 6), 1, dtype), draw_labels(4, 17, 23, classes=4), outputs((4, 7), 3, dtype)
 
     return batch

@@ -8,6 +8,7 @@ from plca_dist.data.labels import label_set
 from plca_dist.method.association import association_loss
 from plca_dist.method.objective import ABLATION, Objective
 from plca_dist.method.published import CLASSES, PUBLISHED
+from plca_dist.method.settings import AssociationSettings, ObjectiveSettings
 
 CE, LOVASZ, FEATURE = {"total", "cross_entropy"}, {"lovasz"}, {"feature", "consistent_feature"}
 PREDICTION, SMOOTHING = {"prediction", "consistent_prediction"}, {"smoothing_source", "smoothing_target"}
@@ -28,7 +29,7 @@ EVERY = CE | LOVASZ | FEATURE | PREDICTION | SMOOTHING
 )
 def test_every_row_of_the_ablation_has_its_terms(batch, row, active):
     source, labels, target = batch()
-    objective = Objective(**ABLATION[row])
+    objective = Objective(ObjectiveSettings(**ABLATION[row]))
     assert set(objective(source, labels, target).as_dict()) == active
     assert objective.needs_target == bool(active & (FEATURE | PREDICTION | SMOOTHING))
 
@@ -36,12 +37,16 @@ def test_every_row_of_the_ablation_has_its_terms(batch, row, active):
 def test_the_variants_differ_from_plca_in_what_they_should(batch):
     source, labels, target = batch()
     plca, sim, plain = (
-        Objective(**ABLATION[row])(source, labels, target) for row in ("plca", "sim_plca", "no_aggregation")
+        Objective(ObjectiveSettings(**ABLATION[row]))(source, labels, target)
+        for row in ("plca", "sim_plca", "no_aggregation")
     )
     assert sim.feature < 0 < plca.feature  # minus a similarity against minus a log-probability
     assert plain.feature != plca.feature
     expected = association_loss(
-        source.features, target.features, F.interpolate(labels[:, None].double(), (5, 6))[:, 0], aggregation=0
+        source.features,
+        target.features,
+        F.interpolate(labels[:, None].double(), (5, 6))[:, 0],
+        AssociationSettings(aggregation=0),
     )
     torch.testing.assert_close(plain.feature, expected.loss)
     for name in ("cross_entropy", "lovasz", "smoothing_source", "smoothing_target"):

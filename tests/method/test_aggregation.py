@@ -5,6 +5,7 @@ import torch
 
 from plca_dist.errors import UserError
 from plca_dist.method.aggregation import aggregate, aggregated_prediction
+from plca_dist.method.settings import InferenceSettings
 
 
 def by_loops(paper, x, ratio, similarity, normalize):
@@ -65,7 +66,7 @@ def test_prediction_aggregates_features_then_probabilities(paper, draw, normaliz
     def classify(x):
         return torch.einsum("kc,bchw->bkhw", head, x)
 
-    found = aggregated_prediction(features, classify, 0.4, kl_aggregation_contrast=normalize)
+    found = aggregated_prediction(features, classify, 0.4, InferenceSettings(normalize))
     probabilities = classify(by_loops(paper, features, 0.4, "cosine", True)).softmax(1)
     torch.testing.assert_close(found, by_loops(paper, probabilities, 0.4, "kl", normalize))
     plain = aggregated_prediction(features, classify, 0)

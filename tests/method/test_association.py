@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from plca_dist.method.association import association_loss, labels_to_grid, similarity_loss
+from plca_dist.method.settings import AssociationSettings
 
 LOSSES = [association_loss, similarity_loss]
 
@@ -28,7 +29,7 @@ def by_loops(paper, source, target, labels, similarity, aggregation, kl_contrast
 def test_it_is_its_definition_in_value_and_gradient(paper, draw_pairs, function, similarity, aggregation, kl_contrast):
     source, target, labels = draw_pairs(similarity)
     settings = {"similarity": similarity, "aggregation": aggregation, "kl_aggregation_contrast": kl_contrast}
-    found = function(source, target, labels, **settings)
+    found = function(source, target, labels, AssociationSettings(**settings))
     expected = by_loops(paper, source, target, labels, similarity, aggregation, kl_contrast)
 
     assert found.target_index.tolist() == [e.target_index for e in expected]
@@ -77,7 +78,7 @@ def test_a_batch_of_one_is_the_authors_definition(draw_pairs, similarity, aggreg
     product = F.softmax(normalized(there), 1)[kept, j[kept]] * F.softmax(normalized(back), 1)[j[kept], i[kept]]
     expected = -product.log().mean()
 
-    found = association_loss(source, target, labels, similarity=similarity, aggregation=aggregation)
+    found = association_loss(source, target, labels, AssociationSettings(similarity, aggregation))
     assert found.consistent[0].nonzero()[:, 0].tolist() == kept.tolist()
     torch.testing.assert_close(found.loss, expected, atol=1e-10, rtol=1e-10)
     gradients = [torch.autograd.grad(loss, (source, target)) for loss in (found.loss, expected)]
@@ -89,7 +90,8 @@ def test_sim_plca_passes_gradcheck(draw_pairs, similarity):
     """Without aggregation it has no statistics in it; the random cycles are far from ties."""
     source, target, labels = draw_pairs(similarity, source=(2, 3), target=(2, 2))
     assert torch.autograd.gradcheck(
-        lambda s, t: similarity_loss(s, t, labels, similarity=similarity, aggregation=0).loss, (source, target)
+        lambda s, t: similarity_loss(s, t, labels, AssociationSettings(similarity, aggregation=0)).loss,
+        (source, target),
     )
 
 
@@ -98,8 +100,11 @@ def test_sim_plca_passes_gradcheck(draw_pairs, similarity):
 def test_a_batch_is_the_mean_of_its_pairs(draw_pairs, function, similarity):
     source, target, labels = draw_pairs(similarity, B=3)
     labels[1] = 255  # an empty Î still counts as a pair
-    whole = function(source, target, labels, similarity=similarity)
-    parts = [function(source[b : b + 1], target[b : b + 1], labels[b : b + 1], similarity=similarity) for b in range(3)]
+    whole = function(source, target, labels, AssociationSettings(similarity))
+    parts = [
+        function(source[b : b + 1], target[b : b + 1], labels[b : b + 1], AssociationSettings(similarity))
+        for b in range(3)
+    ]
     mean = torch.stack([p.loss for p in parts]).mean()
     assert parts[1].loss == 0
     torch.testing.assert_close(whole.loss, mean, atol=1e-12, rtol=1e-12)

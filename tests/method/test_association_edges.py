@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from plca_dist.errors import UserError
 from plca_dist.method.association import association_loss, similarity_loss
+from plca_dist.method.settings import AssociationSettings
+from plca_dist.ops.settings import Pairwise
 
 LOSSES = [association_loss, similarity_loss]
 
@@ -21,10 +23,10 @@ def test_an_empty_set_of_cycles_is_a_zero_with_a_graph(draw_pairs, function, sim
         labels = torch.full_like(labels, 255)
     else:  # a label of its own for every position, and no position that comes back to itself
         labels = torch.arange(12).view(1, 3, 4).expand(2, 3, 4).clone()
-        ends = function(source, target, labels, similarity=similarity).source_index
+        ends = function(source, target, labels, AssociationSettings(similarity)).source_index
         labels[(ends == torch.arange(12)).view_as(labels)] = 255
         assert (labels != 255).any()
-    found = function(source, target, labels, similarity=similarity)
+    found = function(source, target, labels, AssociationSettings(similarity))
     assert not found.consistent.any()
     assert found.loss.item() == 0
     found.loss.backward()
@@ -36,17 +38,17 @@ def test_ignored_pixels_remain_candidates(function):
     """The labelled start's cycle ends at its ignored twin, which lies closer to the target: inconsistent."""
     source = torch.tensor([[1.0, 0.5], [1.0, 0.0], [0.0, 1.0]]).T.reshape(1, 2, 1, 3)
     target = torch.tensor([[1.0, 0.1], [-1.0, -1.0]]).T.reshape(1, 2, 1, 2)
-    found = function(source, target, torch.tensor([[[4, 255, 4]]]), aggregation=0)
+    found = function(source, target, torch.tensor([[[4, 255, 4]]]), AssociationSettings(aggregation=0))
     assert found.target_index.tolist() == [[0, 0, 0]]
     assert found.source_index.tolist() == [[1, 1, 1]]
     assert not found.consistent.any()
-    labelled = function(source, target, torch.tensor([[[4, 4, 4]]]), aggregation=0)
+    labelled = function(source, target, torch.tensor([[[4, 4, 4]]]), AssociationSettings(aggregation=0))
     assert labelled.consistent.all()
 
 
 def test_ignored_pixels_remain_terms_of_the_softmax(draw_pairs):
     source, target, labels = draw_pairs("cosine", B=1)
-    whole = association_loss(source, target, labels, aggregation=0)
+    whole = association_loss(source, target, labels, AssociationSettings(aggregation=0))
     (gradient,) = torch.autograd.grad(whole.loss, source)
     ignored = (labels == 255)[:, None].expand_as(gradient)
     assert (gradient[ignored].abs() > 1e-6).all()
@@ -54,7 +56,7 @@ def test_ignored_pixels_remain_terms_of_the_softmax(draw_pairs):
 
 def test_ties_go_to_the_lowest_index():
     x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]).T.reshape(1, 2, 2, 2)
-    found = association_loss(x, x, torch.zeros(1, 2, 2, dtype=torch.int64), aggregation=0)
+    found = association_loss(x, x, torch.zeros(1, 2, 2, dtype=torch.int64), AssociationSettings(aggregation=0))
     assert found.target_index.tolist() == [[0, 1, 0, 1]]
     assert found.source_index.tolist() == [[0, 1, 0, 1]]
 
@@ -64,7 +66,7 @@ def test_ties_go_to_the_lowest_index():
 def test_one_position_on_each_side(draw, function, similarity):
     source = draw(2, 3, 1, 1, seed=1, similarity=similarity).requires_grad_()
     target = draw(2, 3, 1, 1, seed=2, similarity=similarity).requires_grad_()
-    found = function(source, target, torch.zeros(2, 1, 1, dtype=torch.int64), similarity=similarity)
+    found = function(source, target, torch.zeros(2, 1, 1, dtype=torch.int64), AssociationSettings(similarity))
     assert found.consistent.all()
     if function is association_loss:
         assert found.loss.item() == 0  # the only candidate has probability 1
@@ -92,7 +94,7 @@ def test_degenerate_inputs_give_finite_losses_and_gradients(draw, function, simi
     source.requires_grad_()
     target = source.detach().flip(-1).clone().requires_grad_()
     labels = torch.zeros(1, 3, 4, dtype=torch.int64)
-    found = function(source, target, labels, similarity=similarity)
+    found = function(source, target, labels, AssociationSettings(similarity))
     gradients = torch.autograd.grad(found.loss, (source, target))
     assert found.loss.isfinite()
     assert all(g.isfinite().all() for g in gradients)
@@ -106,10 +108,10 @@ def test_degenerate_inputs_give_finite_losses_and_gradients(draw, function, simi
 def test_autocast_and_bfloat16_give_float32_losses(draw_pairs, function, similarity):
     source, target, labels = draw_pairs(similarity)
     source, target = source.detach().float(), target.detach().float()
-    plain = function(source, target, labels, similarity=similarity)
+    plain = function(source, target, labels, AssociationSettings(similarity))
     with torch.autocast("cpu", torch.bfloat16):
-        cast = function(source, target, labels, similarity=similarity)
-        low = function(source.bfloat16(), target.bfloat16(), labels, similarity=similarity)
+        cast = function(source, target, labels, AssociationSettings(similarity))
+        low = function(source.bfloat16(), target.bfloat16(), labels, AssociationSettings(similarity))
     assert torch.equal(plain.loss, cast.loss)
     assert low.loss.dtype == torch.float32
     assert low.loss.isfinite()
@@ -119,13 +121,13 @@ def test_bad_arguments_are_named(draw_pairs):
     source, target, labels = draw_pairs("cosine")
     for function in LOSSES:
         with pytest.raises(UserError, match="similarity 'l2' is unknown"):
-            function(source, target, labels, similarity="l2")
+            function(source, target, labels, AssociationSettings(similarity="l2"))
         with pytest.raises(UserError, match="similarity 'l2' is unknown"):
-            function(source, target, labels, similarity="l2", aggregation=0)
+            function(source, target, labels, AssociationSettings(similarity="l2", aggregation=0))
         with pytest.raises(UserError, match=r"aggregation 1\.0 is out of range"):
-            function(source, target, labels, aggregation=1.0)
+            function(source, target, labels, AssociationSettings(aggregation=1.0))
         with pytest.raises(UserError, match="backend 'fast' is unknown"):
-            function(source, target, labels, backend="fast")
+            function(source, target, labels, AssociationSettings(pairwise=Pairwise(backend="fast")))
         with pytest.raises(ValueError, match=r"equal B and C, got \(2, 5, 3, 4\) and \(1, 5, 2, 5\)"):
             function(source, target[:1], labels)
         with pytest.raises(ValueError, match=r"equal B and C"):

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from plca_dist.errors import UserError
-from plca_dist.method.lovasz import SCOPES, lovasz_softmax
+from plca_dist.method.lovasz import lovasz_softmax
+from plca_dist.method.settings import SCOPES
 
 
 def jaccard_loss(wrong: set[int], foreground: set[int]) -> float:

@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from plca_dist import ops
 from plca_dist.errors import UserError
 from plca_dist.method.association import association_loss, similarity_loss
 from plca_dist.method.lovasz import lovasz_softmax
 from plca_dist.method.objective import ABLATION, Objective
+from plca_dist.method.settings import AssociationSettings, ObjectiveSettings
 from plca_dist.method.smoothing import smoothing_loss
+from plca_dist.ops import operations as ops
+from plca_dist.ops.settings import Pairwise
 
 DEFAULTS = {"lovasz": 0.75, "association": 0.1, "smoothing": 0.01}
 
@@ -32,7 +34,8 @@ def test_total_is_the_weighted_sum_of_terms_each_of_which_is_its_own_function(ba
     ignore = settings.get("ignore_index", 255)
     if ignore == 3:
         labels[labels == 255] = 3
-    terms = Objective(**settings)(source, labels, target)
+    chosen = {name: value for name, value in settings.items() if name != "ignore_index"}
+    terms = Objective(ObjectiveSettings(**chosen), ignore_index=ignore)(source, labels, target)
 
     upsampled = F.interpolate(source.logits, (17, 23), mode="bilinear", align_corners=False)
     entropies = []
@@ -48,10 +51,10 @@ def test_total_is_the_weighted_sum_of_terms_each_of_which_is_its_own_function(ba
     associate = association_loss if settings.get("contrast", True) else similarity_loss
     rest = {"aggregation": settings.get("aggregation", 0.5), "ignore_index": ignore}
     grid_labels = F.interpolate(labels[:, None].double(), (5, 6), mode="nearest")[:, 0].long()
-    feature = associate(source.features, target.features, grid_labels, **rest)
+    feature = associate(source.features, target.features, grid_labels, AssociationSettings(**rest))
     rest["kl_aggregation_contrast"] = settings.get("kl_aggregation_contrast", False)
     probabilities = [x.logits.softmax(1) for x in (source, target)]
-    prediction = associate(*probabilities, grid_labels, similarity="kl", **rest)
+    prediction = associate(*probabilities, grid_labels, AssociationSettings("kl", **rest))
     starts = (grid_labels != ignore).flatten(1).sum(1)
     for name, level in (("feature", feature), ("prediction", prediction)):
         torch.testing.assert_close(getattr(terms, name), level.loss)
@@ -81,7 +84,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_split(batch, row):
     source, labels, target = batch()
     labels[2] = 255  # nothing to learn from in one image
     labels[3, :9] = 255  # and less in another
-    objective = Objective(**ABLATION[row])
+    objective = Objective(ObjectiveSettings(**ABLATION[row]))
     whole = objective(source, labels, target)
     leaves = [*source, *target]
     gradient = torch.autograd.grad(whole.total, leaves, allow_unused=True)
@@ -100,7 +103,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_split(batch, row):
 
 def test_source_only_needs_no_target(batch):
     source, labels, target = batch()
-    objective = Objective(**ABLATION["lovasz"])
+    objective = Objective(ObjectiveSettings(**ABLATION["lovasz"]))
     assert not objective.needs_target
     assert objective(source, labels).total == objective(source, labels, target).total
     with pytest.raises(ValueError, match="need the target's output, got None"):
@@ -119,18 +122,18 @@ def test_source_only_needs_no_target(batch):
     ],
 )
 def test_the_target_is_needed_exactly_where_a_term_uses_it(settings, needed):
-    assert Objective(**settings).needs_target == needed
+    assert Objective(ObjectiveSettings(**settings)).needs_target == needed
 
 
 def test_smoothing_is_independent_of_association(batch):
     source, labels, target = batch()
-    terms = Objective(association=0.0)(source, labels, target).as_dict()
+    terms = Objective(ObjectiveSettings(association=0.0))(source, labels, target).as_dict()
     assert set(terms) == {"total", "cross_entropy", "lovasz", "smoothing_source", "smoothing_target"}
 
 
 def test_nothing_labelled_is_finite_and_leaves_the_source_alone(batch):
     source, labels, target = batch(torch.float32)
-    terms = Objective(smoothing=0.0)(source, torch.full_like(labels, 255), target)
+    terms = Objective(ObjectiveSettings(smoothing=0.0))(source, torch.full_like(labels, 255), target)
     assert all(value == 0 for value in terms.as_dict().values())
     terms.total.backward()
     assert all(torch.count_nonzero(x.grad) == 0 for x in (*source, *target))
@@ -150,7 +153,7 @@ def test_degenerate_outputs_are_finite(batch, degenerate):
 @pytest.mark.parametrize("row", ABLATION)
 def test_bfloat16_under_autocast_gives_finite_float32_losses(batch, row):
     source, labels, target = batch(torch.bfloat16)
-    objective = Objective(**ABLATION[row])
+    objective = Objective(ObjectiveSettings(**ABLATION[row]))
     with torch.autocast("cpu", torch.bfloat16):
         terms = objective(source, labels, target)
     assert all(v.dtype == torch.float32 and v.isfinite() for v in terms.as_dict().values())
@@ -167,14 +170,14 @@ def test_backend_and_products_reach_every_operation(batch, monkeypatch, contrast
     for name in ("attend", "cycle"):
         operation = getattr(ops, name)
 
-        def spy(*inputs, name=name, operation=operation, products="float32", backend="auto", **more):
-            calls.append((name, backend, products))
-            return operation(*inputs, products=products, backend=backend, **more)
+        def spy(*inputs, name=name, operation=operation, pairwise=Pairwise(), **more):
+            calls.append((name, pairwise))
+            return operation(*inputs, pairwise=pairwise, **more)
 
         monkeypatch.setattr(f"plca_dist.method.{'aggregation' if name == 'attend' else 'association'}.{name}", spy)
-    Objective(contrast=contrast, **settings)(*batch())
-    expected = (settings["backend"], settings.get("products", "float32"))
-    assert sorted(calls) == [("attend", *expected)] * 2 + [("cycle", *expected)] * 2
+    Objective(ObjectiveSettings(contrast=contrast, **settings))(*batch())
+    expected = Pairwise(**settings)
+    assert sorted(calls, key=lambda call: call[0]) == [("attend", expected)] * 2 + [("cycle", expected)] * 2
 
 
 def test_as_dict_holds_no_graph(batch):
@@ -200,7 +203,7 @@ def test_as_dict_holds_no_graph(batch):
 )
 def test_settings_out_of_range_are_refused_at_once(settings, message):
     with pytest.raises(UserError, match=message):
-        Objective(**settings)
+        ObjectiveSettings(**settings)
 
 
 def test_labels_of_another_batch_are_refused(batch):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from plca_dist.errors import UserError
-from plca_dist.method.similarity import embed, pairwise
+from plca_dist.method.similarity import aligned_similarity, embed
 
 
 def test_cosine_scores_are_eq_1(paper, draw):
@@ -29,9 +29,9 @@ def test_kl_scores_are_eq_9_but_for_a_constant_of_the_row(paper, draw):
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "kl"])
-def test_pairwise_is_the_similarity_itself(paper, draw, similarity):
+def test_aligned_similarity_is_the_similarity_itself(paper, draw, similarity):
     x, y = draw(2, 4, 2, 3, similarity=similarity), draw(2, 4, 2, 3, seed=1, similarity=similarity)
-    found = pairwise(embed(x, similarity), embed(y, similarity))
+    found = aligned_similarity(embed(x, similarity), embed(y, similarity))
     for b in range(2):
         pairs = zip(paper.positions(x[b]), paper.positions(y[b]), strict=True)
         torch.testing.assert_close(found[b], torch.stack([paper.similarity[similarity](p, q) for p, q in pairs]))
@@ -53,8 +53,8 @@ def test_positions_are_in_row_major_order(draw):
 def test_lower_precision_is_embedded_in_float32(draw):
     x = draw(1, 5, 2, 2, dtype=torch.bfloat16)
     assert torch.equal(embed(x.abs(), "kl").key, embed(x.float().abs(), "kl").key)
-    found = pairwise(embed(x, "cosine"), embed(x.flip(2), "cosine"))
-    assert torch.equal(found, pairwise(embed(x.float(), "cosine"), embed(x.float().flip(2), "cosine")))
+    found = aligned_similarity(embed(x, "cosine"), embed(x.flip(2), "cosine"))
+    assert torch.equal(found, aligned_similarity(embed(x.float(), "cosine"), embed(x.float().flip(2), "cosine")))
 
 
 def test_an_unknown_similarity_and_a_wrong_shape():

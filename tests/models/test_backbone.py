@@ -7,7 +7,8 @@ import torchvision
 from torch import Tensor, nn
 
 from plca_dist.errors import UserError
-from plca_dist.models.backbone import BACKBONES, STYLES, build_backbone
+from plca_dist.models.architecture import BACKBONES, STYLES
+from plca_dist.models.backbone import build_backbone, normalize
 
 RESNETS = ["resnet18", "resnet34", "resnet50", "resnet101"]
 
@@ -155,22 +156,22 @@ def test_torchvision_style_normalizes_as_torchvision_does() -> None:
     expected = torchvision.transforms.functional.normalize(
         image / 255, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]
     )
-    torch.testing.assert_close(STYLES["torchvision"].normalize(image), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(normalize(image, STYLES["torchvision"]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_caffe_style_turns_rgb_into_bgr_minus_the_mean() -> None:
     red, green, blue = 200, 100, 50
     image = torch.tensor([red, green, blue], dtype=torch.uint8).reshape(1, 3, 1, 1)
     expected = [blue - 104.00698793, green - 116.66876762, red - 122.67891434]
-    assert STYLES["caffe"].normalize(image).flatten().tolist() == pytest.approx(expected, abs=1e-4)
+    assert normalize(image, STYLES["caffe"]).flatten().tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_uint8_and_float_images_are_the_same_input(style: str) -> None:
     image = torch.randint(0, 256, (1, 3, 4, 4), dtype=torch.uint8)
-    normalize = STYLES[style].normalize
-    assert torch.equal(normalize(image), normalize(image.float()))
-    assert normalize(image.double()).dtype == torch.float64
+    from_uint8, from_float = (normalize(x, STYLES[style]) for x in (image, image.float()))
+    assert torch.equal(from_uint8, from_float)
+    assert normalize(image.double(), STYLES[style]).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -205,4 +206,4 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
 
 
 def test_only_tiny_lacks_imagenet_weights() -> None:
-    assert [name for name, plan in BACKBONES.items() if not plan.imagenet] == ["tiny"]
+    assert [name for name, architecture in BACKBONES.items() if not architecture.imagenet] == ["tiny"]

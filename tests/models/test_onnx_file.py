@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.onnx_file import Inference, run_onnx, to_onnx
 from plca_dist.training.evaluation import probabilities
@@ -30,16 +31,19 @@ def sure(network: Network, spread: float) -> Network:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "style", "size", "settings"),
+    ("backbone", "style", "size", "ratio", "contrast"),
     [
-        ("tiny", "torchvision", None, {"ratio": 0.5}),
-        ("tiny", "torchvision", (40, 72), {"ratio": 0.3, "kl_aggregation_contrast": True}),
-        ("resnet18", "caffe", (97, 129), {"ratio": 0.0}),  # BGR, the mean, and a pool that rounds up
+        ("tiny", "torchvision", None, 0.5, False),
+        ("tiny", "torchvision", (40, 72), 0.3, True),
+        ("resnet18", "caffe", (97, 129), 0.0, False),  # BGR, the mean, and a pool that rounds up
     ],
 )
-def test_onnxruntime_says_what_torch_says(backbone: str, style: str, size: tuple | None, settings: dict) -> None:
+def test_onnxruntime_says_what_torch_says(
+    backbone: str, style: str, size: tuple | None, ratio: float, contrast: bool
+) -> None:
     network = sure(network_of(backbone, style=style, rates=(1, 2)), 3)
-    data = to_onnx(network, TOYTOWN, size=size, **settings)
+    data = to_onnx(network, TOYTOWN, size=size, ratio=ratio, kl_aggregation_contrast=contrast)
+    settings = {"ratio": ratio, "inference": InferenceSettings(contrast)}
     for edges in [size] if size else [(97, 129), (64, 160), (80, 80), (9, 200)]:
         batch_B3HW = images(3, *edges)
         probability_BKHW, ids_BHW = run_onnx(data, batch_B3HW)
@@ -47,7 +51,7 @@ def test_onnxruntime_says_what_torch_says(backbone: str, style: str, size: tuple
         torch.testing.assert_close(probability_BKHW, torch.stack(ours), rtol=0, atol=1e-5)
         assert torch.equal(ids_BHW.long(), probability_BKHW.argmax(1))
         plain = probabilities(network, batch_B3HW[0], size=None, ratio=0)
-        assert ((plain - ours[0]).abs().max() > 1e-3) == (settings["ratio"] > 0), "aggregation that shows"
+        assert ((plain - ours[0]).abs().max() > 1e-3) == (ratio > 0), "aggregation that shows"
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from plca_dist import ops
 from plca_dist.errors import UserError
+from plca_dist.ops import operations as ops
+from plca_dist.ops.settings import BACKENDS, Pairwise
 
+EVERY_BACKEND = [pytest.param(Pairwise(backend=backend), id=backend) for backend in BACKENDS]
 SHAPES = [(1, 1, 1, 1), (1, 4, 1, 3), (1, 1, 6, 3), (2, 5, 7, 4), (3, 7, 5, 2)]
 #: Largest difference to float64, relative to the largest value.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-5}
@@ -65,13 +67,13 @@ def assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor], atol: 
         torch.testing.assert_close(a, e, atol=atol, rtol=1e-10)
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize(("B", "N", "M", "C"), SHAPES)
-def test_match_is_its_definition_in_value_and_gradient(backend, B, N, M, C):
+def test_match_is_its_definition_in_value_and_gradient(pairwise, B, N, M, C):
     inputs = leaves(draw(B, N, C, seed=1), draw(B, M, C, seed=2))
     weight = draw(B, N, seed=3)  # every row's gradient differs
     index, expected = match_by_loops(*inputs)
-    found = ops.match(*inputs, backend=backend)
+    found = ops.match(*inputs, pairwise=pairwise)
     assert found.index.dtype == torch.int64
     assert torch.equal(found.index, index)
     assert_same([found.log_probability], [expected])
@@ -81,14 +83,14 @@ def test_match_is_its_definition_in_value_and_gradient(backend, B, N, M, C):
     )
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize(("B", "N", "M", "C"), SHAPES)
-def test_attend_is_its_definition_in_value_and_gradient(backend, normalize, B, N, M, C):
+def test_attend_is_its_definition_in_value_and_gradient(pairwise, normalize, B, N, M, C):
     inputs = leaves(draw(B, N, C, seed=1), draw(B, M, C, seed=2), draw(B, M, 3, seed=3))
     weight = draw(B, N, 3, seed=4)
     expected = attend_by_loops(*inputs, normalize)
-    found = ops.attend(*inputs, contrast=normalize, backend=backend)
+    found = ops.attend(*inputs, contrast=normalize, pairwise=pairwise)
     assert_same([found], [expected])
     assert_same(
         list(torch.autograd.grad((found * weight).sum(), inputs)),
@@ -96,16 +98,16 @@ def test_attend_is_its_definition_in_value_and_gradient(backend, normalize, B, N
     )
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
-def test_attend_without_contrast_passes_gradcheck(backend):
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
+def test_attend_without_contrast_passes_gradcheck(pairwise):
     inputs = leaves(draw(2, 4, 3, seed=1), draw(2, 5, 3, seed=2), draw(2, 5, 2, seed=3))
-    how = {"contrast": False, "backend": backend}
+    how = {"contrast": False, "pairwise": pairwise}
     assert torch.autograd.gradcheck(lambda q, k, v: ops.attend(q, k, v, cosine=True, **how), inputs)
     assert torch.autograd.gradcheck(lambda x: ops.attend(x, x, x, ratio=0.3, **how), inputs[:1])
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
-def test_gradient_is_the_numerical_one_with_the_statistics_held(backend):
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
+def test_gradient_is_the_numerical_one_with_the_statistics_held(pairwise):
     """Gradcheck proper would move σ, which the equations hold still; so difference a form whose σ is a constant."""
     query, key = leaves(draw(1, 4, 3, seed=1), draw(1, 5, 3, seed=2))
     std = (query @ key.mT).std(-1, keepdim=True).detach()
@@ -113,7 +115,7 @@ def test_gradient_is_the_numerical_one_with_the_statistics_held(backend):
     def held(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return (q @ k.mT / (std + 1e-10)).log_softmax(-1).amax(-1).sum()
 
-    found = ops.match(query, key, backend=backend)
+    found = ops.match(query, key, pairwise=pairwise)
     analytic = torch.autograd.grad(found.log_probability.sum(), (query, key))
     for which, gradient in enumerate(analytic):
         for position in range(gradient.numel()):
@@ -125,18 +127,18 @@ def test_gradient_is_the_numerical_one_with_the_statistics_held(backend):
             assert gradient.flatten()[position].item() == pytest.approx((shifted[0] - shifted[1]) / 2e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_ties_go_to_the_lowest_index(backend, dtype):
+def test_ties_go_to_the_lowest_index(pairwise, dtype):
     key = torch.tensor([[[0, 1], [2, 1], [1, 2], [2, 1], [1, 2]]], dtype=dtype)
     query = torch.tensor([[[1, 0], [0, 1], [1, 1], [0, 0]]], dtype=dtype)
-    assert ops.match(query, key, backend=backend).index.tolist() == [[1, 2, 1, 0]]
+    assert ops.match(query, key, pairwise=pairwise).index.tolist() == [[1, 2, 1, 0]]
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("flat", ["zero query", "zero keys", "equal keys", "one key", "keys equal but for rounding"])
-def test_flat_rows_are_uniform_and_pass_no_gradient(backend, dtype, flat):
+def test_flat_rows_are_uniform_and_pass_no_gradient(pairwise, dtype, flat):
     M, C = 9, 19
     query, key = draw(1, 4, C, dtype=dtype).abs() + 0.5, draw(1, M, C, seed=1, dtype=dtype)
     if flat == "zero query":
@@ -150,48 +152,48 @@ def test_flat_rows_are_uniform_and_pass_no_gradient(backend, dtype, flat):
     else:
         key = key[:, :1].abs() * (1 + torch.finfo(dtype).eps * torch.arange(M, dtype=dtype)[:, None].remainder(2))
     query, key = leaves(query, key)
-    found = ops.match(query, key, backend=backend)
+    found = ops.match(query, key, pairwise=pairwise)
     torch.testing.assert_close(found.log_probability, torch.full((1, 4), -math.log(M), dtype=dtype))
     gradients = torch.autograd.grad(found.log_probability.sum(), (query, key))
     assert all(torch.count_nonzero(g) == 0 for g in gradients)
 
     value = draw(1, M, 2, seed=3, dtype=dtype).requires_grad_()
-    average = ops.attend(query, key, value, backend=backend)
+    average = ops.attend(query, key, value, pairwise=pairwise)
     torch.testing.assert_close(average, value.mean(1, keepdim=True).expand(1, 4, 2))
     gradients = torch.autograd.grad(average.sum(), (query, key, value))
     assert torch.count_nonzero(gradients[0]) == torch.count_nonzero(gradients[1]) == 0
     torch.testing.assert_close(gradients[2], torch.full_like(value, 4 / M))
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
-def test_a_small_but_real_spread_is_not_taken_for_flat(backend):
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
+def test_a_small_but_real_spread_is_not_taken_for_flat(pairwise):
     key = 1 + 1e-4 * draw(1, 50, 4, dtype=torch.float32)
     query = draw(1, 3, 4, seed=1, dtype=torch.float32)
     _, expected = match_by_loops(query.double(), key.double())
-    found = ops.match(query, key, backend=backend).log_probability
+    found = ops.match(query, key, pairwise=pairwise).log_probability
     torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)
     assert expected.max() > -math.log(50) + 0.5
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])
-def test_contrast_takes_the_scale_out(backend, factor):
+def test_contrast_takes_the_scale_out(pairwise, factor):
     query, key = draw(2, 6, 4, dtype=torch.float32), draw(2, 63, 4, seed=1, dtype=torch.float32)
-    plain, scaled = ops.match(query, key, backend=backend), ops.match(factor * query, key, backend=backend)
+    plain, scaled = (ops.match(x, key, pairwise=pairwise) for x in (query, factor * query))
     assert torch.equal(plain.index, scaled.index)
     torch.testing.assert_close(plain.log_probability, scaled.log_probability, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("N", "M"), [(63, 100), (100, 63), (128, 128)])
-def test_lower_precision_is_computed_in_float32(backend, dtype, N, M):
+def test_lower_precision_is_computed_in_float32(pairwise, dtype, N, M):
     query, key, value = draw(2, N, 33, dtype=dtype), draw(2, M, 33, seed=1, dtype=dtype), draw(2, M, 9, dtype=dtype)
     results = {}
     for precision in (dtype, torch.float64):
         inputs = leaves(query.to(precision), key.to(precision), value.to(precision))
-        found = ops.match(*inputs[:2], backend=backend)
-        average = ops.attend(*inputs, backend=backend)
+        found = ops.match(*inputs[:2], pairwise=pairwise)
+        average = ops.attend(*inputs, pairwise=pairwise)
         of_match = torch.autograd.grad(found.log_probability.sum(), inputs[:2])
         of_attend = torch.autograd.grad(average.square().sum(), inputs)
         results[precision] = [found.log_probability, average, *of_match, *of_attend]
@@ -202,49 +204,49 @@ def test_lower_precision_is_computed_in_float32(backend, dtype, N, M):
         assert (low.double() - high).abs().max() <= tolerance * high.abs().max()
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
-def test_autocast_changes_nothing(backend):
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
+def test_autocast_changes_nothing(pairwise):
     query, key = draw(1, 20, 8, dtype=torch.float32), draw(1, 30, 8, seed=1, dtype=torch.float32)
-    plain = [*ops.match(query, key, backend=backend), ops.attend(query, key, key, backend=backend)]
+    plain = [*ops.match(query, key, pairwise=pairwise), ops.attend(query, key, key, pairwise=pairwise)]
     with torch.autocast("cpu", torch.bfloat16):
         assert (query @ key.mT).dtype == torch.bfloat16
-        cast = [*ops.match(query, key, backend=backend), ops.attend(query, key, key, backend=backend)]
+        cast = [*ops.match(query, key, pairwise=pairwise), ops.attend(query, key, key, pairwise=pairwise)]
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
-def test_scores_far_beyond_the_range_of_exp(backend):
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
+def test_scores_far_beyond_the_range_of_exp(pairwise):
     query, key = 1e6 * draw(1, 5, 4, dtype=torch.float32), draw(1, 40, 4, seed=1, dtype=torch.float32)
     for contrasted in (True, False):
-        assert ops.attend(query, key, key, contrast=contrasted, backend=backend).isfinite().all()
-    assert ops.match(query, key, backend=backend).log_probability.isfinite().all()
+        assert ops.attend(query, key, key, contrast=contrasted, pairwise=pairwise).isfinite().all()
+    assert ops.match(query, key, pairwise=pairwise).log_probability.isfinite().all()
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_broken_score_is_not_hidden(backend, bad):
+def test_a_broken_score_is_not_hidden(pairwise, bad):
     query, key = draw(1, 3, 4), draw(1, 5, 4, seed=1)
     query[0, 1, 0] = bad
-    assert ops.match(query, key, backend=backend).log_probability.isnan().tolist() == [[False, True, False]]
-    assert ops.attend(query, key, key, backend=backend).isnan().all(-1).tolist() == [[False, True, False]]
+    assert ops.match(query, key, pairwise=pairwise).log_probability.isnan().tolist() == [[False, True, False]]
+    assert ops.attend(query, key, key, pairwise=pairwise).isnan().all(-1).tolist() == [[False, True, False]]
 
 
-@pytest.mark.parametrize("backend", ops.BACKENDS)
-def test_inputs_are_left_alone(backend):
+@pytest.mark.parametrize("pairwise", EVERY_BACKEND)
+def test_inputs_are_left_alone(pairwise):
     query, key, value = draw(1, 3, 4), draw(1, 5, 4, seed=1), draw(1, 5, 2, seed=2)
     copies = [query.clone(), key.clone(), value.clone()]
-    ops.match(query, key, backend=backend)
-    ops.attend(query, key, value, backend=backend)
-    ops.cycle(query, query, key, key, torch.zeros(1, 3), cosine=True, backend=backend)
+    ops.match(query, key, pairwise=pairwise)
+    ops.attend(query, key, value, pairwise=pairwise)
+    ops.cycle(query, query, key, key, torch.zeros(1, 3), cosine=True, pairwise=pairwise)
     assert all(torch.equal(a, b) for a, b in zip(copies, (query, key, value), strict=True))
 
 
 def test_an_unknown_backend_names_the_known_ones():
-    assert ops.BACKENDS[0] == "auto"
+    assert BACKENDS[0] == "auto"
     with pytest.raises(UserError, match=r"'dens' is unknown; known: auto, .*dense.* Did you mean 'dense'\?"):
-        ops.match(draw(1, 2, 3), draw(1, 2, 3), backend="dens")
+        Pairwise(backend="dens")
     with pytest.raises(UserError, match="unknown"):
-        ops.attend(*[draw(1, 2, 3)] * 3, backend="")
+        Pairwise(backend="")
 
 
 @pytest.mark.parametrize(("query", "key"), [((2, 3), (2, 3)), ((1, 2, 3), (2, 2, 3)), ((1, 2, 3), (1, 2, 4))])

@@ -10,9 +10,12 @@ from contextlib import nullcontext, suppress
 import pytest
 import torch
 
-from plca_dist import ops
 from plca_dist.ops import blocks
+from plca_dist.ops import operations as ops
 from plca_dist.ops.products import rounding
+from plca_dist.ops.settings import PRODUCTS, Pairwise
+
+DENSE, STREAMING = Pairwise(backend="dense"), Pairwise(backend="streaming")
 
 #: Largest difference to the oracle in float64, relative to the largest value: of any output, of any gradient.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -98,9 +101,9 @@ def assert_agree(found: list[torch.Tensor], oracle: list[torch.Tensor], toleranc
 @pytest.mark.parametrize(("N", "M"), SIZES)
 def test_outputs_and_gradients_are_the_oracles(operation, dtype, N, M):
     inputs = [draw(2, N, 33).to(dtype), draw(2, M, 33, seed=1).to(dtype)]
-    oracle = outcome(operation, [x.double() for x in inputs], backend="dense")
+    oracle = outcome(operation, [x.double() for x in inputs], pairwise=DENSE)
     # The gradient of a single candidate's weight is 0, the difference of two equal numbers of about 10.
-    assert_agree(outcome(operation, inputs, backend="streaming"), oracle, TOLERANCE[dtype], 10 if M == 1 else 1e-3)
+    assert_agree(outcome(operation, inputs, pairwise=STREAMING), oracle, TOLERANCE[dtype], 10 if M == 1 else 1e-3)
 
 
 @pytest.mark.usefixtures("small_blocks", "emulated_bf16")
@@ -110,8 +113,8 @@ def test_bf16_operands_stay_within_their_rounding(operation):
     query = 0.35 * draw(2, 100, 64).float()
     key = torch.cat([query.flip(1), 0.35 * draw(2, 30, 64, seed=2).float()], 1)
     key += 0.2 * draw(2, 130, 64, seed=1).float()
-    oracle = outcome(operation, [query.double(), key.double()], backend="dense")
-    found = outcome(operation, [query, key], backend="streaming", products="bf16")
+    oracle = outcome(operation, [query.double(), key.double()], pairwise=DENSE)
+    found = outcome(operation, [query, key], pairwise=Pairwise("bf16", "streaming"))
     for f, o in zip(found, oracle, strict=True):
         if o.is_floating_point():
             assert f.dtype == torch.float32
@@ -122,11 +125,11 @@ def test_bf16_operands_stay_within_their_rounding(operation):
             assert torch.equal(f, o)
 
 
-@pytest.mark.parametrize("products", ops.PRODUCTS)
+@pytest.mark.parametrize("products", PRODUCTS)
 def test_the_cpu_allows_lower_products_and_stays_close(products):
     inputs = [draw(1, 100, 64).float(), draw(1, 130, 64, seed=1).float()]
-    oracle = outcome(attend_itself, [x.double() for x in inputs], backend="dense")
-    for f, o in zip(outcome(attend_itself, inputs, backend="streaming", products=products), oracle, strict=True):
+    oracle = outcome(attend_itself, [x.double() for x in inputs], pairwise=DENSE)
+    for f, o in zip(outcome(attend_itself, inputs, pairwise=Pairwise(products, "streaming")), oracle, strict=True):
         assert (f - o).square().mean().sqrt() <= BF16_RMS * o.square().mean().sqrt()
 
 
@@ -135,7 +138,7 @@ def test_indices_of_equal_scores_are_the_oracles():
     """Few distinct vectors of small integers: exact scores, ties everywhere."""
     inputs = [draw(2, n, 5, seed=n).mul(1.5).round() for n in (100, 63)]
     found, oracle = (
-        ops.cycle(*[inputs[0]] * 2, *[inputs[1]] * 2, labels_of(2, 100), backend=b) for b in ("streaming", "dense")
+        ops.cycle(*[inputs[0]] * 2, *[inputs[1]] * 2, labels_of(2, 100), pairwise=b) for b in (STREAMING, DENSE)
     )
     assert torch.equal(found.target_index, oracle.target_index)
     assert torch.equal(found.source_index, oracle.source_index)
@@ -149,8 +152,8 @@ def test_cycles_at_the_ends_of_what_labels_allow(operation, case, monkeypatch):
     if case == "no cycle":
         inputs[1] = -inputs[0][:, :1].expand(2, 40, 8) + 1e-3 * inputs[1]
     monkeypatch.setattr(sys.modules[__name__], "labels_of", lambda B, N: labels.get(case, torch.zeros(2, 63)))
-    oracle = outcome(operation, inputs, backend="dense")
-    assert_agree(outcome(operation, inputs, backend="streaming"), oracle, 1e-10)
+    oracle = outcome(operation, inputs, pairwise=DENSE)
+    assert_agree(outcome(operation, inputs, pairwise=STREAMING), oracle, 1e-10)
     share = oracle[1].double().mean()
     assert share == {"all ignored": 0, "every cycle": 1}.get(case, share)
     assert share < 0.1 or case == "every cycle"
@@ -159,18 +162,18 @@ def test_cycles_at_the_ends_of_what_labels_allow(operation, case, monkeypatch):
 @pytest.mark.parametrize("operation", [attend_itself, cycle_shared, cycle_apart])
 def test_layout_of_the_inputs_does_not_matter(operation):
     inputs = [draw(2, 50, 12), draw(2, 41, 12, seed=1)]
-    expected = outcome(operation, inputs, backend="streaming")
+    expected = outcome(operation, inputs, pairwise=STREAMING)
     views = [x.mT.contiguous().mT for x in inputs], [torch.cat([x, x], -1)[..., :12] for x in inputs]
     for view in views:
         assert not view[0].is_contiguous()
-        assert_agree(outcome(operation, view, backend="streaming"), expected, 1e-12)
+        assert_agree(outcome(operation, view, pairwise=STREAMING), expected, 1e-12)
 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_two_runs_give_the_same_bits(operation):
     inputs = [draw(2, 100, 16).float(), draw(2, 130, 16, seed=1).float()]
-    first, second = (outcome(operation, inputs, backend="streaming") for _ in range(2))
+    first, second = (outcome(operation, inputs, pairwise=STREAMING) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -178,24 +181,24 @@ def test_two_runs_give_the_same_bits(operation):
 def test_without_gradients_the_outputs_are_the_same(operation):
     inputs = [draw(2, 40, 6), draw(2, 40, 6, seed=1)]
     with torch.no_grad():
-        found = operation(*inputs, backend="streaming")
+        found = operation(*inputs, pairwise=STREAMING)
     assert not any(x.requires_grad for x in found)
-    expected = outcome(operation, inputs, backend="streaming")
+    expected = outcome(operation, inputs, pairwise=STREAMING)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=False))
 
 
 def test_only_the_source_may_need_a_gradient():
     source, target = draw(1, 30, 6).requires_grad_(), draw(1, 20, 6, seed=1)
-    whole = torch.autograd.grad(cycle_shared(source, target, backend="dense")[0].sum(), source)
-    found = torch.autograd.grad(cycle_shared(source, target, backend="streaming")[0].sum(), source)
+    whole = torch.autograd.grad(cycle_shared(source, target, pairwise=DENSE)[0].sum(), source)
+    found = torch.autograd.grad(cycle_shared(source, target, pairwise=STREAMING)[0].sum(), source)
     torch.testing.assert_close(found, whole)
 
 
 @pytest.mark.parametrize("operation", [attend_itself, cycle_shared])
 def test_bfloat16_inputs_get_bfloat16_gradients_rounded_once(operation):
     inputs = [draw(1, 60, 16).bfloat16(), draw(1, 50, 16, seed=1).bfloat16()]
-    found = outcome(operation, inputs, backend="streaming")
-    oracle = outcome(operation, [x.float() for x in inputs], backend="streaming")
+    found = outcome(operation, inputs, pairwise=STREAMING)
+    oracle = outcome(operation, [x.float() for x in inputs], pairwise=STREAMING)
     assert found[0].dtype == torch.float32
     assert_agree(found[:1], oracle[:1], 1e-6)
     gradient, exact = found[-2], oracle[-2]
@@ -206,18 +209,18 @@ def test_bfloat16_inputs_get_bfloat16_gradients_rounded_once(operation):
 def test_second_derivatives_are_refused():
     q = draw(1, 5, 3).requires_grad_()
     for operation in (match, attend, attend_itself, cycle_shared, cycle_apart):
-        total = sum(x.sum() for x in operation(q, q * 2, backend="streaming") if x.requires_grad)
+        total = sum(x.sum() for x in operation(q, q * 2, pairwise=STREAMING) if x.requires_grad)
         with pytest.raises(RuntimeError, match="first derivatives only"):
             torch.autograd.grad(total, q, create_graph=True)
 
 
 def test_a_process_wide_setting_of_products_changes_nothing_and_stays():
     inputs = [draw(1, 64, 64).float(), draw(1, 64, 64, seed=1).float()]
-    expected = outcome(attend_itself, inputs, backend="streaming")
+    expected = outcome(attend_itself, inputs, pairwise=STREAMING)
     before = torch.backends.mkldnn.matmul.fp32_precision
     try:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-        found = outcome(attend_itself, inputs, backend="streaming")
+        found = outcome(attend_itself, inputs, pairwise=STREAMING)
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
@@ -237,10 +240,12 @@ def test_cuda_rounds_as_the_setting_says_and_is_set_back(products, setting, monk
 
 COMPILED = """
 import torch
-from plca_dist import ops
+from plca_dist.ops import operations as ops
+from plca_dist.ops.settings import Pairwise
+streaming = Pairwise(backend="streaming")
 def loss(q, k):
-    found = ops.match(2 * q, k, backend="streaming").log_probability
-    return found.sum() + ops.attend(q, k, q, backend="streaming").sum()
+    found = ops.match(2 * q, k, pairwise=streaming).log_probability
+    return found.sum() + ops.attend(q, k, q, pairwise=streaming).sum()
 leaves = [torch.randn(1, 20, 4, dtype=torch.float64).requires_grad_() for _ in range(2)]
 expected = loss(*leaves)
 found = torch.compile(loss, backend="aot_eager")(*leaves)
@@ -267,7 +272,7 @@ def test_meta_tensors_take_the_dense_form_or_are_refused():
     assert ops.attend(q, k, k).shape == (2, 8, 4)
     assert ops.cycle(q, q, k, k, torch.empty(2, 8, device="meta")).consistent.shape == (2, 8)
     with pytest.raises(NotImplementedError, match="streaming looks at values"):
-        ops.match(q, k, backend="streaming")
+        ops.match(q, k, pairwise=STREAMING)
 
 
 @pytest.fixture
@@ -308,7 +313,7 @@ def test_what_is_multiplied_is_what_the_table_says(multiplied):
 
     def forward(operation, **how):
         found = []
-        work = multiplied(lambda: found.append(operation(backend="streaming", **how)), N, C)
+        work = multiplied(lambda: found.append(operation(pairwise=STREAMING, **how)), N, C)
         return found[0], work
 
     average, work = forward(lambda **how: ops.attend(source, source, source, cosine=True, ratio=0.5, **how))
@@ -338,14 +343,15 @@ def test_what_is_multiplied_is_what_the_table_says(multiplied):
 
 def test_a_row_without_a_gradient_costs_nothing(multiplied):
     q, k = draw(1, 256, 8).requires_grad_(), draw(1, 256, 8, seed=1)
-    chosen = ops.match(q, k, backend="streaming").log_probability[0, [3, 200]].sum()
+    chosen = ops.match(q, k, pairwise=STREAMING).log_probability[0, [3, 200]].sum()
     assert multiplied(lambda: torch.autograd.grad(chosen, q), 256, 8) == pytest.approx(3 * 2 / 256)
 
 
 MEMORY = """
 import sys, torch
-from plca_dist import ops
-backend, sizes = sys.argv[1], [int(n) for n in sys.argv[2:]]
+from plca_dist.ops import operations as ops
+from plca_dist.ops.settings import Pairwise
+pairwise, sizes = Pairwise(backend=sys.argv[1]), [int(n) for n in sys.argv[2:]]
 torch.set_num_threads(1)
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
@@ -354,10 +360,10 @@ def run(N):
     labels = torch.randint(0, 4, (1, N))
     open("/proc/self/clear_refs", "w").write("5")
     before = status("VmRSS")
-    aggregated = ops.attend(y, y, y, ratio=0.5, cosine=True, backend=backend)
-    total = ops.cycle(x, x, aggregated, aggregated, labels, cosine=True, backend=backend).log_probability.sum()
+    aggregated = ops.attend(y, y, y, ratio=0.5, cosine=True, pairwise=pairwise)
+    total = ops.cycle(x, x, aggregated, aggregated, labels, cosine=True, pairwise=pairwise).log_probability.sum()
     p, q = x.softmax(-1), aggregated.softmax(-1)
-    total = total + ops.cycle(p, p.log(), q, q.log(), labels, backend=backend).log_probability.sum()
+    total = total + ops.cycle(p, p.log(), q, q.log(), labels, pairwise=pairwise).log_probability.sum()
     torch.autograd.grad(total, (x, y))
     return status("VmHWM") - before
 run(256)

@@ -9,6 +9,7 @@ from plca_dist.data.labels import IGNORE, label_set
 from plca_dist.data.whole_images import Pair, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.method.association import association_loss
+from plca_dist.method.settings import AssociationSettings
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.report.associations import Associations, associations, maps
 from plca_dist.storage import resolve
@@ -65,7 +66,7 @@ def test_the_cycles_are_those_of_the_loss(network: Network, scenes: Pair, level:
     of = maps(network, scenes, size=(64, 128), level=level)
     covered = set()
     for ratio in (0.0, 0.5):
-        loss = association_loss(of.source, of.target, of.labels, similarity=of.similarity, aggregation=ratio)
+        loss = association_loss(of.source, of.target, of.labels, AssociationSettings(of.similarity, ratio))
         cycles = associations(of, aggregation=ratio)
         assert torch.equal(cycles.consistent, loss.consistent[0])
         assert torch.equal(cycles.target, loss.target_index[0])

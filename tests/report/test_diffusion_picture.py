@@ -13,7 +13,9 @@ from torch import Tensor
 from plca_dist.data.labels import IGNORE, label_set
 from plca_dist.data.whole_images import Pair, whole_pairs
 from plca_dist.errors import UserError
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network, build_network
+from plca_dist.ops.settings import Pairwise
 from plca_dist.report.associations import Maps, associations
 from plca_dist.report.diffusion_picture import DiffusionPicture, diffused, diffusion_picture
 from plca_dist.storage import resolve
@@ -70,11 +72,12 @@ def drawn(similarity: str) -> Maps:
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 0.7])
 @pytest.mark.parametrize("backend", ["dense", "streaming"])
 def test_the_gradient_is_that_of_the_equations(similarity: str, contrast: bool, ratio: float, backend: str) -> None:
-    of, how = drawn(similarity), {"kl_aggregation_contrast": contrast}
-    associated = associations(of, aggregation=ratio, **how).through.nonzero().flatten().tolist()
+    of = drawn(similarity)
+    inference = InferenceSettings(contrast, Pairwise(backend=backend))
+    associated = associations(of, aggregation=ratio, inference=inference).through.nonzero().flatten().tolist()
     assert associated
     for j in associated:
-        norm_hw = diffused(of, divmod(j, TARGET[1]), aggregation=ratio, backend=backend, **how)
+        norm_hw = diffused(of, divmod(j, TARGET[1]), aggregation=ratio, inference=inference)
         flat = (of.source[0].flatten(1).T, of.target[0].flatten(1).T, of.labels.flatten())
         expected_M = written_out(*flat, j, ratio, similarity, contrast)
         torch.testing.assert_close(norm_hw.flatten(), expected_M, rtol=1e-10, atol=1e-13)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from plca_dist.config import Config, ObjectiveSettings
+from plca_dist.config import Config
 from plca_dist.method.objective import ABLATION
+from plca_dist.method.settings import ObjectiveSettings
 from plca_dist.report.facts import differences, facts, loss_in_words
 from plca_dist.run.history import Attempt
 

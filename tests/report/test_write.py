@@ -12,6 +12,7 @@ from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.whole_images import Labelled, Pair, labelled_rows
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.load import TrainedNetwork, load_trained
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.weights import to_bytes
 from plca_dist.recipe import load
@@ -142,8 +143,8 @@ def test_pictures_are_of_each_run_as_it_was_trained(make: Make, tmp_path: Path, 
     samples = rows_of(f"{toytown_shards}/val", 6)
     networks = {title: load_trained(Location(place)).network for title, place in places.items()}
     settings = {
-        "first": {"size": (48, 96), "products": "float32", "kl_aggregation_contrast": False},
-        "last": {"size": (64, 128), "products": "float32", "kl_aggregation_contrast": True},
+        "first": {"size": (48, 96), "inference": InferenceSettings(kl_aggregation_contrast=False)},
+        "last": {"size": (64, 128), "inference": InferenceSettings(kl_aggregation_contrast=True)},
     }
 
     def ranked(ratio: float) -> list[int]:

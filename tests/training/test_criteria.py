@@ -13,6 +13,7 @@ from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.whole_images import Pair, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.models.deeplab import Network, build_network
+from plca_dist.ops.settings import Pairwise
 from plca_dist.storage import resolve
 from plca_dist.training import criteria, metrics
 from plca_dist.training.criteria import KEYS, Criteria, entropy, measure, neighbourhood_density
@@ -169,7 +170,7 @@ def test_settings_reach_the_cycles_and_the_network(network: Network, shards: Pat
     plain = found()
     for key in plain:
         assert found(size=(48, 96))[key] != plain[key]
-    assert found(backend="streaming") == pytest.approx(plain)
+    assert found(pairwise=Pairwise(backend="streaming")) == pytest.approx(plain)
 
 
 def test_both_images_are_resized(network: Network, shards: Path) -> None:

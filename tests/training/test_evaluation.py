@@ -13,6 +13,7 @@ from plca_dist.data.augment import resize_for_test
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.whole_images import labelled_samples
 from plca_dist.method.aggregation import aggregated_prediction
+from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.storage import Store, resolve
 from plca_dist.training.evaluation import Counts, evaluate, probabilities, ratios
@@ -110,11 +111,11 @@ def test_probabilities_are_upsampled_and_not_logits() -> None:
 @pytest.mark.parametrize("contrast", [False, True])
 def test_with_aggregation_it_is_the_methods_prediction(network: Network, shards: Path, contrast: bool) -> None:
     image_3HW, _ = next(labelled_samples(resolve(str(shards / "val")), LABELS, 0, 1))
-    found = probabilities(network, image_3HW, size=None, ratio=0.5, kl_aggregation_contrast=contrast)
+    found = probabilities(network, image_3HW, size=None, ratio=0.5, inference=InferenceSettings(contrast))
     with torch.no_grad():
         features = network.eval()(image_3HW[None]).features
-        grid = aggregated_prediction(features, network.classify, 0.5, kl_aggregation_contrast=contrast)
-        other = aggregated_prediction(features, network.classify, 0.5, kl_aggregation_contrast=not contrast)
+        grid = aggregated_prediction(features, network.classify, 0.5, InferenceSettings(contrast))
+        other = aggregated_prediction(features, network.classify, 0.5, InferenceSettings(not contrast))
     assert (grid - other).abs().max() > 1e-4
     torch.testing.assert_close(found, F.interpolate(grid, image_3HW.shape[1:], mode="bilinear")[0])
     assert (found - probabilities(network, image_3HW, size=None, ratio=0.0)).abs().max() > 0.01

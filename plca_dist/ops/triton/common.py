@@ -1,6 +1,6 @@
-"""What the kernels share: how they see a matrix, and the formulas of `dense.py` and `epilogue.py` on tiles.
+"""The parts that the kernels share: their view of a matrix, and the formulas of `dense.py` and `epilogue.py` on tiles.
 
-A tile is (rows, columns); what belongs to its rows is (rows, 1), what belongs to its columns is (1, columns).
+A tile is (rows, columns). A value of every row is (rows, 1), a value of every column (1, columns).
 """
 
 # Triton is untyped, and reads the annotations of a kernel's arguments as types of its own.
@@ -13,14 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from plca_dist.ops.dense import _FLAT_ROUNDINGS, EPSILON
+from plca_dist.ops.dense import EPSILON, FLAT_ROUNDINGS
 from plca_dist.ops.epilogue import Pull, Softmax
 
 #: How every kernel is compiled. Triton's own default for contracting a·b + c differs from version to version.
 OPTIONS = {"enable_fp_fusion": True}
 
 _EPSILON = tl.constexpr(EPSILON)
-_FLAT = tl.constexpr(_FLAT_ROUNDINGS * torch.finfo(torch.float32).eps)
+_FLAT = tl.constexpr(FLAT_ROUNDINGS * torch.finfo(torch.float32).eps)
 _FAR = tl.constexpr(2**31 - 1)
 
 
@@ -83,7 +83,7 @@ def contrast_scale(best, squares, M):
 
 @triton.jit
 def load_softmax(softmax, row, rows):
-    """best, scale and log_sum of every row; past the last one 0, of which all weights are 1."""
+    """best, scale and log_sum of every row; 0 past the last row, where all weights are then 1."""
     best = tl.load(softmax.best + row, mask=row < rows, other=0.0)
     scale = tl.load(softmax.scale + row, mask=row < rows, other=0.0)
     return best, scale, tl.load(softmax.log_sum + row, mask=row < rows, other=0.0)
@@ -91,7 +91,7 @@ def load_softmax(softmax, row, rows):
 
 @triton.jit
 def weights(score, best, scale, log_sum):
-    """p. The best is subtracted first: scaled, the scores themselves would lose digits."""
+    """p. The best is subtracted first, because scaled scores would lose digits."""
     return tl.exp((score - best) * scale - log_sum)
 
 

@@ -1,7 +1,7 @@
 """The functions of `ops/epilogue.py` as Triton kernels: each reads a block once, a softmax twice.
 
-Signatures, results and what becomes of the block are as there; blocks are float32, and a float32 result takes the place
-of the block it is made from. No atomics: the same input gives the same bits. Nothing here has been tuned on a GPU yet.
+Signatures and results are the same. Blocks are float32, and a float32 result takes the place of the block that it is
+made from. No atomics: the same input gives the same bits. Nothing here has been tuned on a GPU yet.
 
 Shapes: R rows of the block (queries), M columns (keys).
 """

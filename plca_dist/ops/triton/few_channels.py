@@ -8,7 +8,7 @@ from plca_dist.ops.triton import fused
 
 
 class FewChannels(Blocks):
-    """The same operations. Where both directions share one matrix it does as `Blocks` does: one product serves both."""
+    """The same operations. Both directions of a shared matrix are left to `Blocks`, where one product serves both."""
 
     def best(self, query_NC: Tensor, key_MC: Tensor) -> Tensor:
         return fused.best(query_NC, key_MC, products=self.products)

@@ -4,9 +4,9 @@ With 19 classes a score costs less to make than to write: the forward kernel mak
 each gradient kernel once more. Queries' gradients come from programs along the rows, keys' and values' from programs
 along the columns. No atomics: the same input gives the same bits.
 
-`products` (see `ops/products.py`) says how operands of products are rounded; statistics and sums are float32. Inputs
-are float32, bfloat16 or float16 at any strides. What has channels comes out laid out as the input it goes with: an
-average as the values, a gradient as its tensor (channels first, for views of maps).
+`products` (see `ops/settings.py`) says how operands of products are rounded; statistics and sums are float32. Inputs
+are float32, bfloat16 or float16 at any strides. An average is laid out as the values, a gradient as its tensor:
+channels first, for views of maps.
 
 Shapes: R queries, M keys, C channels of the score, D channels of the value, both at most `LIMIT`.
 """
@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from plca_dist.ops.epilogue import Pull, Softmax
-from plca_dist.ops.products import PRODUCTS
+from plca_dist.ops.settings import PRODUCTS
 from plca_dist.ops.triton.common import OPTIONS, empty_softmax, matrix, packed
 from plca_dist.ops.triton.fused_kernels import forward, key_gradient, query_gradient
 

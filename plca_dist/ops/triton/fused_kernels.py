@@ -1,7 +1,7 @@
 """The kernels of `fused.py`. Scores are products of two operand tiles, each (rows, channels): nothing else is read.
 
-An argument that is None is a thing not wanted, and its code is left out when a kernel is compiled. Matrices are
-`common.Matrix`; `row` and `column` number what a tile's rows and columns are, R or M in all.
+An argument of None is not wanted: its code is left out when a kernel is compiled. Matrices are `common.Matrix`. `row`
+and `column` are the numbers of a tile's rows and columns among all queries (R) or keys (M).
 """
 
 # Triton is untyped, and reads the annotations of a kernel's arguments as types of its own.

@@ -8,11 +8,12 @@ import yaml
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from plca_dist.config import Config, Section
-from plca_dist.errors import UserError, nearest
+from plca_dist.errors import UserError
 from plca_dist.recipe import changed
 from plca_dist.search.space.allowed_keys import check_set, check_varied
 from plca_dist.search.space.distributions import Distribution
 from plca_dist.search.space.sections import AboutSpace, Resources, Scheduler
+from plca_dist.sections import one_of
 from plca_dist.training.metrics import CRITERIA, Criterion
 
 ALGORITHMS = ("random", "grid", "optuna")
@@ -53,7 +54,7 @@ class Space(Section):
     @field_validator("metric")
     @classmethod
     def _metric(cls, value: str) -> str:
-        return _one_of(value, CRITERIA)
+        return one_of(value, CRITERIA)
 
     @field_validator("mode")
     @classmethod
@@ -70,7 +71,7 @@ class Space(Section):
     @field_validator("algorithm", mode="before")
     @classmethod
     def _algorithm(cls, value: Any) -> str:
-        return _one_of(value, ALGORITHMS)
+        return one_of(value, ALGORITHMS)
 
     @field_validator("scheduler", mode="before")
     @classmethod
@@ -81,7 +82,7 @@ class Space(Section):
         if not isinstance(named, dict) or len(named) != 1:
             raise ValueError(f"name one of none, {', '.join(Scheduler.model_fields)}")
         [(name, settings)] = named.items()
-        if _one_of(name, ("none", *Scheduler.model_fields)) == "none":
+        if one_of(name, ("none", *Scheduler.model_fields)) == "none":
             if settings:
                 raise ValueError("none has no settings")
             return {}
@@ -209,9 +210,3 @@ class Space(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _one_of(value: Any, options: Iterable[str]) -> str:
-    if value not in options:
-        raise ValueError(f"must be one of {', '.join(options)}.{nearest(str(value), options)}")
-    return str(value)

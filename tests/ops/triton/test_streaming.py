@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from plca_dist import ops
-from plca_dist.ops import blocks, streaming
+from plca_dist.ops import autograd, blocks
+from plca_dist.ops import operations as ops
 from plca_dist.ops.blocks import Blocks
+from plca_dist.ops.settings import PRODUCTS, Pairwise
 from plca_dist.ops.triton import epilogue as kernels
 from plca_dist.ops.triton.few_channels import FewChannels
 
@@ -20,22 +21,22 @@ def on_cuda(request, monkeypatch):
         found.epilogue, found.bytes = kernels, 1
         return found
 
-    monkeypatch.setattr(streaming, "_blocks", made)
+    monkeypatch.setattr(autograd, "blocks_for", made)
     monkeypatch.setattr(blocks, "_FEWEST_ROWS", 32)
     return 19 if few else 40
 
 
-def outcome(C: int, device: str, dtype: torch.dtype, backend: str) -> list[torch.Tensor]:
+def outcome(C: int, device: str, dtype: torch.dtype, pairwise: Pairwise) -> list[torch.Tensor]:
     """Both kinds of cycle, each after its aggregation, and all gradients, in the layout of feature maps."""
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(2, C, n, generator=generator).to(device, dtype).requires_grad_() for n in (63, 70)]
     labels = torch.randint(0, 3, (2, 63), generator=generator).to(device)
     source, target = (x.mT for x in features)
-    target = ops.attend(target, target, target, ratio=0.5, cosine=True, backend=backend)
-    shared = ops.cycle(source, source, target, target, labels, cosine=True, backend=backend)
+    target = ops.attend(target, target, target, ratio=0.5, cosine=True, pairwise=pairwise)
+    shared = ops.cycle(source, source, target, target, labels, cosine=True, pairwise=pairwise)
     p, q = (x.softmax(-1) for x in (source, target))
-    q = ops.attend(q, q.log(), q, ratio=0.5, contrast=False, backend=backend)
-    apart = ops.cycle(p, p.log(), q, q.log(), labels, backend=backend)
+    q = ops.attend(q, q.log(), q, ratio=0.5, contrast=False, pairwise=pairwise)
+    apart = ops.cycle(p, p.log(), q, q.log(), labels, pairwise=pairwise)
     weight = torch.rand(2, 63, generator=generator).to(device, dtype)
     total = ((shared.log_probability + apart.log_probability) * weight).sum()
     gradients = torch.autograd.grad(total, features)
@@ -46,8 +47,8 @@ def outcome(C: int, device: str, dtype: torch.dtype, backend: str) -> list[torch
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_kernels_give_the_oracles_cycles_and_gradients(on_cuda, device):
-    oracle = outcome(on_cuda, device, torch.float64, "dense")
-    found = outcome(on_cuda, device, torch.float32, "streaming")
+    oracle = outcome(on_cuda, device, torch.float64, Pairwise(backend="dense"))
+    found = outcome(on_cuda, device, torch.float32, Pairwise(backend="streaming"))
     for f, o in zip(found, oracle, strict=True):
         if o.is_floating_point():
             assert (f - o).abs().max() <= 1e-5 * o.abs().max()
@@ -57,7 +58,7 @@ def test_kernels_give_the_oracles_cycles_and_gradients(on_cuda, device):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("products", ops.PRODUCTS)
+@pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("C", [19, 2048])
 def test_cuda_picks_the_kernels_and_repeats_itself(C, products):
     generator = torch.Generator().manual_seed(0)
@@ -68,11 +69,11 @@ def test_cuda_picks_the_kernels_and_repeats_itself(C, products):
         runs = []
         for _ in range(2):
             source, target = (x.mT for x in inputs)
-            target = ops.attend(target, target, target, ratio=0.5, cosine=True, products=products)
-            found = ops.cycle(source, source, target, target, labels, cosine=True, products=products)
+            target = ops.attend(target, target, target, ratio=0.5, cosine=True, pairwise=Pairwise(products))
+            found = ops.cycle(source, source, target, target, labels, cosine=True, pairwise=Pairwise(products))
             runs.append([*found, *torch.autograd.grad(found.log_probability.sum(), inputs)])
     finally:
         torch.use_deterministic_algorithms(False)
-    assert type(streaming._blocks(source, products, C)) is (FewChannels if C == 19 else Blocks)
-    assert streaming._blocks(source, products, C).epilogue is kernels
+    assert type(autograd.blocks_for(source, products, C)) is (FewChannels if C == 19 else Blocks)
+    assert autograd.blocks_for(source, products, C).epilogue is kernels
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

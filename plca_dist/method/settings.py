@@ -1,0 +1,140 @@
+"""The settings of the method, with their defaults. Without torch, so that the recipe's settings can be read quickly."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from plca_dist.errors import UserError, nearest
+from plca_dist.ops.settings import BACKENDS, PRODUCTS, Pairwise
+
+SIMILARITIES = ("cosine", "kl")
+SCOPES = ("image", "batch")
+
+
+@dataclass(frozen=True)
+class AssociationSettings:
+    """One level of association, as `association_loss`, `similarity_loss` and `cycles` compute it.
+
+    similarity               "cosine" for features (Eq. 1), "kl" for class probabilities (Eq. 9)
+    aggregation              the paper's α, also called λ: share of the aggregate in the target (Eq. 7); 0 is off
+    kl_aggregation_contrast  False aggregates probabilities as the authors' code, True as the paper's text (Eq. 8)
+    ignore_index             the label of pixels without one
+    pairwise                 how the N x N operations are computed
+
+    Raises UserError for an unknown similarity and for an aggregation outside [0, 1).
+    """
+
+    similarity: str = "cosine"
+    aggregation: float = 0.5
+    kl_aggregation_contrast: bool = False
+    ignore_index: int = 255
+    pairwise: Pairwise = Pairwise()
+
+    def __post_init__(self) -> None:
+        check_similarity(self.similarity)
+        check_ratio(self.aggregation)
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """What aggregation at inference takes over from training. Its ratio λ is chosen anew.
+
+    kl_aggregation_contrast  as in `AssociationSettings`
+    pairwise                 how the N x N operations are computed
+    """
+
+    kl_aggregation_contrast: bool = False
+    pairwise: Pairwise = Pairwise()
+
+
+def _setting(default: Any, description: str, **bounds: Any) -> Any:
+    """A field with its description and the bounds of its value: ge, gt and lt, and allow_inf_nan=False for finite."""
+    return field(default=default, metadata={"description": description, **bounds})
+
+
+_WEIGHT = {"ge": 0, "allow_inf_nan": False}
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """Weights and switches of Eq. 14; every row of the paper's ablation is a setting of these.
+
+    Raises UserError for a setting out of range.
+    """
+
+    lovasz: float = _setting(0.75, "β1, weight of Lovász-softmax on the source; 0: off.", **_WEIGHT)
+    association: float = _setting(0.1, "β2, weight of both association losses; 0: off.", **_WEIGHT)
+    smoothing: float = _setting(0.01, "β3, weight of adaptive label smoothing; 0: off.", **_WEIGHT)
+    feature_level: bool = _setting(True, "Associate by cosine similarity of features (Eq. 4).")
+    prediction_level: bool = _setting(True, "Associate by KL divergence of predictions (Eq. 10).")
+    aggregation: float = _setting(0.5, "λ (the paper's α), spatial aggregation ratio; 0: off.", ge=0, lt=1)
+    smoothness: float = _setting(10.0, "γ, the smoothness threshold of Eq. 13.", gt=0, allow_inf_nan=False)
+    contrast: bool = _setting(True, "False: Sim-PLCA, similarity instead of contrast.")
+    kl_aggregation_contrast: bool = _setting(False, "Contrast-normalize KL aggregation (the paper's text).")
+    lovasz_scope: Literal["image", "batch"] = _setting("image", "Lovász per image, or per rank's batch.")
+    products: str = _setting("float32", f"How N x N products may be rounded: one of {', '.join(PRODUCTS)}.")
+    backend: str = _setting("auto", f"How the N x N products are computed: one of {', '.join(BACKENDS)}.")
+
+    def __post_init__(self) -> None:
+        for name in ("lovasz", "association", "smoothing"):
+            check_weight(name, getattr(self, name))
+        check_ratio(self.aggregation)
+        check_smoothness(self.smoothness)
+        check_scope(self.lovasz_scope)
+        _ = self.pairwise  # for its refusals
+
+    @property
+    def pairwise(self) -> Pairwise:
+        """How the N x N operations are computed."""
+        return Pairwise(self.products, self.backend)
+
+    @property
+    def inference(self) -> InferenceSettings:
+        """What aggregation at inference takes over."""
+        return InferenceSettings(self.kl_aggregation_contrast, self.pairwise)
+
+    def level(self, similarity: str, ignore_index: int) -> AssociationSettings:
+        """The association at the level of that similarity."""
+        return AssociationSettings(
+            similarity, self.aggregation, self.kl_aggregation_contrast, ignore_index, self.pairwise
+        )
+
+
+def check_weight(name: str, weight: float) -> float:
+    """`weight` itself. Raises UserError unless it is at least 0 and finite."""
+    if not 0 <= weight < math.inf:
+        raise UserError(f"{name} {weight} is out of range: a loss weight is at least 0 (off) and finite.")
+    return weight
+
+
+def check_ratio(ratio: float) -> float:
+    """`ratio` itself. Raises UserError outside [0, 1)."""
+    if not 0 <= ratio < 1:
+        raise UserError(
+            f"aggregation {ratio} is out of range: use at least 0 (no aggregation) and less than 1 (paper: 0.5)."
+        )
+    return ratio
+
+
+def check_smoothness(gamma: float) -> float:
+    """`gamma` itself. Raises UserError unless it is positive and finite."""
+    if not 0 < gamma < math.inf:
+        raise UserError(f"smoothness {gamma} is out of range: γ must be positive and finite (paper: 10).")
+    return gamma
+
+
+def check_scope(scope: str) -> str:
+    """`scope` itself. Raises UserError for an unknown one."""
+    if scope not in SCOPES:
+        raise UserError(f"lovasz_scope {scope!r} is unknown; known: {', '.join(SCOPES)}.{nearest(scope, SCOPES)}")
+    return scope
+
+
+def check_similarity(similarity: str) -> str:
+    """`similarity` itself. Raises UserError for an unknown one."""
+    if similarity not in SIMILARITIES:
+        raise UserError(
+            f"similarity {similarity!r} is unknown; known: {', '.join(SIMILARITIES)}."
+            f"{nearest(similarity, SIMILARITIES)}"
+        )
+    return similarity

@@ -1,0 +1,190 @@
+"""The sections of a recipe; `config.Config` is the tree of them. `plca recipes --keys` prints the descriptions."""
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from plca_dist.errors import UserError, nearest
+from plca_dist.method.settings import ObjectiveSettings
+from plca_dist.models.architecture import BACKBONES, STYLES
+from plca_dist.ops.settings import BACKENDS, PRODUCTS
+
+Size = tuple[int, int]
+
+
+def one_of(value: object, options: Collection[str]) -> str:
+    """`value` itself. Raises ValueError with the nearest of the options for any other value."""
+    if value not in options:
+        raise ValueError(f"must be one of {', '.join(options)}.{nearest(str(value), options)}".rstrip("."))
+    return str(value)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AboutRecipe(Section):
+    """What a person wants to know before starting the recipe."""
+
+    summary: str = Field("", description="One line: what is trained, for whom.")
+    command: str = Field("", description="The command that runs it.")
+    cost: str = Field("", description="Time and hardware, and where the figure comes from.")
+    score: str = Field("", description="Expected mIoU, and where the figure comes from.")
+
+
+class ModelSettings(Section):
+    """The network: DeepLab-V2 on a residual backbone at output stride 8."""
+
+    backbone: str = Field("resnet101", description=f"One of {', '.join(BACKBONES)}.")
+    style: str = Field("torchvision", description=f"Stride placement and input: one of {', '.join(STYLES)}.")
+    rates: tuple[int, ...] = Field((6, 12, 18, 24), min_length=1, description="Dilations of the head's branches.")
+    weights: str | None = Field(None, description="URI of ImageNet weights (torchvision's file) or of our own.")
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone(cls, value: str) -> str:
+        return one_of(value, BACKBONES)
+
+    @field_validator("style")
+    @classmethod
+    def _style(cls, value: str) -> str:
+        return one_of(value, STYLES)
+
+
+class DomainSettings(Section):
+    """One domain's training shards and their augmentation (paper: shorter edge, crop, flip)."""
+
+    uri: str = Field(description="Shard directory; relative to `data` unless it has a scheme or starts with /.")
+    shorter_edge: Size | None = Field(None, description="Range of the random shorter edge in pixels; null: as is.")
+    crop: Size = Field(description="Height and width of the random crop.")
+    flip: bool = Field(True, description="Mirror every other image, at random.")
+
+    @model_validator(mode="after")
+    def _range(self) -> "DomainSettings":
+        if self.shorter_edge and not 0 < self.shorter_edge[0] <= self.shorter_edge[1]:
+            raise ValueError(f"shorter_edge {list(self.shorter_edge)} is not a range [low, high] with 0 < low <= high")
+        if min(self.crop) < 8:
+            raise ValueError(f"crop {list(self.crop)} is smaller than the output stride of 8")
+        return self
+
+
+class EvaluationSettings(Section):
+    """Measurement of mIoU on labelled images that training never sees, and of criteria that need no target labels."""
+
+    uri: str | None = Field(None, description="Labelled shard directory; null: no mIoU during training.")
+    unlabelled: int = Field(
+        0, ge=0, description="Target training images on which the label-free criteria are measured too; 0: none."
+    )
+    every: int = Field(0, ge=0, description="Steps between evaluations; 0: at the end only.")
+    size: Size | None = Field(None, description="Height and width of the network's input; null: as stored.")
+    aggregation: float = Field(0.5, ge=0, lt=1, description="λ at inference; results are reported without it too.")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ObjectiveSection(ObjectiveSettings):
+    """`method.settings.ObjectiveSettings` as a section. An error names the key: `objective.backend`."""
+
+    @field_validator("products")
+    @classmethod
+    def _products(cls, value: str) -> str:
+        return one_of(value, PRODUCTS)
+
+    @field_validator("backend")
+    @classmethod
+    def _backend(cls, value: str) -> str:
+        return one_of(value, BACKENDS)
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except UserError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+
+
+class OptimizerSettings(Section):
+    """SGD as in the paper."""
+
+    lr: float = Field(2.5e-4, gt=0, description="Initial learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty.")
+    head_lr_multiplier: float = Field(1.0, gt=0, description="Learning rate of the head relative to the backbone's.")
+    gradient_clipping: float = Field(0.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+
+
+class ScheduleSettings(Section):
+    """How long to train, and the polynomial decay lr·(1 − step/poly_steps)^power."""
+
+    steps: int = Field(gt=0, description="Optimizer steps of the whole run.")
+    poly_steps: int | None = Field(None, description="Length of the decay; null: `steps`. The authors stop before it.")
+    power: float = Field(0.9, ge=0, description="Exponent of the decay.")
+
+    @model_validator(mode="after")
+    def _length(self) -> "ScheduleSettings":
+        if self.poly_steps is not None and self.poly_steps < self.steps:
+            raise ValueError(f"poly_steps {self.poly_steps} is shorter than steps {self.steps}")
+        return self
+
+
+class BatchSettings(Section):
+    """Pairs of one source and one target image."""
+
+    pairs: int = Field(8, gt=0, description="Pairs per optimizer step over the whole cluster.")
+    micro: int | None = Field(None, gt=0, description="Pairs per forward pass of a worker; null: all its pairs.")
+
+
+class OrderSettings(Section):
+    """The order in which samples are read; a pure function of these, the seed and the step."""
+
+    window: int = Field(8, gt=0, description="Row groups shuffled together.")
+    damaged: Literal["stop", "skip"] = Field("stop", description="At damaged rows: stop, or read the next sound ones.")
+
+
+class ClusterSettings(Section):
+    """The resources that a run asks Ray for. Nothing here changes the result."""
+
+    workers: int | tuple[int, int] = Field(
+        1, description="Training processes; [min, max]: as many of them as the cluster can hold, while it changes."
+    )
+    gpu: bool = Field(False, description="One GPU for each worker.")
+    cpus_per_worker: int = Field(1, gt=0, description="CPU cores reserved for each worker, and its torch threads.")
+    loader_threads: int = Field(2, gt=0, description="Threads of each worker that fetch, decode and augment.")
+    prefetch: int = Field(4, gt=0, description="Micro-batches prepared ahead of need.")
+    step_timeout_s: float = Field(600.0, gt=0, description="A step longer than that ends the run, with stacks.")
+    max_failures: int = Field(3, ge=0, description="Restarts after an error; lost workers and nodes do not count.")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: Any) -> Any:
+        ends = value if isinstance(value, list | tuple) else [value]
+        if not (1 <= len(ends) <= 2 and all(type(n) is int and n > 0 for n in ends) and list(ends) == sorted(ends)):
+            raise ValueError("must be a number of at least 1, or a range [min, max] of such")
+        return value
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class CheckpointSettings(Section):
+    """When to save, and how much to keep."""
+
+    every: int = Field(500, gt=0, description="Steps between checkpoints; one is always written at the end.")
+    keep: int = Field(2, gt=0, description="Newest checkpoints kept; the best by mIoU is kept beside them.")
+    max_failed_saves: int = Field(2, ge=0, description="Saves in a row that may fail before the run stops.")
+
+
+class StorageSettings(Section):
+    """Where runs are kept."""
+
+    uri: str = Field("runs", description="Runs live in <uri>/<name>: s3://bucket/prefix, file:///path or a path.")
+    endpoint: str | None = Field(None, description="URL of an S3-compatible server; null: AWS_ENDPOINT_URL or AWS.")
+
+
+class LogSettings(Section):
+    every: int = Field(10, gt=0, description="Steps between log records.")
