@@ -11,7 +11,7 @@ from plca_dist.method.objective import ABLATION
 from plca_dist.recipe import load
 from plca_dist.search.space import load_space, parse_space
 
-FOLDER = Path(__file__).parents[2] / "tune_spaces"
+FOLDER = Path(__file__).parents[3] / "tune_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 
