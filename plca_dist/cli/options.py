@@ -1,16 +1,29 @@
-"""What the parsers of commands share: how a command looks, options that several take, checked values."""
+"""What the commands' parsers share: the form of a command, common options, values that are checked."""
 
 import argparse
 import textwrap
+from argparse import Namespace
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file"
+if TYPE_CHECKING:
+    from plca_dist.config import ClusterSettings
+    from plca_dist.inference.parts import InferenceJob
+
+#: What `add` of a command's file is given.
+Commands: TypeAlias = "argparse._SubParsersAction[Command]"
+
 PLACE = "a run, RUN/checkpoints/step-…, or a .safetensors file"
-ENDPOINT = "of an S3-compatible server (default: AWS_ENDPOINT_URL)"
+NEW_FILE = "path or URI of a file that does not exist"
+RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file"
 
 
 class Command(argparse.ArgumentParser):
-    """A command's parser, with examples below its options, and more text that is made when somebody asks for it."""
+    """The parser of one command. Its help shows the examples below the options, and may end with more text.
+
+    Attributes:
+        more: makes the text at the end of the help, when the help is shown.
+    """
 
     more: Callable[[], str] | None = None
 
@@ -19,20 +32,36 @@ class Command(argparse.ArgumentParser):
 
 
 def add_command(
-    commands: "argparse._SubParsersAction[Command]", name: str, summary: str, examples: str, text: str = ""
+    commands: Commands,
+    name: str,
+    body: Callable[[Namespace], int | None],
+    summary: str,
+    examples: str,
+    text: str = "",
 ) -> Command:
+    """A command called `name`.
+
+    Args:
+        body: does the work, given the parsed arguments; returns the exit code, or None for 0.
+        summary: one line for the list of commands, which also begins the command's own help.
+        examples: one command a line.
+        text: more about the command, for its own help.
+    """
     lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
     about = f"{summary[0].upper()}{summary[1:]}."
-    return commands.add_parser(
+    parser = commands.add_parser(
         name,
         help=summary,
         description="\n\n".join(textwrap.fill(part, 98) for part in (about, " ".join(text.split())) if part),
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(body=body)
+    return parser
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: Command) -> None:
+    """--storage and --set; `settings` reads them."""
     parser.add_argument("--storage", metavar="URI", help="s3://bucket/prefix or a path (default: the recipe's, runs)")
     parser.add_argument(
         "--set",
@@ -43,25 +72,44 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_weights(parser: argparse.ArgumentParser) -> None:
+def settings(parsed: Namespace) -> list[str]:
+    """The overrides of the recipe."""
+    return [*parsed.set, *([f"storage.uri={parsed.storage}"] if parsed.storage else [])]
+
+
+def add_weights(parser: Command) -> None:
+    """RUN and what inference on it takes; `inference_job` reads them."""
     parser.add_argument("weights", metavar="RUN", help=PLACE)
     add_size(parser, "size of the network's input (default: the recipe's; of a file the image's)")
     add_workers(parser)
+    add_endpoint(parser)
 
 
-def add_size(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--size", type=at_least(8), nargs=2, metavar=("H", "W"), help=what)
+def inference_job(parsed: Namespace, aggregation: float | None) -> "tuple[InferenceJob, ClusterSettings]":
+    """The job and its workers."""
+    from plca_dist.inference.parts import job_from
+
+    return job_from(parsed.weights, aggregation, parsed.size, parsed.endpoint, parsed.workers, parsed.gpu)
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
+def add_size(parser: Command, text: str) -> None:
+    parser.add_argument("--size", type=at_least(8), nargs=2, metavar=("H", "W"), help=text)
+
+
+def add_workers(parser: Command) -> None:
     parser.add_argument(
         "--workers", type=at_least(1), default=1, metavar="N", help="processes (default: this one, without a cluster)"
     )
     parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
-    parser.add_argument("--endpoint", metavar="URL", help=ENDPOINT)
+
+
+def add_endpoint(parser: Command) -> None:
+    parser.add_argument("--endpoint", metavar="URL", help="of an S3-compatible server (default: AWS_ENDPOINT_URL)")
 
 
 def at_least(low: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number of at least `low`."""
+
     def whole_number(text: str) -> int:
         try:
             value = int(text)
@@ -75,6 +123,7 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 def ratio(text: str) -> float:
+    """An aggregation ratio λ in [0, 1)."""
     try:
         value = float(text)
     except ValueError:
@@ -85,6 +134,7 @@ def ratio(text: str) -> float:
 
 
 def ratios(text: str) -> tuple[float, ...]:
+    """Aggregation ratios, separated by commas and all different."""
     values = tuple(map(ratio, text.split(",")))
     shown = [f"{value:g}" for value in values]
     if twice := [name for name in dict.fromkeys(shown) if shown.count(name) > 1]:

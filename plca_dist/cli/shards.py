@@ -1,15 +1,20 @@
-"""What `plca shards`, `recipes` and `doctor` take."""
+"""`plca shards`."""
 
-import argparse
+import os
 import textwrap
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
-from plca_dist.cli.command import ENDPOINT, Command, add_command, add_size, at_least
+from plca_dist.cli.options import Commands, add_command, add_endpoint, add_size, at_least
+from plca_dist.errors import UserError
 
 
-def shards(commands: "argparse._SubParsersAction[Command]") -> None:
+def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "shards",
+        run,
         "turn a data set into Parquet shards and a manifest",
         """
 plca shards toytown --out data/toytown
@@ -36,7 +41,7 @@ plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken
     parser.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
     parser.add_argument("--overwrite", action="store_true", help="replace other shards that stand there")
     parser.add_argument("--workers", type=at_least(1), metavar="N", help="threads (default: one a core)")
-    parser.add_argument("--endpoint", metavar="URL", help=ENDPOINT)
+    add_endpoint(parser)
 
 
 def _layouts() -> str:
@@ -51,35 +56,62 @@ def _layouts() -> str:
     return "\ndata sets, and what is expected below --root:\n" + "\n".join(rows) + "\n"
 
 
-def recipes(commands: "argparse._SubParsersAction[Command]") -> None:
-    parser = add_command(
-        commands,
-        "recipes",
-        "list the shipped recipes with their cost and expected score",
-        """
-plca recipes
-plca recipes --keys""",
-    )
-    parser.add_argument("--keys", action="store_true", help="list every key that --set can change, and its default")
+def run(parsed: Namespace) -> None:
+    from plca_dist.data.prepare import TOYTOWN_COUNT, prepare, prepare_toytown
+    from plca_dist.storage import probe
+    from plca_dist.terminal import Counters
+
+    _check(parsed)
+    out = probe(parsed.out, parsed.endpoint)
+    workers = parsed.workers or os.cpu_count() or 1
+    with Counters() as counters:
+        if parsed.dataset == "toytown":
+            manifests = prepare_toytown(
+                out,
+                seed=parsed.seed,
+                size=tuple(parsed.size) if parsed.size else (96, 192),
+                count=parsed.count or TOYTOWN_COUNT,
+                overwrite=parsed.overwrite,
+                workers=workers,
+                progress=counters.show,
+            )
+        else:
+            manifest = prepare(
+                parsed.dataset,
+                out,
+                root=Path(parsed.root).expanduser() if parsed.root else None,
+                split=parsed.split,
+                labels=parsed.labels,
+                with_labels=not parsed.no_labels,
+                seed=parsed.seed,
+                skip_broken=parsed.skip_broken,
+                overwrite=parsed.overwrite,
+                workers=workers,
+                progress=counters.show,
+            )
+            manifests = {"": manifest}
+    for name, manifest in manifests.items():
+        print(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
 
 
-def doctor(commands: "argparse._SubParsersAction[Command]") -> None:
-    parser = add_command(
-        commands,
-        "doctor",
-        "check Python, torch, CUDA, Ray, DeepSpeed and the store, and say what to fix",
-        """
-plca doctor
-plca doctor --storage s3://bucket/runs
-plca doctor --storage s3://bucket/runs --endpoint http://127.0.0.1:8333
-plca doctor --cluster --gpu --storage s3://bucket/runs""",
-        "The exit code is 1 where something fails.",
-    )
-    parser.add_argument("--storage", default="runs", metavar="URI", help="store to try (default: %(default)s)")
-    parser.add_argument(
-        "--cluster",
-        action="store_true",
-        help="look at every node of the Ray cluster (RAY_ADDRESS): versions, GPUs, /dev/shm, the store from there",
-    )
-    parser.add_argument("--gpu", action="store_true", help="fail where there is no GPU for a worker")
-    parser.add_argument("--endpoint", metavar="URL", help=ENDPOINT)
+def _check(parsed: Namespace) -> None:
+    """Raises UserError for options that the data set does not have, and for a missing --root.
+
+    Another name than those of data sets is left to `prepare`.
+    """
+    from plca_dist.data.datasets.layouts import DATASETS
+
+    if parsed.dataset == "toytown":
+        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken"))
+    elif parsed.dataset in DATASETS:
+        _refuse(parsed, ("size", "count"))
+        if parsed.root is None:
+            raise UserError(f"{parsed.dataset}: give its folder with --root: {DATASETS[parsed.dataset].layout}")
+        if parsed.labels and parsed.no_labels:
+            raise UserError("--labels and --no-labels contradict each other; give one of them.")
+
+
+def _refuse(parsed: Namespace, options: Sequence[str]) -> None:
+    for option in options:
+        if getattr(parsed, option):
+            raise UserError(f"{parsed.dataset} takes no --{option.replace('_', '-')}.")

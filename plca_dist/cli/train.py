@@ -1,32 +1,16 @@
-"""What `plca demo`, `train` and `tune` take."""
+"""`plca train`."""
 
-import argparse
+from argparse import Namespace
+from pathlib import Path
 
-from plca_dist.cli.command import RECIPE, Command, add_command, add_settings, at_least
-
-
-def demo(commands: "argparse._SubParsersAction[Command]") -> None:
-    parser = add_command(
-        commands,
-        "demo",
-        "draw scenes, train source-only and PLCA, compare them on one page",
-        """
-plca demo
-plca demo --out /tmp/demo --seed 1
-plca demo --out quick --steps 20""",
-        "Needs no data and no GPU; minutes on 2 CPU cores. The same command again continues, or shows what it finds.",
-    )
-    parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: %(default)s)")
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of scenes and training (default: 0)")
-    parser.add_argument(
-        "--steps", type=at_least(1), metavar="N", help="training steps of each run (default: the recipe's)"
-    )
+from plca_dist.cli.options import RECIPE, Commands, add_command, add_settings, settings
 
 
-def train(commands: "argparse._SubParsersAction[Command]") -> None:
+def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "train",
+        run,
         "train a recipe on Ray Train and DeepSpeed, or continue a run",
         """
 plca train toytown
@@ -42,21 +26,16 @@ plca train runs/toytown/recipe.yaml --name again --set seed=1""",
     add_settings(parser)
 
 
-def tune(commands: "argparse._SubParsersAction[Command]") -> None:
-    parser = add_command(
-        commands,
-        "tune",
-        "search loss weights, λ and γ with Ray Tune, or continue a search",
-        """
-plca tune tune_spaces/smoke.yaml --recipe toytown
-plca tune tune_spaces/loss_weights.yaml --recipe gtav_to_cityscapes --set data=s3://bucket/shards
-plca tune tune_spaces/ablation.yaml --recipe toytown --name table-1
-plca train runs/smoke-toytown/best.yaml --name best""",
-        """A search is its directory, STORAGE/NAME, and each of its trials a run below trials/ in it. The same command
-        again continues the search without repeating trials that ended. It leaves best.yaml, a recipe for `plca train`,
-        trials.csv and index.html. It runs on the cluster that RAY_ADDRESS names, else on this machine.""",
-    )
-    parser.add_argument("space", metavar="SPACE", help="a space file, such as those in tune_spaces/")
-    parser.add_argument("--recipe", required=True, metavar="RECIPE", help=RECIPE)
-    parser.add_argument("--name", help="of the search (default: the space's and the recipe's names)")
-    add_settings(parser)
+def run(parsed: Namespace) -> None:
+    from plca_dist.recipe import load
+
+    config = load(parsed.recipe, settings(parsed))  # a typing error is answered before Ray is imported
+    from plca_dist.report.tables import outcome_table
+    from plca_dist.run.console import Console
+    from plca_dist.run.train import train
+
+    with Console(config.schedule.steps) as console:
+        trained = train(config, parsed.name or Path(parsed.recipe).stem, console.show)
+    if (outcome := trained.evaluation()) and "scores" in outcome:
+        print(outcome_table(outcome), end="")
+    print(f"run: {trained.store.uri}")

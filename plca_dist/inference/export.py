@@ -1,4 +1,4 @@
-"""Trained networks in the forms that others read: safetensors, ONNX, the authors' files; and the authors' files in."""
+"""Trained networks written as safetensors, ONNX or the authors' files, and the authors' files read."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -18,16 +18,17 @@ from plca_dist.models.weights import to_bytes
 from plca_dist.storage import Store, file_at
 from plca_dist.training.evaluation import probabilities
 
-#: Probabilities of the written graph may differ from ours by rounding, which σ of the contrast normalization amplifies.
+#: The graph's probabilities may differ from torch's by rounding, which σ of the contrast normalization amplifies.
 _TOLERANCE = 1e-3
+#: Heights and widths on which a graph for any size is tried.
 _ANY_SIZE = ((97, 129), (64, 160))
 
 
 def import_authors(file: str, out: str, endpoint: str | None = None) -> tuple[str, LabelSet]:
-    """Turn a file of the paper's authors into a weight file of ours, which evaluation, prediction and training take.
+    """Turn a file of the paper's authors into a .safetensors file, which evaluation, prediction and training take.
 
     Returns:
-        Where it was written, and the label set by which its classes are now ordered.
+        The URI of the weight file, and the label set that its classes are now in the order of.
 
     Raises:
         UserError: no such file, one that is not of the authors' form, an `out` that exists or is no .safetensors.
@@ -35,27 +36,16 @@ def import_authors(file: str, out: str, endpoint: str | None = None) -> tuple[st
     if not out.endswith(".safetensors"):
         raise UserError(f"{out}: a weight file of this project is called .safetensors; give --out such a name.")
     target, name = _new_file(out, endpoint)
-    source, theirs = file_at(file, endpoint)
-    if not source.exists(theirs):
+    source, authors_file = file_at(file, endpoint)
+    if not source.exists(authors_file):
         raise UserError(f"{file} does not exist; give the path or URI of a file that the authors published.")
-    data, origin = source.read(theirs), f"{source.uri}/{theirs}"
+    data, origin = source.read(authors_file), f"{source.uri}/{authors_file}"
     classes = set(authors_classes(data, origin=origin))
     labels = next(known for known in LABEL_SETS.values() if set(known.classes) == classes)
     network = build_network(AUTHORS_BACKBONE, len(labels), style=AUTHORS_STYLE)
     load_authors(network, data, labels.classes, origin=origin)
     target.write(name, to_bytes(network, labels.classes))
     return f"{target.uri}/{name}", labels
-
-
-def export_authors(place: str, out: str, endpoint: str | None = None) -> str:
-    """Write trained weights, from where `load_trained` finds them, as a file that the authors' code loads; its URI.
-
-    Raises UserError for a network of which they have no file, and an `out` that exists.
-    """
-    target, name = _new_file(out, endpoint)
-    trained = load_trained(place, endpoint)
-    target.write(name, to_authors(trained.network, trained.labels.classes, origin=place))
-    return f"{target.uri}/{name}"
 
 
 def export_network(
@@ -66,40 +56,49 @@ def export_network(
     aggregation: float | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Write trained weights as a `.safetensors` or an `.onnx` file, by the name of `out`.
+    """Write trained weights in the form that the ending of `out` names.
 
-    An ONNX file is run on drawn scenes before it is written, and held to what `predict` gives for them.
+    .safetensors   the form of this project
+    .onnx          a graph; it is run on drawn scenes before it is written, and its results must be those of `predict`
+    .pth           the form that the authors' code loads, which holds networks like theirs only
 
     Args:
         place: of the weights, as `load_trained` takes it.
-        size: height and width of the ONNX file's images; default: the recipe's, where that has none any.
+        size: height and width of the ONNX file's images; default: the recipe's, and any size where that has none.
         aggregation: ratio λ inside the ONNX file; default: the recipe's, of a weight file 0.5.
 
     Returns:
-        What was written where, in one line.
+        The URI of the file and its content, in one line for a person.
 
     Raises:
-        UserError: another ending, an `out` that exists, settings that the form does not have, a missing package.
+        UserError: another ending, an `out` that exists, a setting that the form does not have, a missing package, a
+            network that the authors' form cannot hold.
+        RunFailed: the ONNX graph gives other probabilities than torch.
     """
-    kind = PurePosixPath(out).suffix
-    if kind not in (".safetensors", ".onnx"):
-        raise UserError(f"{out}: networks are exported as .safetensors or .onnx; give --out a name that ends so.")
+    form = PurePosixPath(out).suffix
+    if form not in (".safetensors", ".onnx", ".pth"):
+        raise UserError(
+            f"{out}: networks are exported as .safetensors or .onnx, or as .pth for the authors' code; "
+            "give --out a name that ends so."
+        )
+    if form != ".onnx" and (size or aggregation is not None):
+        raise UserError(f"{out}: weights have no size and no λ; these are settings of an .onnx file.")
     target, name = _new_file(out, endpoint)
-    if kind == ".onnx":
+    if form == ".onnx":
         require_onnx()
-        trained = load_trained(place, endpoint)
+    trained = load_trained(place, endpoint)
+    content = f"{trained.network.backbone_name} in style {trained.network.style.name}"
+    if form == ".onnx":
         job, _ = job_from(place, aggregation, size, endpoint, trained=trained)
-        data, off = _checked_onnx(trained, job)
-        taken = f"{job.size[0]} x {job.size[1]}" if job.size else "any size"
-        said = f"images of {taken}, λ = {job.aggregation:g}; from torch it differs by at most {off:.1e}"
+        data, difference = _checked_onnx(trained, job)
+        size_text = f"{job.size[0]} x {job.size[1]}" if job.size else "any size"
+        content = f"images of {size_text}, λ = {job.aggregation:g}; from torch it differs by at most {difference:.1e}"
+    elif form == ".pth":
+        data = to_authors(trained.network, trained.labels.classes, origin=place)
     else:
-        if size or aggregation is not None:
-            raise UserError(f"{out}: weights have no size and no λ; these are settings of an .onnx file.")
-        trained = load_trained(place, endpoint)
         data = to_bytes(trained.network, trained.labels.classes)
-        said = f"{trained.network.backbone_name} in style {trained.network.style.name}"
     target.write(name, data)
-    return f"{target.uri}/{name}: {len(trained.labels)} classes, {said}"
+    return f"{target.uri}/{name}: {len(trained.labels)} classes, {content}"
 
 
 def _new_file(place: str, endpoint: str | None) -> tuple[Store, str]:
@@ -110,7 +109,7 @@ def _new_file(place: str, endpoint: str | None) -> tuple[Store, str]:
 
 
 def _checked_onnx(trained: TrainedNetwork, job: InferenceJob) -> tuple[bytes, float]:
-    """The ONNX file, and how far its probabilities of a few scenes were from ours."""
+    """The ONNX file, and the largest difference of its probabilities from torch's for a few drawn scenes."""
     contrast = trained.inference["kl_aggregation_contrast"]
     data = to_onnx(
         trained.network,
@@ -123,12 +122,14 @@ def _checked_onnx(trained: TrainedNetwork, job: InferenceJob) -> tuple[bytes, fl
     for number, (height, width) in enumerate([job.size] if job.size else _ANY_SIZE):
         drawn_HW3, _ = scene(number, seed=0, domain="target", height=height, width=width)
         image_3HW = torch.from_numpy(np.ascontiguousarray(drawn_HW3.transpose(2, 0, 1)))
-        ours_KHW = probabilities(
+        torch_KHW = probabilities(
             trained.network, image_3HW, size=None, ratio=job.aggregation, kl_aggregation_contrast=contrast
         )
-        theirs_1KHW, _ = run_onnx(data, image_3HW[None])
-        off = (theirs_1KHW[0] - ours_KHW).abs().max().item()
-        if not off <= _TOLERANCE:  # nor NaN
-            raise RunFailed(f"{job.place}: the ONNX graph's probabilities are {off:.1e} off torch's; not written.")
-        worst = max(worst, off)
+        onnx_1KHW, _ = run_onnx(data, image_3HW[None])
+        difference = (onnx_1KHW[0] - torch_KHW).abs().max().item()
+        if not difference <= _TOLERANCE:  # a NaN is refused too
+            raise RunFailed(
+                f"{job.place}: the ONNX graph's probabilities are {difference:.1e} off torch's; not written."
+            )
+        worst = max(worst, difference)
     return data, worst

@@ -54,8 +54,8 @@ def load_trained(place: str, endpoint: str | None = None) -> TrainedNetwork:
         return _from_file(store, file, None)
     if place.endswith((".pth", ".pt")):
         raise UserError(
-            f"{place}: give a run's directory or a .safetensors file; `plca weights import` makes one of a file of the"
-            " paper's authors."
+            f"{place}: give a run's directory or a .safetensors file; `plca import` makes one of a file of the paper's"
+            " authors."
         )
     within = re.fullmatch(rf"(.+)/{CHECKPOINTS}/([^/]+)", place)
     store = probe(within[1] if within else place, endpoint)

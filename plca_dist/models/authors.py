@@ -83,14 +83,14 @@ def to_authors(network: Network, classes: Sequence[str], *, origin: str = "the n
     """
     if wrong := _unlike_authors(network, classes):
         raise UserError(
-            f"{origin} cannot be an authors' file, which holds {'; '.join(wrong)}: train with these settings, or write"
-            " it with `plca export`."
+            f"{origin} cannot be an authors' file, which holds {'; '.join(wrong)}: train with these settings, or"
+            " export it as .safetensors."
         )
     theirs = AUTHORS_CLASSES[: len(classes)]
     if set(theirs) != set(classes):
         raise UserError(
             f"{origin} cannot be an authors' file, which knows the 19 classes of Cityscapes or the 16 of SYNTHIA, not"
-            f" {first_few([c for c in classes if c not in theirs])}: write it with `plca export`."
+            f" {first_few([c for c in classes if c not in theirs])}: export it as .safetensors."
         )
     rows = [classes.index(c) for c in theirs]
     state = {
