@@ -19,7 +19,9 @@ plca demo --out quick --steps 20""",
         "Needs no data and no GPU; minutes on 2 CPU cores. The same command again continues, or shows what it finds.",
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="where everything goes (default: %(default)s)")
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="N", help="of scenes and training (default: 0)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, metavar="N", help="seed of scenes and training (default: 0)"
+    )
     parser.add_argument(
         "--steps", type=at_least(1), metavar="N", help="training steps of each run (default: the recipe's)"
     )

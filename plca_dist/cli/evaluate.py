@@ -20,13 +20,16 @@ plca evaluate s3://bucket/runs/gtav --data s3://bucket/shards/cityscapes_val --w
         "Every image counts once, over the classes of the run's recipe. Prints the per-class table and writes JSON.",
     )
     parser.add_argument("--data", required=True, metavar="URI", help="labelled shards (see `plca shards`)")
-    parser.add_argument("--json", metavar="URI", help="where the JSON goes (default: evaluations/ beside the weights)")
+    parser.add_argument(
+        "--json", metavar="URI", help="file for the scores (default: in evaluations/ beside the weights)"
+    )
     parser.add_argument(
         "--aggregation",
         type=ratios,
         default=(),
         metavar="λ[,λ…]",
-        help="aggregation ratios, measured as listed; a single one beside 0 (default: the recipe's; of a file 0.5)",
+        help="aggregation ratios in the table's order; a single one is compared with 0 (default: the recipe's; of a "
+        "file 0.5)",
     )
     add_weights(parser)
 

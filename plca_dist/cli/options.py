@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: What `add` of a command's file is given.
 Commands: TypeAlias = "argparse._SubParsersAction[Command]"
 
-PLACE = "a run, RUN/checkpoints/step-…, or a .safetensors file"
+PLACE = "a run's directory or URI, RUN/checkpoints/step-…, or a .safetensors file"
 NEW_FILE = "path or URI of a file that does not exist"
 RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file"
 
@@ -98,13 +98,17 @@ def add_size(parser: Command, text: str) -> None:
 
 def add_workers(parser: Command) -> None:
     parser.add_argument(
-        "--workers", type=at_least(1), default=1, metavar="N", help="processes (default: this one, without a cluster)"
+        "--workers",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="processes (default: this one, without a cluster)",
     )
     parser.add_argument("--gpu", action="store_true", help="one GPU for each worker")
 
 
 def add_endpoint(parser: Command) -> None:
-    parser.add_argument("--endpoint", metavar="URL", help="of an S3-compatible server (default: AWS_ENDPOINT_URL)")
+    parser.add_argument("--endpoint", metavar="URL", help="an S3-compatible server (default: AWS_ENDPOINT_URL)")
 
 
 def at_least(low: int) -> Callable[[str], int]:

@@ -18,9 +18,9 @@ plca report runs/toytown --data data/toytown/val --images 8 --candidates 100
 plca report s3://bucket/runs/gtav --images 0
 plca report s3://bucket/runs/source-only s3://bucket/runs/gtav --out s3://bucket/report --workers 4 --gpu""",
         """Runs need not be finished: the page says what is not there yet. Of several runs the last is compared with the
-        first, and decides which images are shown: half of them its worst, half its best. The page is one HTML file that
-        needs no network; its pictures are beside it as PNG files. --workers and --gpu serve the scoring of candidates
-        alone; the pictures are drawn by this process, on the CPU.""",
+        first. Of the images shown, half are the worst of the last run, and half its best. The page is one HTML file
+        that needs no network; its pictures are beside it as PNG files. --workers and --gpu serve the scoring of
+        candidates alone; the pictures are drawn by this process, on the CPU.""",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="directories or URIs of runs, in the order of columns")
     parser.add_argument("--out", metavar="DIR", help="folder or URI (default: RUN/report; of several runs, report)")
@@ -28,13 +28,21 @@ plca report s3://bucket/runs/source-only s3://bucket/runs/gtav --out s3://bucket
         "--data", metavar="URI", default="", help="labelled shards (default: the recipe's evaluation.uri)"
     )
     parser.add_argument(
-        "--images", type=at_least(0), default=6, metavar="N", help="images shown (default: 6); 0: no pictures"
+        "--images", type=at_least(0), default=6, metavar="N", help="number of images shown (default: 6); 0: no pictures"
     )
     parser.add_argument(
-        "--candidates", type=at_least(1), default=50, metavar="N", help="from the first N of the set (default: 50)"
+        "--candidates",
+        type=at_least(1),
+        default=50,
+        metavar="N",
+        help="chosen from the first N of the set (default: 50)",
     )
     parser.add_argument(
-        "--aggregation", type=ratio, default=0.0, metavar="λ", help="of the predictions shown (default: 0, without)"
+        "--aggregation",
+        type=ratio,
+        default=0.0,
+        metavar="λ",
+        help="ratio for the predictions shown (default: 0, without)",
     )
     add_workers(parser)
     add_endpoint(parser)

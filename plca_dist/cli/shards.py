@@ -23,23 +23,23 @@ plca shards cityscapes --root cityscapes --split train --no-labels --out s3://bu
 plca shards cityscapes --root cityscapes --split val --out s3://bucket/shards/cityscapes_val
 plca shards folder --root photos --no-labels --out data/photos
 plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken""",
-        """Shards of the domain to adapt to are written with --no-labels. A call that was cut short goes on where it
-        stopped; without a manifest, which comes last, there is no data set.""",
+        """Write shards of the domain to adapt to with --no-labels. The same call again continues where an interrupted
+        one stopped. The manifest is written last; shards without one are no data set.""",
     )
     parser.more = _layouts
     parser.add_argument("dataset", metavar="DATASET", help="one of those below")
     parser.add_argument("--root", metavar="DIR", help="the data set's own folder")
     parser.add_argument("--out", required=True, metavar="URI", help="where the shards go")
     parser.add_argument("--split", help="train, val or test, where the data set has them")
-    parser.add_argument("--labels", metavar="SET", help="label set of a plain folder's labels")
+    parser.add_argument("--labels", metavar="SET", help="folder: the label set that its labels are written in")
     parser.add_argument("--no-labels", action="store_true", help="leave labels out: shards for a training target")
     add_size(parser, "toytown: size of the scenes")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="toytown: scenes of each training set")
     parser.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="N", help="of the order of rows (and of toytown)"
+        "--seed", type=at_least(0), default=0, metavar="N", help="seed of the order of rows, and of toytown's scenes"
     )
     parser.add_argument("--skip-broken", action="store_true", help="leave unreadable images out and list them")
-    parser.add_argument("--overwrite", action="store_true", help="replace other shards that stand there")
+    parser.add_argument("--overwrite", action="store_true", help="replace other shards in the same place")
     parser.add_argument("--workers", type=at_least(1), metavar="N", help="threads (default: one a core)")
     add_endpoint(parser)
 

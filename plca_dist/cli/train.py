@@ -19,10 +19,10 @@ plca train toytown --set cluster.workers=1 --set 'source.crop=[64, 128]'
 plca train gtav_to_cityscapes --set data=s3://bucket/shards --storage s3://bucket/runs
 plca train runs/toytown/recipe.yaml --name again --set seed=1""",
         """A run is its directory, STORAGE/NAME. The same command again continues it from its newest checkpoint, and
-        finds a finished one finished. It runs on the cluster that RAY_ADDRESS names, else on this machine.""",
+        does nothing to a finished one. It runs on the cluster that RAY_ADDRESS names, else on this machine.""",
     )
     parser.add_argument("recipe", metavar="RECIPE", help=RECIPE)
-    parser.add_argument("--name", help="of the run (default: the recipe's)")
+    parser.add_argument("--name", help="name of the run (default: the recipe's)")
     add_settings(parser)
 
 

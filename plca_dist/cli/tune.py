@@ -17,13 +17,14 @@ plca tune smoke --recipe toytown && plca train runs/smoke-toytown/best.yaml --na
 plca tune loss_weights --recipe gtav_to_cityscapes --set data=s3://bucket/shards
 plca tune ablation --recipe toytown --name table-1
 plca tune mine.yaml --recipe toytown""",
-        """A search is its directory, STORAGE/NAME, and each of its trials a run below trials/ in it. The same command
-        again continues the search without repeating trials that ended. It leaves best.yaml, a recipe for `plca train`,
-        trials.csv and index.html. It runs on the cluster that RAY_ADDRESS names, else on this machine.""",
+        """A search is its directory, STORAGE/NAME, and each of its trials is a run below trials/. The same command
+        again continues the search without repeating trials that ended. It leaves best.yaml, which is a recipe for
+        `plca train`, trials.csv and index.html. It runs on the cluster that RAY_ADDRESS names, else on this
+        machine.""",
     )
     parser.add_argument("space", metavar="SPACE", help="a shipped space (see `plca recipes`) or a YAML file")
     parser.add_argument("--recipe", required=True, metavar="RECIPE", help=RECIPE)
-    parser.add_argument("--name", help="of the search (default: the space's and the recipe's names)")
+    parser.add_argument("--name", help="name of the search (default: SPACE-RECIPE)")
     add_settings(parser)
 
 
