@@ -7,10 +7,12 @@ another, and a class that only one of them knows becomes ignored rather than mis
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from plca_dist.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np  # elsewhere imported where it is used: settings know label sets, and answer without it
 
 IGNORE = 255
 
@@ -93,8 +95,10 @@ def label_set(name: str) -> LabelSet:
     return LABEL_SETS[name]
 
 
-def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
+def remap(source: Sequence[str], target: Sequence[str]) -> "np.ndarray":
     """Lookup table (256,) uint8 from train ids of class names `source` to those of `target`; the rest is IGNORE."""
+    import numpy as np
+
     table = np.full(256, IGNORE, np.uint8)
     for i, name in enumerate(source):
         if name in target:
@@ -102,7 +106,7 @@ def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
     return table
 
 
-def cityscapes_label_ids(classes: Sequence[str]) -> np.ndarray:
+def cityscapes_label_ids(classes: Sequence[str]) -> "np.ndarray":
     """Lookup table (256,) uint8 from train ids of `classes` to the official evaluator's label ids (0: unlabelled).
 
     Raises UserError for a class that Cityscapes does not have.
@@ -112,6 +116,8 @@ def cityscapes_label_ids(classes: Sequence[str]) -> np.ndarray:
         raise UserError(
             f"no Cityscapes label id for {', '.join(foreign)}: label ids exist for Cityscapes classes only."
         )
+    import numpy as np
+
     table = np.zeros(256, np.uint8)
     table[: len(classes)] = [CITYSCAPES_CLASSES[c][0] for c in classes]
     return table

@@ -1,4 +1,4 @@
-"""What needs no training is answered at once: without importing torch, Ray, DeepSpeed or pyarrow."""
+"""What needs no training is answered at once: without importing torch, numpy, Ray, DeepSpeed or pyarrow."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "ray", "deepspeed", "pyarrow", "optuna", "matplotlib")
+HEAVY = ("torch", "numpy", "ray", "deepspeed", "pyarrow", "optuna", "matplotlib")
 #: Prints the exit code and the heavy modules as its last line.
 CODE = f"""
 import sys
