@@ -1,4 +1,4 @@
-"""The whole way through, on drawn scenes: shards, two runs, one page. What `plca demo` does."""
+"""The body of `plca demo`: shards of drawn scenes, two runs on them, and one page that compares the runs."""
 
 import json
 import os
@@ -20,10 +20,12 @@ from plca_dist.run.train import train
 from plca_dist.storage import Location, probe
 from plca_dist.terminal import Counters
 
-#: Name in files -> (title, row of the ablation table). Both are shown without and with aggregation.
+#: A run's name in files -> its title and its row of the ablation table. Both are shown without and with aggregation.
 _RUNS = {"source_only": ("source-only", "source_only"), "plca": ("PLCA", "plca")}
-_HEADLINE = ("source-only", "PLCA")  # both without aggregation, as the same network is used
-_SAID = {
+#: The columns whose difference is shown. Both are without aggregation, so the networks alone differ.
+_COMPARED = ("source-only", "PLCA")
+#: Title and introduction of the page.
+_PAGE = {
     "heading": "plca demo: toytown",
     "lead": "Drawn street scenes: trained on clean labelled ones and on unlabelled ones of another appearance, scored "
     "on images of that other appearance which training never saw.",
@@ -33,7 +35,7 @@ _SAID = {
 def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     """Draw toytown, train source-only and PLCA, and leave their report and `result.json` in `out`.
 
-    Doing it again with the same arguments continues or reuses what is there.
+    The same call again continues what was interrupted, and uses again what is finished.
     """
     store = probe(str(out))
     data = f"data/seed-{seed}"
@@ -48,7 +50,7 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     evaluations = {name: run.evaluation() or {} for name, run in runs.items()}
     labels = label_set(config.labels)
     scores = score_columns({_RUNS[name][0]: outcome for name, outcome in evaluations.items()})
-    print(class_table(scores, labels, difference=_HEADLINE), flush=True)
+    print(class_table(scores, labels, difference=_COMPARED), flush=True)
     titles = [title for title, _ in _RUNS.values()]
     with Counters() as counters:
         report(
@@ -57,7 +59,7 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
             PictureOptions(),
             counters.show,
             titles=titles,
-            **_SAID,
+            **_PAGE,
         )
     result = {name: _summary(outcome) for name, outcome in evaluations.items()}
     store.write("result.json", json.dumps({"seed": seed, **result}, indent=1).encode())

@@ -1,22 +1,27 @@
-"""From YAML to settings: shipped recipes, files, overrides, and errors that name the key and the fix."""
+"""From YAML to settings: shipped files, a person's own, overrides, and errors that name the key and the fix."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError, nearest
-from plca_dist.storage import file_at
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def recipes() -> dict[str, Path]:
     """The shipped recipes: name -> file."""
-    folder = Path(str(resources.files("plca_dist") / "recipes"))
-    return {p.stem: p for p in sorted(folder.glob("*.yaml"))}
+    return by_name(Path(__file__).parent / "recipes")
+
+
+def by_name(folder: Path) -> dict[str, Path]:
+    """The YAML files of a folder: name without suffix -> file, in the order of names."""
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
@@ -25,25 +30,36 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown recipe or key, wrong type, value out of range; the message names the fix.
     """
-    return parse(_text(recipe), overrides, where=recipe)
+    return parse(file_text("recipe", recipe, recipes()), overrides, where=recipe)
 
 
-def _text(recipe: str) -> str:
-    if "://" in recipe:
-        store, name = file_at(recipe)
-        if not store.exists(name):
-            raise UserError(f"recipe {recipe} does not exist.")
-        return store.read(name).decode()
-    path = recipes().get(recipe, Path(recipe))
-    if not path.is_file():
+def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
+    """The text of a settings file, which is one of `shipped` by its name, or a path, or a URI.
+
+    Args:
+        kind: "recipe", say; it opens the errors.
+
+    Raises:
+        UserError: no such file, or none of text; the message names the shipped files and the nearest name.
+    """
+    if "://" in name:
+        from plca_dist.storage import Location, file_at  # pyarrow, which a shipped or a local file does without
+
+        store, file = file_at(Location(name))
+        if not store.exists(file):
+            raise UserError(f"{kind} {name} does not exist.")
+        return store.read(file).decode()
+    path = shipped.get(name) or Path(name)
+    if not path.exists():
+        beside = [p.name for p in path.parent.glob("*.yaml")]
         raise UserError(
-            f"recipe {recipe!r} is neither a file nor shipped; "
-            f"shipped: {', '.join(recipes())}.{nearest(recipe, recipes())}"
+            f"{kind} {name!r} does not exist; give a file, or one of the shipped: {', '.join(shipped)}."
+            f"{nearest(path.name, [*beside, *shipped])}"
         )
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {recipe!r} is no readable text file ({error}).") from error
+        raise UserError(f"{kind} {name!r} is no readable text file ({error}).") from error
 
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:
@@ -51,11 +67,11 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Co
     tree = mapping(text, where, "a recipe is a YAML mapping of sections")
     for override in overrides:
         _override(tree, override)
-    return _checked(tree, where)
+    return checked(Config, tree, where)
 
 
 def mapping(text: str, where: str, form: str) -> dict[str, Any]:
-    """The YAML mapping that `text` is; `form` says in the error what it should have been."""
+    """The YAML mapping in `text`. An error cites `form`, which says how such a file looks."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -74,33 +90,42 @@ def changed(config: Config, settings: Mapping[str, Any], where: str = "recipe") 
     tree = config.model_dump()
     for key, value in settings.items():
         _put(tree, key, value, where)
-    return _checked(tree, where)
+    return checked(Config, tree, where)
 
 
-def _checked(tree: dict[str, Any], where: str) -> Config:
+def checked(model: type[Model], tree: Mapping[str, Any], where: str) -> Model:
+    """`tree` as a `model`; `where` names it in errors.
+
+    Raises:
+        UserError: unknown key, with the nearest known one; wrong type, value out of range.
+    """
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error, [*keys(), *Config.model_fields])}") from error
+        known = [*(key for key, _, _ in documented_keys(model)), *model.model_fields]
+        raise UserError(f"{where}: {_explain(error, known)}") from error
 
 
 def keys() -> list[str]:
-    """Every dotted key of the tree, in order."""
+    """Every dotted key of a recipe, in order."""
     return [key for key, _, _ in documented_keys()]
 
 
-def documented_keys(model: type[Any] = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(dotted key, description, default) of every setting."""
+def documented_keys(model: Any = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(dotted key, description, default) of every setting of `model`, a pydantic model or dataclass."""
     for name, info in model.__pydantic_fields__.items():
-        kind = info.annotation
-        if hasattr(kind, "__pydantic_fields__"):
-            yield from documented_keys(kind, f"{prefix}{name}.")
+        section = _section(info.annotation)
+        if section:
+            yield from documented_keys(section, f"{prefix}{name}.")
         else:
-            yield (
-                prefix + name,
-                info.description or "",
-                None if info.is_required() else info.get_default(call_default_factory=True),
-            )
+            default = None if info.is_required() else info.get_default(call_default_factory=True)
+            yield prefix + name, info.description or "", default
+
+
+def _section(annotation: Any) -> Any:
+    """The section that a field holds: `Section`, or `Section | None`; None where it holds a value."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return next((kind for kind in kinds if hasattr(kind, "__pydantic_fields__")), None)
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -125,13 +150,17 @@ def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """What to say of a key that is none of `known`: the one that ends alike, or else the nearest."""
+    """The message about a key that is not in `known`. It suggests one with the same last part, or else the nearest."""
     leaves = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     return f"unknown key {key!r}." + (f" Did you mean {leaves[0]!r}?" if leaves else nearest(key, known))
 
 
-def explain(error: ValidationError, known: Sequence[str]) -> str:
-    """One line for the first of pydantic's errors, but a misspelt key (of `known`) before what is missing for it."""
+def _explain(error: ValidationError, known: Sequence[str]) -> str:
+    """One line for the first of pydantic's errors. A misspelt key comes before a missing one, which it may have caused.
+
+    Args:
+        known: the keys among which a misspelt one is looked for.
+    """
     unknown = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
     first = min(error.errors(), key=lambda e: e["type"] not in unknown)
     key = ".".join(str(part) for part in first["loc"])

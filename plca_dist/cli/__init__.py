@@ -1,4 +1,4 @@
-"""`plca …`: parse, call one function, print. No logic lives here."""
+"""`plca …`: one file a command, which parses, calls one function and prints. No logic lives here."""
 
 import logging
 import os
@@ -28,30 +28,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answer(arguments: Sequence[str] | None) -> int:
     parsed = build_parser().parse_args(arguments)
-    from plca_dist.cli import commands
-
     logging.basicConfig(level=logging.WARNING, format="plca: warning: %(message)s")
     try:
-        code = getattr(commands, parsed.command)(parsed) or 0
+        code: int = parsed.body(parsed) or 0
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _say(error, 2)
+        return _fail(error, 2)
     except RunFailed as error:
-        return _say(error, 1)
+        return _fail(error, 1)
     except RunPreempted as error:
-        return _say(error, 85)
+        return _fail(error, 85)
     except KeyboardInterrupt as error:
-        return _say(f"interrupted; {error}" if error.args else "interrupted", 130)
-    except BrokenPipeError:  # `plca recipes | head`: the reader has seen enough, and nothing more can be told
+        return _fail(f"interrupted; {error}" if error.args else "interrupted", 130)
+    except BrokenPipeError:  # the reader left early, as `head` does in `plca recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.filename is None:  # not about a file that somebody named, but about us
+        if error.filename is None:  # a fault of this program, not of a file that somebody named
             raise
-        return _say(f"{error.filename}: {error.strerror}.", 2)
+        return _fail(f"{error.filename}: {error.strerror}.", 2)
 
 
-def _say(message: object, code: int) -> int:
+def _fail(message: object, code: int) -> int:
     print(f"plca: {message}", file=sys.stderr)
     return code

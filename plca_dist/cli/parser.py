@@ -1,14 +1,29 @@
-"""What can be typed after `plca`, and the help for it. Imports nothing heavy: `plca --help` answers at once."""
+"""The parser of `plca`, put together from those of the commands. Imports nothing heavy, so help appears at once."""
 
 import argparse
 from importlib.metadata import version
 
-from plca_dist.cli import preparing, results, runs, weights
-from plca_dist.cli.command import Command
+from plca_dist.cli import (
+    demo,
+    doctor,
+    evaluate,
+    export,
+    import_weights,
+    predict,
+    recipes,
+    report,
+    shards,
+    train,
+    tune,
+)
+from plca_dist.cli.options import Command
+
+#: In the order of the help. Each has `add`, which makes the command's parser and names its body there.
+_COMMANDS = (demo, train, tune, evaluate, predict, report, export, import_weights, shards, recipes, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of everything; what it returns has `command`, the name of a function in `commands.py`."""
+    """The parser of every command. Its result has `command`, the command's name, and `body`, the function to call."""
     parser = argparse.ArgumentParser(
         prog="plca",
         description="Train semantic segmentation for a domain nobody has labelled (Pixel-Level Cycle Association).",
@@ -18,10 +33,6 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", required=True, parser_class=Command
     )
-    for add in (runs.demo, runs.train, runs.tune, results.evaluate, results.predict, results.report):
-        add(commands)
-    for add in (weights.weights, weights.export):
-        add(commands)
-    for add in (preparing.shards, preparing.recipes, preparing.doctor):
-        add(commands)
+    for command in _COMMANDS:
+        command.add(commands)
     return parser

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from plca_dist.errors import UserError, nearest
 
-if TYPE_CHECKING:  # the recipe's settings need the names alone, and quickly
-    import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # elsewhere imported where it is used: settings know label sets, and answer without it
 
 IGNORE = 255
 
@@ -119,6 +119,7 @@ def cityscapes_label_ids(classes: Sequence[str]) -> "np.ndarray":
         raise UserError(
             f"no Cityscapes label id for {', '.join(foreign)}: label ids exist for Cityscapes classes only."
         )
+
     table = np.zeros(256, np.uint8)
     table[: len(classes)] = [CITYSCAPES_CLASSES[c][0] for c in classes]
     return table

@@ -21,11 +21,12 @@ from plca_dist.training.evaluation import probabilities
 
 #: The graph's probabilities may differ from torch's by rounding, which σ of the contrast normalization amplifies.
 _TOLERANCE = 1e-3
+#: Heights and widths on which a graph for any size is tried.
 _ANY_SIZE = ((97, 129), (64, 160))
 
 
 def import_authors(file: Location, out: Location) -> tuple[str, LabelSet]:
-    """Turn a file of the paper's authors into a weight file for evaluation, prediction and training.
+    """Turn a file of the paper's authors into a .safetensors file, which evaluation, prediction and training take.
 
     Returns:
         The URI of the weight file, and the label set that its classes are now in the order of.
@@ -48,17 +49,6 @@ def import_authors(file: Location, out: Location) -> tuple[str, LabelSet]:
     return f"{target.uri}/{name}", labels
 
 
-def export_authors(weights: Location, out: Location) -> str:
-    """Write trained weights, as `load_trained` takes them, into a file that the authors' code loads; returns its URI.
-
-    Raises UserError for a network that the authors' form cannot hold, and an `out` that exists.
-    """
-    target, name = _new_file(out)
-    trained = load_trained(weights)
-    target.write(name, to_authors(trained.network, trained.labels.classes, origin=weights.uri))
-    return f"{target.uri}/{name}"
-
-
 def export_network(
     weights: Location,
     out: Location,
@@ -66,9 +56,11 @@ def export_network(
     size: Sequence[int] | None = None,
     aggregation: float | None = None,
 ) -> str:
-    """Write trained weights as a `.safetensors` or an `.onnx` file, by the name of `out`.
+    """Write trained weights in the form that the ending of `out` names.
 
-    An ONNX file is run on drawn scenes before it is written. Its results must be those of `predict`.
+    .safetensors   the form of this project
+    .onnx          a graph; it is run on drawn scenes before it is written, and its results must be those of `predict`
+    .pth           the form that the authors' code loads, which holds networks like theirs only
 
     Args:
         weights: as `load_trained` takes them.
@@ -79,25 +71,32 @@ def export_network(
         The URI of the file and its content, in one line for a person.
 
     Raises:
-        UserError: another ending, an `out` that exists, a setting that weights do not have, a missing package.
+        UserError: another ending, an `out` that exists, a setting that the form does not have, a missing package, a
+            network that the authors' form cannot hold.
+        RunFailed: the ONNX graph gives other probabilities than torch.
     """
-    kind = PurePosixPath(out.uri).suffix
-    if kind not in (".safetensors", ".onnx"):
-        raise UserError(f"{out.uri}: networks are exported as .safetensors or .onnx; give --out a name that ends so.")
+    form = PurePosixPath(out.uri).suffix
+    if form not in (".safetensors", ".onnx", ".pth"):
+        raise UserError(
+            f"{out.uri}: networks are exported as .safetensors or .onnx, or as .pth for the authors' code; "
+            "give --out a name that ends so."
+        )
+    if form != ".onnx" and (size or aggregation is not None):
+        raise UserError(f"{out.uri}: weights have no size and no λ; these are settings of an .onnx file.")
     target, name = _new_file(out)
-    if kind == ".onnx":
+    if form == ".onnx":
         require_onnx()
-        trained = load_trained(weights)
+    trained = load_trained(weights)
+    content = f"{trained.network.backbone_name} in style {trained.network.style.name}"
+    if form == ".onnx":
         job, _ = job_from(weights, aggregation, size, trained=trained)
         data, difference = _checked_onnx(trained, job)
         size_text = f"{job.size[0]} x {job.size[1]}" if job.size else "any size"
         content = f"images of {size_text}, λ = {job.aggregation:g}; from torch it differs by at most {difference:.1e}"
+    elif form == ".pth":
+        data = to_authors(trained.network, trained.labels.classes, origin=weights.uri)
     else:
-        if size or aggregation is not None:
-            raise UserError(f"{out.uri}: weights have no size and no λ; these are settings of an .onnx file.")
-        trained = load_trained(weights)
         data = to_bytes(trained.network, trained.labels.classes)
-        content = f"{trained.network.backbone_name} in style {trained.network.style.name}"
     target.write(name, data)
     return f"{target.uri}/{name}: {len(trained.labels)} classes, {content}"
 

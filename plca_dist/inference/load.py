@@ -52,8 +52,8 @@ def load_trained(location: Location) -> TrainedNetwork:
         return _from_file(store, file, None)
     if place.endswith((".pth", ".pt")):
         raise UserError(
-            f"{place}: give a run's directory or a .safetensors file; `plca weights import` makes one of a file of the"
-            " paper's authors."
+            f"{place}: give a run's directory or a .safetensors file; `plca import` makes one of a file of the paper's"
+            " authors."
         )
     within = re.fullmatch(rf"(.+)/{CHECKPOINTS}/([^/]+)", place)
     store = probe(location.with_uri(within[1] if within else place))

@@ -83,14 +83,14 @@ def to_authors(network: Network, classes: Sequence[str], *, origin: str = "the n
     """
     if wrong := _unlike_authors(network, classes):
         raise UserError(
-            f"{origin} cannot be an authors' file, which holds {'; '.join(wrong)}: train with these settings, or write"
-            " it with `plca export`."
+            f"{origin} cannot be an authors' file, which holds {'; '.join(wrong)}: train with these settings, or"
+            " export it as .safetensors."
         )
     in_file = AUTHORS_CLASSES[: len(classes)]
     if set(in_file) != set(classes):
         raise UserError(
             f"{origin} cannot be an authors' file, which knows the 19 classes of Cityscapes or the 16 of SYNTHIA, not"
-            f" {first_few([c for c in classes if c not in in_file])}: write it with `plca export`."
+            f" {first_few([c for c in classes if c not in in_file])}: export it as .safetensors."
         )
     rows = [classes.index(c) for c in in_file]
     state = {

@@ -1,7 +1,5 @@
 """Searches that are refused before anything is written or started."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,15 +75,3 @@ def test_what_a_search_needs_is_looked_for_before_anything_starts(
         "tune", space("entropy", "target_miou"), "--recipe", recipe, *rest, "--set", "evaluation.uri=null"
     )
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [run.name]
-
-
-def test_a_typing_error_in_a_space_is_answered_without_ray(space: Callable[[str, str], Path]) -> None:
-    code = "import sys; from plca_dist.cli import main; sys.exit(main(sys.argv[1:]) + 100 * ('ray' in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "tune", str(space("trials", "trails")), "--recipe", "toytown"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("plca: ")
-    assert done.stderr.count("\n") == 1

@@ -1,7 +1,5 @@
 """Recipes and settings that are refused before anything is written or started."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,19 +39,6 @@ def test_a_bad_recipe_is_refused(
     assert not list(tmp_path.iterdir()), "something was written"
 
 
-def test_a_typing_error_is_answered_without_ray(tmp_path: Path) -> None:
-    code = "import sys; from plca_dist.cli import main; sys.exit(main(sys.argv[1:]) + 100 * ('ray' in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", "toytown", "--set", "sede=1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("plca: ")
-    assert done.stderr.count("\n") == 1
-
-
 def test_a_recipe_file_with_a_misspelt_key_is_refused(refused: Refused, tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(recipes()["toytown"].read_text().replace("schedule:", "shedule:"))
@@ -66,6 +51,12 @@ def test_a_recipe_file_with_a_misspelt_key_is_refused(refused: Refused, tmp_path
 def test_what_is_no_recipe_file_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xa0\xff")
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
-    assert "picture.yaml" in refused("train", tmp_path / "picture.yaml")
-    assert "list.yaml" in refused("train", tmp_path / "list.yaml")
-    assert str(tmp_path) in refused("train", tmp_path)
+    for command in (["train"], ["tune", "--recipe", "toytown"]):
+        for name, part in (
+            ("picture.yaml", "is no readable text file"),
+            ("list.yaml", "a YAML mapping"),
+            ("", "is no readable text file"),
+        ):
+            line = refused(*command, tmp_path / name)
+            assert str(tmp_path / name) in line
+            assert part in line

@@ -107,7 +107,7 @@ def test_from_a_bucket_into_a_bucket(run: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_what_cannot_be_exported(refused: Refused, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "as .safetensors or .onnx" in refused("export", run, "--out", tmp_path / "model.pt")
+    assert "as .safetensors or .onnx, or as .pth" in refused("export", run, "--out", tmp_path / "model.pt")
     assert "no λ" in refused("export", run, "--out", tmp_path / "m.safetensors", "--aggregation", "0")
     assert "no size" in refused("export", run, "--out", tmp_path / "m.safetensors", "--size", "32", "32")
     assert "exists already" in refused("export", run, "--out", run / "model.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.docs.documents import ROOT, blocks
+from tests.docs.documents import blocks
 
 #: Image -> its label, where it has one, and the label values that occur, in the published layouts.
 _PAIRS = {
@@ -34,7 +34,6 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path],
         for folder, pairs in _PAIRS.items():
             for image, label, values in pairs:
                 _draw(tmp_path / folder, image, label, np.array(values, np.uint8))
-        (tmp_path / "tune_spaces").symlink_to(ROOT / "tune_spaces")
         for block in blocks(document.read_text()):
             if block.language == "yaml" and (first := block.text.splitlines()[0]).startswith("# "):
                 (tmp_path / first.split()[1]).write_text(block.text)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -90,9 +91,13 @@ def test_it_is_not_root_and_its_user_is_the_pods() -> None:
             assert (pod.spec["securityContext"]["runAsUser"], pod.spec["securityContext"]["runAsGroup"]) == (uid, gid)
 
 
-def test_pods_work_where_the_image_has_the_spaces() -> None:
+def test_the_spaces_are_installed_with_the_package() -> None:
+    copied = {step.split()[0]: step.split()[-1] for step in arguments("COPY")}
+    assert Path(copied["tune_spaces"]) == Path(copied["plca_dist"]).with_name("tune_spaces")
+
+
+def test_pods_work_in_the_images_directory() -> None:
     (home,) = arguments("WORKDIR")
-    assert any(step.endswith(f"tune_spaces {home}/tune_spaces") for step in arguments("COPY"))
     for directory in RAY:
         for pod in pods(ray_object(directory)):
             if pod.role != "submitter":

@@ -55,7 +55,7 @@ def test_the_entrypoint_is_a_command_of_this_project(directory: str) -> None:
     assert parsed.command == directory.rpartition("/")[2]
     config = load(parsed.recipe, [*parsed.set, f"storage.uri={parsed.storage}"])
     if parsed.command == "tune":
-        space = load_space(ROOT / parsed.space)
+        space = load_space(parsed.space)
         space.check(config)
     (group,) = cluster_spec(item)["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

@@ -10,15 +10,16 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION
 from plca_dist.recipe import load
-from plca_dist.search.space import load_space, parse_space
+from plca_dist.search.space import load_space, parse_space, spaces
+from plca_dist.storage import resolve
 
 FOLDER = Path(__file__).parents[3] / "tune_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_the_shipped_spaces_are_those_that_the_documentation_names() -> None:
-    names = {path.stem for path in FILES}
-    assert names == {"loss_weights", "loss_weights_grid", "lambda", "full", "ablation", "smoke"}
+    assert list(spaces().values()) == FILES
+    assert set(spaces()) == {"loss_weights", "loss_weights_grid", "lambda", "full", "ablation", "smoke"}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_every_shipped_space_fits_the_recipes(path: Path, recipe: str) -> None:
     space.check(base)
     assert parse_space(space.to_yaml()) == space
     text = path.read_text()
-    assert f"plca tune tune_spaces/{path.name} --recipe" in text
+    assert f"plca tune {path.stem} --recipe" in text
     assert text.startswith("# ")
     assert all([space.about.summary, space.about.cost])
     for key, distribution in space.search.items():  # the recipe's own values are among what is searched
@@ -73,6 +74,32 @@ def test_the_grid_of_loss_weights_is_within_the_search_it_is_compared_with() -> 
     for key, distribution in grid.search.items():
         low, high = search.search[key].arguments
         assert all(low <= value <= high for value in distribution.arguments)
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [("loss_weight", "loss_weights"), ("tune_spaces/lambd.yaml", "lambda"), ("somewhere/mine.yaml", None)],
+)
+def test_an_unknown_name_lists_the_shipped_spaces(
+    typed: str, nearest: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_space(typed)
+    message = str(caught.value)
+    assert f"space '{typed}' does not exist" in message
+    assert ", ".join(spaces()) in message
+    assert message.endswith(f"Did you mean '{nearest}'?" if nearest else "smoke.")
+
+
+def test_a_space_is_found_by_name_path_and_uri(s3: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = load_space("ablation")
+    assert shipped == load_space(FOLDER / "ablation.yaml")
+    resolve("s3://bucket/spaces").write("mine.yaml", shipped.to_yaml().encode())
+    assert load_space("s3://bucket/spaces/mine.yaml") == shipped
+    with pytest.raises(UserError, match=r"space s3://bucket/spaces/other.yaml does not exist"):
+        load_space("s3://bucket/spaces/other.yaml")
 
 
 def test_a_file_that_is_not_there_names_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""`plca weights`: the authors' files in, used by every command, and out again; what is refused."""
+"""`plca import`: the authors' files in, used by every command, and out again by `plca export`; what is refused."""
 
 import io
 from collections.abc import Callable
@@ -26,10 +26,10 @@ def theirs() -> AuthorsNetwork:
 
 @pytest.fixture(scope="module")
 def files(theirs: AuthorsNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `authors.pth` and what `plca weights import` made of it, `ours.safetensors`."""
+    """A folder with `authors.pth` and what `plca import` made of it, `ours.safetensors`."""
     folder = tmp_path_factory.mktemp("weights")
     (folder / "authors.pth").write_bytes(theirs.file())
-    assert main(["weights", "import", f"{folder}/authors.pth", "--out", f"{folder}/ours.safetensors"]) == 0
+    assert main(["import", f"{folder}/authors.pth", "--out", f"{folder}/ours.safetensors"]) == 0
     return folder
 
 
@@ -65,8 +65,8 @@ def test_an_imported_file_is_evaluated_and_trained_from(
 
 
 def test_the_way_back(theirs: AuthorsNetwork, files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["weights", "export", f"{files}/ours.safetensors", "--out", f"{tmp_path}/again.pth"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/again.pth\n"
+    assert main(["export", f"{files}/ours.safetensors", "--out", f"{tmp_path}/again.pth"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/again.pth: 19 classes, resnet101 in style caffe\n"
     again = torch.load(tmp_path / "again.pth", weights_only=True)["weights"]
     assert list(again) == list(theirs.state_dict())
     for key, value in theirs.state_dict().items():
@@ -82,24 +82,24 @@ def test_files_that_cannot_be_imported(refused: Refused, files: Path, tmp_path: 
 
     whole = (files / "authors.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    assert "not a file of tensors" in refused("weights", "import", tmp_path / "cut.pth", "--out", out)
+    assert "not a file of tensors" in refused("import", tmp_path / "cut.pth", "--out", out)
     state = torch.load(io.BytesIO(whole), weights_only=True)["weights"]
     head = "classifier.0.convs.0.0.weight"
     few = broken({head: state[head][:13]})
-    assert "13 classes where the authors' models have 19, or 16" in refused("weights", "import", few, "--out", out)
+    assert "13 classes where the authors' models have 19, or 16" in refused("import", few, "--out", out)
     other = broken({key.replace("layer3.22", "layer3.x"): value for key, value in state.items()})
-    line = refused("weights", "import", other, "--out", out)
+    line = refused("import", other, "--out", out)
     assert str(other) in line
     assert "18 missing: backbone.layer3.22.conv1.weight, " in line
     assert "18 unexpected: backbone.layer3.x.conv1.weight" in line
-    line = refused("weights", "import", tmp_path / "absent.pth", "--out", out)
+    line = refused("import", tmp_path / "absent.pth", "--out", out)
     assert f"{tmp_path}/absent.pth does not exist" in line
-    assert "not one of the authors' files" in refused("weights", "import", _plain(tmp_path), "--out", out)
+    assert "not one of the authors' files" in refused("import", _plain(tmp_path), "--out", out)
     assert not out.exists()
-    assert "is called .safetensors" in refused("weights", "import", files / "authors.pth", "--out", tmp_path / "new")
+    assert "is called .safetensors" in refused("import", files / "authors.pth", "--out", tmp_path / "new")
     ours = files / "ours.safetensors"
     before = ours.read_bytes()
-    assert "exists already" in refused("weights", "import", files / "authors.pth", "--out", ours)
+    assert "exists already" in refused("import", files / "authors.pth", "--out", ours)
     assert ours.read_bytes() == before
 
 
@@ -109,14 +109,17 @@ def _plain(folder: Path) -> Path:
 
 
 def test_what_has_no_authors_file(refused: Refused, run: Path, files: Path, tmp_path: Path) -> None:
-    line = refused("weights", "export", run, "--out", tmp_path / "a.pth")
+    line = refused("export", run, "--out", tmp_path / "a.pth")
     assert f"{run} cannot be an authors' file" in line
     assert "backbone 'resnet101', not 'tiny'" in line
-    assert "does not exist" in refused("weights", "export", tmp_path / "no.safetensors", "--out", tmp_path / "a.pth")
+    assert "export it as .safetensors" in line
+    for option in (["--size", 32, 32], ["--aggregation", 0]):
+        assert "settings of an .onnx file" in refused("export", run, "--out", tmp_path / "a.pth", *option)
+    assert "does not exist" in refused("export", tmp_path / "no.safetensors", "--out", tmp_path / "a.pth")
     assert not (tmp_path / "a.pth").exists()
-    assert "exists already" in refused("weights", "export", run, "--out", files / "authors.pth")
-    line = refused("weights", "export", files / "authors.pth", "--out", tmp_path / "a.pth")
-    assert "`plca weights import` makes one" in line
+    assert "exists already" in refused("export", run, "--out", files / "authors.pth")
+    line = refused("export", files / "authors.pth", "--out", tmp_path / "a.pth")
+    assert "`plca import` makes one" in line
 
 
 @pytest.mark.slow
@@ -127,7 +130,7 @@ def test_training_starts_from_an_imported_file(files: Path, training: Arguments,
         "cluster.workers=1", "optimizer.lr=1e-9",
     ]  # fmt: skip
     assert main(training(tmp_path / "runs", *(part for setting in more for part in ("--set", setting)))) == 0
-    assert main(["weights", "export", f"{tmp_path}/runs/toytown", "--out", f"{tmp_path}/again.pth"]) == 0
+    assert main(["export", f"{tmp_path}/runs/toytown", "--out", f"{tmp_path}/again.pth"]) == 0
     again = torch.load(tmp_path / "again.pth", weights_only=True)["weights"]
     came = torch.load(files / "authors.pth", weights_only=True)["weights"]
     for key in ("backbone.layer3.11.conv2.weight", "classifier.0.convs.3.0.weight"):
