@@ -137,5 +137,5 @@ def test_their_files_hold_their_network_only() -> None:
         to_authors(network, CITYSCAPES, origin="runs/x")
     with torch.device("meta"):
         network = network_of("resnet101", CAMVID, style="caffe")
-    with pytest.raises(UserError, match="the 19 classes of Cityscapes or the 16 of SYNTHIA, not bicyclist: write it"):
+    with pytest.raises(UserError, match="the 19 classes of Cityscapes or the 16 of SYNTHIA, not bicyclist: export it"):
         to_authors(network, CAMVID)
