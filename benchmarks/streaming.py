@@ -39,6 +39,8 @@ import torch
 from PIL import Image
 
 from benchmarks.common import save
+from benchmarks.servers.proxy import FaultyProxy
+from benchmarks.servers.seaweed import s3_environment, serving
 from plca_dist.data.augment import augment
 from plca_dist.data.codec import decode_image, decode_label
 from plca_dist.data.datasets.samples import Sample
@@ -210,8 +212,6 @@ def bytes_read(images: int, endpoint: str, whole: int) -> float:
 
     Of the second epoch: what the first one fetched ahead for it makes up for what it fetches ahead for the third.
     """
-    from tests.proxy import FaultyProxy
-
     read = []
     with FaultyProxy(endpoint) as proxy:
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
@@ -235,7 +235,6 @@ def main() -> None:
     missing = [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise SystemExit(f"pip install {' '.join(missing)} boto3: this benchmark compares with them")
-    from tests.seaweed import s3_environment, serving
 
     with tempfile.TemporaryDirectory(prefix="plca-streaming-") as name:
         folder = Path(name)

@@ -12,7 +12,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import torch
 
-from tests.seaweed import S3, s3_environment, serving
+from benchmarks.servers.seaweed import S3, s3_environment, serving
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.servers.seaweed import S3
 from plca_dist.data.colours import png
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.stream import Labelled, Pair, labelled_rows
@@ -32,7 +33,6 @@ from plca_dist.storage import resolve
 from plca_dist.training.evaluation import probabilities
 from plca_dist.training.scores import score
 from tests.html_reader import Reader, assert_self_contained
-from tests.seaweed import S3
 
 RECORDS = [{"step": s, "loss/total": 3.0 / s, "elapsed_s": s / 10} for s in (10, 20, 30)]
 ATTEMPTS = [
