@@ -1,4 +1,4 @@
-"""Shared fixtures: quiet, reproducible torch; a real S3 server; one Ray session for the whole run."""
+"""Fixtures that all tests share, and which tests run beside each other."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Before torch and ray are imported anywhere: one thread a process on two cores, and what launch/ would set.
+# Before torch and ray are imported anywhere: one thread a process on two cores, and what ray_cluster/ would set.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """SeaweedFS with one bucket, for the whole test run."""
+    """SeaweedFS with one bucket. Each process that runs tests has its own, on free ports."""
     with serving(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
 
@@ -43,6 +43,13 @@ def toytown_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toytown")
     prepare_toytown(resolve(str(folder)), size=(32, 64), count=24, progress=lambda what, done, total: None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toytown_settings(toytown_shards: Path) -> list[str]:
+    """Settings with which the shipped recipe `toytown` reads these shards."""
+    uris = [f"{section}.uri={toytown_shards}/{section}" for section in ("source", "target")]
+    return [*uris, f"evaluation.uri={toytown_shards}/val", "source.crop=[32, 64]", "target.crop=[32, 64]"]
 
 
 @pytest.fixture(scope="session")

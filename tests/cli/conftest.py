@@ -61,26 +61,21 @@ def weights() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def training(toytown_shards: Path) -> Callable[..., list[str]]:
+def training(toytown_settings: list[str]) -> Callable[..., list[str]]:
     """The arguments of a training on tiny toytown that could start: `training(storage, *more)`."""
 
     def arguments(storage: Path | str, *more: str) -> list[str]:
-        sets = [part for setting in _settings(toytown_shards) for part in ("--set", setting)]
+        sets = [part for setting in toytown_settings for part in ("--set", setting)]
         return ["train", "toytown", "--storage", str(storage), *sets, *more]
 
     return arguments
 
 
 @pytest.fixture
-def run(tmp_path: Path, toytown_shards: Path, weights: Callable[..., bytes]) -> Path:
+def run(tmp_path: Path, toytown_settings: list[str], weights: Callable[..., bytes]) -> Path:
     """A finished run, `runs/made`, as training leaves it, but that its weights are random."""
-    config = load("toytown", [*_settings(toytown_shards), f"storage.uri={tmp_path}/runs"])
+    config = load("toytown", [*toytown_settings, f"storage.uri={tmp_path}/runs"])
     made = open_run(config, "made")
     made.claim()
     made.store.write("model.safetensors", weights(LABEL_SETS["toytown"].classes))
     return Path(made.store.root)
-
-
-def _settings(shards: Path) -> list[str]:
-    uris = [f"source.uri={shards}/source", f"target.uri={shards}/target", f"evaluation.uri={shards}/val"]
-    return [*uris, "source.crop=[32, 64]", "target.crop=[32, 64]"]

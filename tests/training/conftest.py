@@ -12,14 +12,12 @@ import torch.distributed as dist
 
 from plca_dist import recipe
 from plca_dist.config import Config
-from plca_dist.data.prepare import prepare_toytown
 from plca_dist.storage import Store, resolve
 from plca_dist.training.build import fresh_network
 from plca_dist.training.context import Record, TrainContext
 from plca_dist.training.engine import build_engine
 from plca_dist.training.loop import prepare_torch, run_worker
 
-SCENES = 24
 CPU = torch.device("cpu")
 
 
@@ -46,11 +44,8 @@ def _torch_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`source` and `target` of 24 scenes each, `val` of 6 (target scenes with labels), all 32 x 64."""
-    place = tmp_path_factory.mktemp("shards")
-    prepare_toytown(resolve(str(place)), size=(32, 64), count=SCENES, progress=lambda *_: None)
-    return place
+def shards(toytown_shards: Path) -> Path:
+    return toytown_shards
 
 
 #: Six steps on the tiny scenes with a record after each; nothing here follows a shipped recipe.
