@@ -19,12 +19,15 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/plca demo --out demo
 
-# The whole suite but the tests marked slow; at most 15 minutes on 2 cores, no GPU.
+# Tests that need no Ray run beside those that do (tests/conftest.py): two processes, in the order given there.
+BESIDE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+# The whole suite but the tests marked slow; at most 12 minutes on 2 cores, no GPU.
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(BESIDE)
 
 checks: install
 	$(BIN)/ruff check .
