@@ -11,7 +11,7 @@ _VOID = {"meta", "img"}
 
 
 class Reader(HTMLParser):
-    """Text, attributes and rows of a page; complains where a tag is not closed in order."""
+    """The text, attributes and table rows of a page. A tag that is not closed in order fails the test."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Reader(HTMLParser):
 
 
 def assert_self_contained(text: str) -> None:
-    """No script, no address, nothing loaded from elsewhere; for phones and the dark."""
+    """Assert that the page has no script and loads nothing, and that it adapts to phones and to dark mode."""
     read = Reader(text)
     links = [(tag, value) for tag, name, value in read.attributes if name in ("src", "href", "srcset", "action")]
     assert {tag for tag, _ in links} <= {"img"}

@@ -1,4 +1,4 @@
-"""What the tests of `plca …` share: refusals, a run, and the arguments of a training that could start."""
+"""Fixtures of the commands' tests: refusals, a finished run, and the arguments of a training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused, with nothing but one line for the person; returns the line."""
+    """Run a command that must be refused with exit code 2 and one line on stderr; return the line."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -34,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def refused_late(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """As `refused`, where progress may be shown before: still one line of ours, and the last."""
+    """As `refused`, for a command that shows progress first: the refusal is one line, and the last."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -73,7 +73,7 @@ def training(toytown_settings: list[str]) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def run(tmp_path: Path, toytown_settings: list[str], weights: Callable[..., bytes]) -> Path:
-    """A finished run, `runs/made`, as training leaves it, but that its weights are random."""
+    """A finished run, `runs/made`, with the files that training leaves but random weights."""
     config = load("toytown", [*toytown_settings, f"storage.uri={tmp_path}/runs"])
     made = open_run(config, "made")
     made.claim()
