@@ -11,7 +11,7 @@ _VOID = {"meta", "img"}
 
 
 class Reader(HTMLParser):
-    """The text, attributes and table rows of a page. A tag that is not closed in order fails the test."""
+    """Text, attributes and rows of a page; complains where a tag is not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

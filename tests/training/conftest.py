@@ -76,7 +76,7 @@ def make_config(shards: Path) -> Callable[..., Config]:
 
 @dataclass
 class TrainedNetwork:
-    """A run's directory and the records that a person at the terminal was shown."""
+    """A run's directory and what the person watching was shown."""
 
     store: Store
     shown: list[Record] = field(default_factory=list)
