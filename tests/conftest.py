@@ -13,6 +13,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import torch
 
 from benchmarks.servers.seaweed import S3, s3_environment, serving
+from tests.clock import Clock
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
@@ -40,6 +41,11 @@ def _group(item: pytest.Item) -> str:
         if fixture in uses:
             return uses[fixture]
     return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(scope="session")
