@@ -1,4 +1,4 @@
-"""The paper's equations in scalar loops in float64, written from its text alone. The method's tests compare with them.
+"""The paper's equations in scalar loops, float64, written from the text alone: what the method's tests compare with.
 
 A position is a 1-D tensor of channels, a map a list of positions in row-major order; one pair at a time.
 """
@@ -18,7 +18,7 @@ Similarity = Callable[[Position, Position], torch.Tensor]
 
 @pytest.fixture(params=["dense", "streaming"], autouse=True)
 def automatic(request, monkeypatch):
-    """Let backend "auto" mean each of the two in turn: every test of the method holds for both."""
+    """What backend "auto" means: every test of the method holds for both."""
     monkeypatch.setattr("plca_dist.ops._SMALL", {"dense": 1 << 62, "streaming": 0}[request.param])
 
 
