@@ -19,15 +19,15 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/plca demo --out demo
 
-# Tests that need no Ray run beside those that do (tests/conftest.py): two processes, in the order given there.
-BESIDE := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two processes: one runs the tests on Ray and Slurm clusters, the other meanwhile the rest. tests/conftest.py groups them.
+PARALLEL := --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # The whole suite but the tests marked slow; at most 12 minutes on 2 cores, no GPU.
 test: install
-	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest $(BESIDE)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 checks: install
 	$(BIN)/ruff check .

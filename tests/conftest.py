@@ -19,27 +19,29 @@ if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
     os.environ["TRITON_INTERPRET"] = "1"
 
-#: What runs beside what under `make test`. A group stays in one process, one test after the other; the groups named
-#: here are started first, in this order, because they take longest.
-_GROUPS = ("ray", "slurm", "distributed/test_ranks")
+#: Fixtures that start clusters. Tests with one of them share the clusters, so they run in one process.
+_CLUSTERS = {"ray_session", "slurm"}
+#: Groups of tests that start first, because they take longest.
+_FIRST = ("clusters", "distributed/test_ranks")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group tests for `pytest --dist loadgroup`: all that share the Ray cluster, all of Slurm, every other file."""
+    """Group tests for `pytest --dist loadgroup`, as `make test` runs them.
+
+    The tests of a group run in one process, one after the other: those on clusters are one group, and so is each file.
+    """
     if not config.getoption("loadgroup", False):  # pytest-xdist sets it in the processes that run tests
         return
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: _GROUPS.index(groups[item]) if groups[item] in _GROUPS else len(_GROUPS))
+    items.sort(key=lambda item: _FIRST.index(groups[item]) if groups[item] in _FIRST else len(_FIRST))
 
 
 def _group(item: pytest.Item) -> str:
-    uses = {"ray_session": "ray", "slurm": "slurm"}
-    for fixture in getattr(item, "fixturenames", ()):
-        if fixture in uses:
-            return uses[fixture]
+    if _CLUSTERS & set(getattr(item, "fixturenames", ())):
+        return "clusters"
     return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
 
 
