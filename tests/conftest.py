@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,30 +20,43 @@ if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
     os.environ["TRITON_INTERPRET"] = "1"
 
-#: Fixtures that start clusters. Tests with one of them share the clusters, so they run in one process.
+#: Fixtures that start clusters: one Ray cluster, one Slurm.
 _CLUSTERS = {"ray_session", "slurm"}
-#: Groups of tests that start first, because they take longest.
-_FIRST = ("clusters", "distributed/test_ranks")
+#: Where tests use them, or start clusters of their own.
+_ON_CLUSTERS = (
+    "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/kuberay/test_job.py",
+    "tests/ray_cluster/", "tests/run/test_prometheus.py", "tests/slurm/",
+)  # fmt: skip
+#: Two to four processes without Ray. Takes longest of the files that run beside the clusters.
+_RANKS = "tests/distributed/test_ranks.py"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group tests for `pytest --dist loadgroup`, as `make test` runs them.
-
-    The tests of a group run in one process, one after the other: those on clusters are one group, and so is each file.
-    """
-    if not config.getoption("loadgroup", False):  # pytest-xdist sets it in the processes that run tests
-        return
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: _FIRST.index(groups[item]) if groups[item] in _FIRST else len(_FIRST))
+def _group(nodeid: str) -> str:
+    """Tests of one group run in one process, one after the other: those on clusters, or those of one other file."""
+    file = nodeid.partition("::")[0]
+    return "clusters" if file.startswith(_ON_CLUSTERS) and file != _RANKS else file
 
 
-def _group(item: pytest.Item) -> str:
-    if _CLUSTERS & set(getattr(item, "fixturenames", ())):
-        return "clusters"
-    return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How `make test` shares the tests among its processes: by the groups above, in the order of the collection."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByGroup(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that take longest first: the clusters', then those of the ranks."""
+    for item in items:
+        used = _CLUSTERS & set(getattr(item, "fixturenames", ()))
+        if used and _group(item.nodeid) != "clusters" and not item.get_closest_marker("slow"):
+            raise pytest.UsageError(f"{item.nodeid} uses {used.pop()}: name its file in _ON_CLUSTERS, {__file__}")
+    order = ["clusters", _RANKS]
+    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
 
 
 @pytest.fixture
