@@ -19,12 +19,15 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/plca demo --out demo
 
-# The whole suite but the tests marked slow; at most 15 minutes on 2 cores, no GPU.
+# Two processes: one runs the tests on Ray and Slurm clusters, the other meanwhile the rest. tests/conftest.py groups them.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The whole suite but the tests marked slow; at most 12 minutes on 2 cores, no GPU.
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 checks: install
 	$(BIN)/ruff check .

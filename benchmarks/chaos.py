@@ -26,10 +26,10 @@ from typing import Any
 import psutil
 
 from benchmarks.common import save
+from benchmarks.servers.proxy import FaultyProxy
+from benchmarks.servers.seaweed import s3_environment, serving
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.storage import resolve
-from tests.proxy import FaultyProxy
-from tests.seaweed import s3_environment, serving
 
 EVENTS = (
     "SIGKILL of a worker", "SIGKILL of the driver", "SIGTERM", "SIGUSR2", "store away for 12 s",

@@ -35,6 +35,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from PIL import Image
 
 from benchmarks.common import save
+from benchmarks.servers.proxy import FaultyProxy
+from benchmarks.servers.seaweed import s3_environment, serving
 from benchmarks.streaming_loaders import BUCKET, LOADERS, MODULES, SHARD, WORKERS, plca
 from plca_dist.data.codec import decode_image
 from plca_dist.data.datasets.dataset import Sample
@@ -119,8 +121,6 @@ def bytes_read(images: int, endpoint: str, whole: int) -> float:
 
     The second epoch is measured: the first has fetched ahead for it about as much as it fetches ahead for the third.
     """
-    from tests.proxy import FaultyProxy
-
     read = []
     with FaultyProxy(endpoint) as proxy:
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
@@ -144,7 +144,6 @@ def main() -> None:
     missing = [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise SystemExit(f"pip install {' '.join(missing)} boto3: this benchmark compares with them")
-    from tests.seaweed import s3_environment, serving
 
     with tempfile.TemporaryDirectory(prefix="plca-streaming-") as name:
         folder = Path(name)

@@ -1,11 +1,14 @@
-"""The paper's authors' network and file, built from their description alone: nothing of `plca_dist.models` is here."""
+"""The network and the weight file of the paper's authors, built from their description alone.
+
+Nothing of `plca_dist.models` is used here.
+"""
 
 import io
 
 import torch
 from torch import Tensor, nn
 
-#: Rows of their heads.
+#: Classes in the order of the heads' rows.
 ORDER = (
     "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car", "traffic sign", "person", "bicycle",
     "motorcycle", "traffic light", "rider", "bus", "wall", "terrain", "truck", "train",
@@ -43,11 +46,11 @@ class _Backbone(nn.Module):
         for stage, (blocks, width, stride, dilation) in enumerate(
             [(3, 64, 1, 1), (4, 128, 2, 1), (23, 256, 1, 2), (3, 512, 1, 4)], start=1
         ):
-            made = []
+            layers = []
             for i in range(blocks):
-                made.append(_Block(channels, width, stride if i == 0 else 1, dilation, first=i == 0))
+                layers.append(_Block(channels, width, stride if i == 0 else 1, dilation, first=i == 0))
                 channels = 4 * width
-            setattr(self, f"layer{stage}", nn.Sequential(*made))
+            setattr(self, f"layer{stage}", nn.Sequential(*layers))
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.bn1(self.conv1(x)))
@@ -79,7 +82,7 @@ class AuthorsNetwork(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.BatchNorm2d):
-                # Nothing at its start, and the sum over 33 blocks in bounds.
+                # No value stays at its default, and the sum over 33 blocks stays bounded.
                 nn.init.uniform_(module.weight, 0.1, 0.5) if name.endswith("bn3") else nn.init.uniform_(module.weight)
                 nn.init.normal_(module.bias, std=0.1)
                 nn.init.normal_(module.running_mean, std=0.1)
@@ -91,7 +94,7 @@ class AuthorsNetwork(nn.Module):
         return self.classifier[0](self.backbone(bgr_minus_mean_B3HW))
 
     def file(self) -> bytes:
-        """As the authors save it."""
+        """The bytes of a file as the authors save it."""
         buffer = io.BytesIO()
         torch.save({"weights": self.state_dict()}, buffer)
         return buffer.getvalue()

@@ -1,4 +1,7 @@
-"""A pair of images of a few coloured cells, and a network that sees their colours: its cycles can be told by hand."""
+"""A pair of images of a few coloured cells, and a network whose features are the colours.
+
+Its cycles can be worked out by hand.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +15,11 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 class Colours(nn.Module):
-    """Features are the mean colours of cells, and logits too."""
+    """Features are the mean colours of cells; logits are the same values over 20."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))  # says where the network is
+        self.unused = nn.Parameter(torch.zeros(1))  # gives the network a device
 
     def forward(self, image_B3HW: Tensor) -> NetworkOutput:
         features_B3hw = nn.functional.avg_pool2d(image_B3HW.float(), CELL)
@@ -24,17 +27,18 @@ class Colours(nn.Module):
 
 
 def cells(rows: list[list]) -> Tensor:
-    """Values (or colours) of cells -> an image of them."""
+    """Values (or colours) of cells -> an image in which each cell is CELL x CELL pixels."""
     tensor = torch.tensor(rows, dtype=torch.uint8)
     image = tensor.repeat_interleave(CELL, 0).repeat_interleave(CELL, 1)
     return image if image.ndim == 2 else image.permute(2, 0, 1)
 
 
-#: Starts 0, 1, 2 and 3 come back to their own label, start 4 is ignored, start 5 goes to red and so to another label.
+#: Cycles from cells 0, 1, 2 and 3 end at their own label; cell 4 is ignored; the cycle from cell 5 ends at another
+#: label, through red.
 PAIR = Pair(
     cells([[RED, RED, GREEN], [BLUE, RED, (255, 200, 0)]]),
     cells([[0, 0, 1], [2, IGNORE, 1]]),
     cells([[RED, GREEN], [BLUE, (60, 0, 255)]]),
 )
-#: Labels of its target: two of the four cells have one.
+#: Labels of the pair's target; two of the four cells have one.
 TRUTH = cells([[0, 2], [IGNORE, IGNORE]])

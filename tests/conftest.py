@@ -1,27 +1,72 @@
-"""Shared fixtures: quiet, reproducible torch; a real S3 server; one Ray session for the whole run."""
+"""Fixtures that all tests share, and which tests run beside each other."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-# Before torch and ray are imported anywhere: one thread a process on two cores, and what launch/ would set.
+# Before torch and ray are imported anywhere: one thread a process on two cores, and what ray_cluster/ would set.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import torch
 
-from tests.seaweed import S3, s3_environment, serving
+from benchmarks.servers.seaweed import S3, s3_environment, serving
+from tests.clock import Clock
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
     os.environ["TRITON_INTERPRET"] = "1"
 
+#: Fixtures that start clusters: one Ray cluster, one Slurm.
+_CLUSTERS = {"ray_session", "slurm"}
+#: Where tests use them, or start clusters of their own.
+_ON_CLUSTERS = (
+    "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/kuberay/test_job.py",
+    "tests/ray_cluster/", "tests/run/test_prometheus.py", "tests/slurm/",
+)  # fmt: skip
+#: Two to four processes without Ray. Takes longest of the files that run beside the clusters.
+_RANKS = "tests/distributed/test_ranks.py"
+
+
+def _group(nodeid: str) -> str:
+    """Tests of one group run in one process, one after the other: those on clusters, or those of one other file."""
+    file = nodeid.partition("::")[0]
+    return "clusters" if file.startswith(_ON_CLUSTERS) and file != _RANKS else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How `make test` shares the tests among its processes: by the groups above, in the order of the collection."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByGroup(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that take longest first: the clusters', then those of the ranks."""
+    for item in items:
+        used = _CLUSTERS & set(getattr(item, "fixturenames", ()))
+        if used and _group(item.nodeid) != "clusters" and not item.get_closest_marker("slow"):
+            raise pytest.UsageError(f"{item.nodeid} uses {used.pop()}: name its file in _ON_CLUSTERS, {__file__}")
+    order = ["clusters", _RANKS]
+    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    """SeaweedFS with one bucket, for the whole test run."""
+    """SeaweedFS with one bucket. Each process that runs tests has its own, on free ports."""
     with serving(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
 
@@ -43,6 +88,13 @@ def toytown_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toytown")
     prepare_toytown(resolve(str(folder)), size=(32, 64), count=24, progress=lambda what, done, total: None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toytown_settings(toytown_shards: Path) -> list[str]:
+    """Settings with which the shipped recipe `toytown` reads these shards."""
+    uris = [f"{section}.uri={toytown_shards}/{section}" for section in ("source", "target")]
+    return [*uris, f"evaluation.uri={toytown_shards}/val", "source.crop=[32, 64]", "target.crop=[32, 64]"]
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class Reader(HTMLParser):
 
 
 def assert_self_contained(text: str) -> None:
-    """No script, no address, nothing loaded from elsewhere; for phones and the dark."""
+    """Assert that the page has no script and loads nothing, and that it adapts to phones and to dark mode."""
     read = Reader(text)
     links = [(tag, value) for tag, name, value in read.attributes if name in ("src", "href", "srcset", "action")]
     assert {tag for tag, _ in links} <= {"img"}

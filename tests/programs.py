@@ -6,7 +6,7 @@ import pytest
 
 
 def unavailable(reason: str, variable: str) -> None:
-    """Skip for the reason; fail where `variable` is "required", as in CI."""
+    """Skip the test for this reason, or fail it where the environment variable is "required", as in CI."""
     if os.environ.get(variable) == "required":
         pytest.fail(reason)
     pytest.skip(reason)

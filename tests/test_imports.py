@@ -93,3 +93,11 @@ def test_one_file_knows_the_internals_of_deepspeed() -> None:
 def test_every_room_is_listed() -> None:
     found = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert found - {"__init__", "__pycache__"} <= set(ROOMS)
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda p: p.relative_to(BENCHMARKS).as_posix())
+def test_benchmarks_run_without_the_tests(path: Path) -> None:
+    assert not [name for name in _imports(path) if name.split(".")[0] in ("tests", "pytest")]

@@ -1,4 +1,4 @@
-"""What the tests of `plca …` share: refusals, a run, and the arguments of a training that could start."""
+"""Fixtures of the commands' tests: refusals, a finished run, and the arguments of a training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused, with nothing but one line for the person; returns the line."""
+    """Run a command that must be refused with exit code 2 and one line on stderr; return the line."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -34,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def refused_late(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """As `refused`, where progress may be shown before: still one line of ours, and the last."""
+    """As `refused`, for a command that shows progress first: the refusal is one line, and the last."""
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
@@ -61,26 +61,21 @@ def weights() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def training(toytown_shards: Path) -> Callable[..., list[str]]:
+def training(toytown_settings: list[str]) -> Callable[..., list[str]]:
     """The arguments of a training on tiny toytown that could start: `training(storage, *more)`."""
 
     def arguments(storage: Path | str, *more: str) -> list[str]:
-        sets = [part for setting in _settings(toytown_shards) for part in ("--set", setting)]
+        sets = [part for setting in toytown_settings for part in ("--set", setting)]
         return ["train", "toytown", "--storage", str(storage), *sets, *more]
 
     return arguments
 
 
 @pytest.fixture
-def run(tmp_path: Path, toytown_shards: Path, weights: Callable[..., bytes]) -> Path:
-    """A finished run, `runs/made`, as training leaves it, but that its weights are random."""
-    config = load("toytown", [*_settings(toytown_shards), f"storage.uri={tmp_path}/runs"])
+def run(tmp_path: Path, toytown_settings: list[str], weights: Callable[..., bytes]) -> Path:
+    """A finished run, `runs/made`, with the files that training leaves but random weights."""
+    config = load("toytown", [*toytown_settings, f"storage.uri={tmp_path}/runs"])
     made = open_run(config, "made")
     made.claim()
     made.store.write("model.safetensors", weights(LABEL_SETS["toytown"].classes))
     return Path(made.store.root)
-
-
-def _settings(shards: Path) -> list[str]:
-    uris = [f"source.uri={shards}/source", f"target.uri={shards}/target", f"evaluation.uri={shards}/val"]
-    return [*uris, "source.crop=[32, 64]", "target.crop=[32, 64]"]

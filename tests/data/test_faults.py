@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.servers.proxy import FaultyProxy
 from plca_dist.data.codec import encode_label
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.layouts import open_dataset
@@ -23,7 +24,6 @@ from plca_dist.data.shards import Damaged, read_manifest, write_shards
 from plca_dist.data.stream import Batch, Stream
 from plca_dist.errors import UserError
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, Store, StoreAway, resolve, store
-from tests.proxy import FaultyProxy
 
 TOYTOWN = LABEL_SETS["toytown"]
 SCENES = 22

@@ -1,4 +1,7 @@
-"""One undisturbed run on a real Ray cluster with real S3 storage: the measure of every other."""
+"""Fixtures of the tests on a real Ray cluster with real S3 storage.
+
+Every other run is compared with one undisturbed run.
+"""
 
 import json
 import os
@@ -19,8 +22,8 @@ from plca_dist.run.train import train
 from plca_dist.storage import Store, resolve
 
 STEPS, EVERY = 240, 10
-#: Long enough that a kill and a Ctrl-C meet it in its middle, though workers may outlive their driver by seconds;
-#: deterministic, so that bytes can be compared.
+#: A run is so long that a kill and a Ctrl-C arrive before its end, though workers may outlive their driver by seconds.
+#: It is deterministic, so that bytes can be compared.
 SETTINGS = [
     "data=s3://bucket/cluster/shards", "source.uri=source", "target.uri=target", "evaluation.uri=val",
     "source.crop=[32, 64]", "target.crop=[32, 64]", f"schedule.steps={STEPS}", f"checkpoint.every={EVERY}",
@@ -30,7 +33,7 @@ SETTINGS = [
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of one recipe in one place. `steps`: of each; `every`: steps between checkpoints."""
+    """Runs of one recipe in one store. Each has `steps` steps and a checkpoint every `every` steps."""
 
     store: Store
     shards: Store
@@ -41,7 +44,7 @@ class Runs:
         return load("toytown", [*SETTINGS, f"storage.uri={self.store.uri}", *more])
 
     def command(self, name: str, *more: str) -> list[str]:
-        """What a person types after `plca` for the same."""
+        """The arguments of `plca` that start the same run."""
         sets = [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
         return ["train", "toytown", "--name", name, "--storage", self.store.uri, *sets]
 
@@ -49,12 +52,12 @@ class Runs:
         return self.store.read(f"{name}/model.safetensors")
 
     def recorded(self, name: str) -> list[int]:
-        """Steps in the run's metrics."""
+        """The steps in the run's metrics."""
         records = map(json.loads, self.store.read(f"{name}/metrics.jsonl").decode().splitlines())
         return [r["step"] for r in records if "loss/total" in r]
 
     def of_ray(self, name: str) -> list[str]:
-        """What Ray left in the run."""
+        """Names of files that Ray left in the run."""
         return [e.name for e in self.store.list(name) if "/.ray/" in e.name]
 
 
@@ -67,7 +70,7 @@ def runs(ray_session: object) -> Runs:
 
 @pytest.fixture(scope="session")
 def undisturbed(runs: Runs) -> Run:
-    """A run that nothing happened to."""
+    """A run without any fault."""
     return train(runs.config(), "undisturbed", lambda record: None)
 
 
@@ -77,7 +80,7 @@ def training_workers() -> Callable[[int], list[psutil.Process]]:
 
 
 def _training_workers(driver: int) -> list[psutil.Process]:
-    """The processes of ranks, of the cluster that this driver started; none of anyone else's."""
+    """The ranks' processes in the cluster that this driver started, and no other's."""
     below = psutil.Process(driver).children(recursive=True)
     return [p for p in below if any("RayTrainWorker" in word for word in _words(p))]
 
@@ -90,7 +93,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 class Driver:
-    """`plca train` in a process of its own, with its own cluster."""
+    """`plca train` in a process and a cluster of its own."""
 
     def __init__(self, arguments: list[str], **environment: str) -> None:
         self.process = subprocess.Popen(
@@ -112,7 +115,7 @@ class Driver:
         pytest.fail(f"it ended without {part!r}: {self.lines}")
 
     def end(self, sign: signal.Signals | None = None) -> int:
-        """Read to the end, after the signal went to the driver (SIGINT: to all of its terminal's processes)."""
+        """Send the signal (SIGINT to the whole process group, as a terminal does), read to the end, return the code."""
         if sign == signal.SIGINT:
             os.killpg(self.process.pid, sign)
         elif sign:

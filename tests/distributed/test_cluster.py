@@ -64,6 +64,7 @@ def test_a_bad_image_set_is_refused_by_workers_too(
     assert line.startswith(f"plca: {tmp_path}/photos/broken.png cannot be read")
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_the_doctor_finds_all_well(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--storage", "s3://bucket/cluster"]) == 0
     out, err = capfd.readouterr()

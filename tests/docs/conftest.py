@@ -1,4 +1,4 @@
-"""The scratch directory that documents speak of: photos, and the data sets in miniature."""
+"""The directory in which a document's commands run: photos, and small copies of the data sets' layouts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.docs.documents import blocks
 
-#: Image -> its label, where it has one, and the label values that occur, in the published layouts.
+#: By folder, in the published layouts: an image, its label if it has one, and the label values in it.
 _PAIRS = {
     "GTA5": [(f"images/{n:05d}.png", f"labels/{n:05d}.png", range(34)) for n in (1, 2)],
     "SYNTHIA": [(f"RGB/{n:07d}.png", f"GT/LABELS/{n:07d}.png", range(23)) for n in (0, 1)],
@@ -28,7 +28,7 @@ _SIZE = 48, 96
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Work in a directory with what documents take for granted, and with the files that this document shows."""
+    """Change into a directory with the data that documents assume and the files that this document shows."""
 
     def prepare(document: Path) -> None:
         for folder, pairs in _PAIRS.items():

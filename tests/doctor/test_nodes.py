@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from benchmarks.servers.seaweed import S3
 from plca_dist.cli import main
 from plca_dist.doctor.nodes import Node, problems, summary
 from plca_dist.storage import Location, resolve
 from plca_dist.versions import installed
-from tests.seaweed import S3
 
 GIB = 2**30
 NODE = Node("abc", "10.0.0.7 (abc)", cpus=8, gpus=0, object_store_bytes=2 * GIB, metrics="http://10.0.0.7:1/metrics")

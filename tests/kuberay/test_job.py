@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import pytest
 from pyarrow import fs
 
+from benchmarks.servers.seaweed import ACCESS, S3, SECRET, s3_environment
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint.commit import committed
 from tests.kuberay.manifests import ray_object
 from tests.kuberay.pods import Running
-from tests.seaweed import ACCESS, S3, SECRET, s3_environment
 
 TRAIN, TUNE = ray_object("overlays/cpu-smoke/train"), ray_object("overlays/cpu-smoke/tune")
 

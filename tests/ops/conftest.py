@@ -1,4 +1,4 @@
-"""Poisoned memory, blocks so small that a test crosses many of them, and bfloat16 operands on the CPU."""
+"""Fixtures of the operations' tests: poisoned memory, small blocks, bfloat16 operands on the CPU."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from plca_dist.ops import blocks
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """Uninitialized memory is NaN."""
+    """Fill uninitialized memory with NaN."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield
@@ -17,14 +17,14 @@ def poisoned():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of 16 rows, whatever the number of keys."""
+    """Blocks of 16 rows, whatever the number of keys, so that a test crosses many of them."""
     monkeypatch.setattr(blocks, "_CPU_BLOCK", 1)
     monkeypatch.setattr(blocks, "_FEWEST_ROWS", 16)
 
 
 @pytest.fixture
 def emulated_bf16(monkeypatch):
-    """What products="bf16" computes on CUDA, on the CPU: operands in bfloat16, products of them in float32."""
+    """Compute on the CPU as products="bf16" does on CUDA: operands in bfloat16, their products in float32."""
 
     def mm(a, b):
         return a.float() @ b.float() if a.dtype == torch.bfloat16 else a @ b

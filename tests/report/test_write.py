@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.servers.seaweed import S3
 from plca_dist.data.colours import png
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.whole_images import Labelled, Pair, labelled_rows
@@ -33,7 +34,6 @@ from plca_dist.storage import Location, resolve
 from plca_dist.training.evaluation import probabilities
 from plca_dist.training.scores import score
 from tests.html_reader import Reader, assert_self_contained
-from tests.seaweed import S3
 
 RECORDS = [{"step": s, "loss/total": 3.0 / s, "elapsed_s": s / 10} for s in (10, 20, 30)]
 ATTEMPTS = [
@@ -44,15 +44,12 @@ Make = Callable[..., str]
 
 
 @pytest.fixture
-def make(tmp_path: Path, toytown_shards: Path) -> Make:
+def make(tmp_path: Path, toytown_settings: list[str]) -> Make:
     """`make(name, *settings, finished=…, seed=…)`: the URI of a run as training leaves it, but of random weights."""
 
     def made(name: str, *settings: str, finished: bool = True, seed: int = 0, storage: str = "") -> str:
-        uris = [f"source.uri={toytown_shards}/source", f"target.uri={toytown_shards}/target"]
-        uris += [f"evaluation.uri={toytown_shards}/val", f"storage.uri={storage or tmp_path / 'runs'}"]
-        config = load(
-            "toytown", [*uris, "source.crop=[32, 64]", "target.crop=[32, 64]", "schedule.steps=40", *settings]
-        )
+        place = f"storage.uri={storage or tmp_path / 'runs'}"
+        config = load("toytown", [*toytown_settings, place, "schedule.steps=40", *settings])
         run = open_run(config, name)
         run.claim()
         run.store.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in RECORDS).encode())
@@ -358,13 +355,12 @@ def test_runs_of_one_name_are_told_apart(uris: list[str], titles: list[str]) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_a_run_on_its_way_has_the_pictures_of_its_newest_checkpoint(tmp_path: Path, toytown_shards: Path) -> None:
-    uris = [
-        f"{name}.uri={toytown_shards}/{at}" for name, at in (("source",) * 2, ("target",) * 2, ("evaluation", "val"))
-    ]
-    crops = ["source.crop=[32, 64]", "target.crop=[32, 64]", f"storage.uri={tmp_path}", "cluster.workers=1"]
+def test_a_run_on_its_way_has_the_pictures_of_its_newest_checkpoint(
+    tmp_path: Path, toytown_settings: list[str]
+) -> None:
     steps = ["schedule.steps=4", "checkpoint.every=2", "log.every=1"]
-    run = train(load("toytown", [*uris, *crops, *steps]), "run", lambda record: None)
+    settings = [*toytown_settings, f"storage.uri={tmp_path}", "cluster.workers=1", *steps]
+    run = train(load("toytown", settings), "run", lambda record: None)
     run.store.delete("model.safetensors")
     read, files = reported(run.store.uri)
     assert "panels.png" in files

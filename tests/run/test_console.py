@@ -7,13 +7,7 @@ import pytest
 from plca_dist.messages import Message
 from plca_dist.run.console import Console, evaluation_line
 from plca_dist.terminal import Counter, Counters, Pace, duration
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 class Terminal(io.StringIO):
@@ -42,11 +36,6 @@ TERMS = {
     "loss/cross_entropy": 0.9, "loss/feature": 12.345, "loss/smoothing_source": 0.5,
     "consistent/feature": 0.62, "consistent/prediction": 0.71, "gpu_memory_gb": 11.26,
 }  # fmt: skip
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

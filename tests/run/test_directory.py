@@ -13,9 +13,8 @@ from plca_dist.run.directory import Run, open_run, portable
 
 
 @pytest.fixture
-def settings(tmp_path: Path, toytown_shards: Path) -> list[str]:
-    uris = [f"{name}.uri={toytown_shards}/{name}" for name in ("source", "target")]
-    return [*uris, f"evaluation.uri={toytown_shards}/val", f"storage.uri={tmp_path}/runs"]
+def settings(tmp_path: Path, toytown_settings: list[str]) -> list[str]:
+    return [*toytown_settings, f"storage.uri={tmp_path}/runs"]
 
 
 def config(settings: list[str], *more: str) -> Config:

@@ -54,7 +54,7 @@ def stop_requests(monkeypatch: pytest.MonkeyPatch) -> list[StopRequests]:
 
 
 @pytest.fixture
-def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
+def story(tmp_path: Path, toytown_settings: list[str], monkeypatch: pytest.MonkeyPatch) -> Story:
     """`story(events, max_failures)`: a run in which `fit` meets the events in turn; what was said, and how it ended.
 
     An event is a step that a checkpoint reaches, an exception or a leaving of the workers that ends the attempt, or
@@ -88,11 +88,10 @@ def story(tmp_path: Path, toytown_shards: Path, monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(under_test, "fit", fit)
         said: list[str] = []
-        sets = [f"{name}.uri={toytown_shards}/{name}" for name in ("source", "target")]
         config = load(
             "toytown",
             [
-                *sets,
+                *toytown_settings,
                 "evaluation.uri=null",
                 "schedule.steps=300",
                 f"storage.uri={tmp_path}",

@@ -8,13 +8,7 @@ import pytest
 
 from plca_dist.search.console import SearchConsole
 from plca_dist.search.trials import State, Trial
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 class Terminal(io.StringIO):
@@ -49,11 +43,6 @@ def trial(k: int, state: State = "running", step: int = 0, *densities: float, no
     curve = [{"step": 5 * (n + 1), "criteria/neighbourhood_density": d} for n, d in enumerate(densities)]
     seconds = None if state in ("running", "waiting") else 65.0
     return Trial(f"t{k}", {"objective.lovasz": 0.25 * k}, state, step, 20, curve, note, seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

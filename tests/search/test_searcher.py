@@ -34,9 +34,8 @@ GRID = GRID.replace("trials: 4", "algorithm: grid")
 
 
 @pytest.fixture
-def base(tmp_path: Path, toytown_shards: Path) -> Config:
-    uris = [f"{name}.uri={toytown_shards}/{name}" for name in ("source", "target")]
-    return load("toytown", [*uris, f"evaluation.uri={toytown_shards}/val", f"storage.uri={tmp_path}/runs"])
+def base(tmp_path: Path, toytown_settings: list[str]) -> Config:
+    return load("toytown", [*toytown_settings, f"storage.uri={tmp_path}/runs"])
 
 
 def opened(base: Config, text: str = SPACE) -> Search:

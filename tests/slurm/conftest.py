@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine, from the system's packages; runs without the system's own set-up."""
+"""A real Slurm of two nodes on this machine. It uses the system's programs, but not the system's configuration."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.slurm.cluster import PROGRAMS, Slurm, missing
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    """Nodes n1 and n2, of two CPUs and one GPU each as Slurm sees them. Jobs run the project of this interpreter."""
+    """Nodes n1 and n2; Slurm counts two CPUs and one GPU in each. Jobs run the project of this interpreter."""
     if absent := missing():
         reason = f"{', '.join(absent)} not found (apt-get install slurm-wlm munge installs {', '.join(PROGRAMS)})"
         unavailable(reason, "PLCA_TESTS_SLURM")

