@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from plca_dist import recipe
 from plca_dist.config import Config
-from plca_dist.messages import Message, RunEvent
+from plca_dist.messages import Message, Record, RunEvent
 from plca_dist.storage import Store, resolve
 from plca_dist.training import watchdog
 from plca_dist.training.build import fresh_network
@@ -91,6 +91,10 @@ class ShownRun:
 
     store: Store
     shown: list[RunEvent] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[Record]:
+        return [event for event in self.shown if not isinstance(event, Message)]
 
     @property
     def messages(self) -> list[str]:

@@ -59,7 +59,7 @@ def test_without_labels_there_are_the_criteria_and_no_miou(whole: Any, config: C
     assert {k: found[-1][k] for k in KEYS} == expected
     outcome = json.loads((whole.path / "evaluation.json").read_text())
     assert outcome == {"step": 6, "unlabelled": IMAGES, "criteria": expected}
-    assert [r for r in whole.shown if set(KEYS) <= set(r)] == found
+    assert [r for r in whole.records if set(KEYS) <= set(r)] == found
     assert [c.miou for c in committed(whole.store)] == [None, None]
 
 
@@ -129,7 +129,7 @@ def test_told_to_leave_it_puts_the_evaluation_off(
         train(config, tmp_path, stop_reason=lambda: "SIGTERM" if next(calls) >= call else None)
     assert step not in [r["step"] for r in evaluations(SimpleNamespace(store=resolve(str(tmp_path))))]
     again = train(config, tmp_path)
-    assert [r["step"] for r in again.shown if set(KEYS) <= set(r)] == list(range(step, 7, 2))
+    assert [r["step"] for r in again.records if set(KEYS) <= set(r)] == list(range(step, 7, 2))
     assert evaluations(again) == evaluations(whole)
     for file in ("evaluation.json", "model.safetensors"):
         assert (tmp_path / file).read_bytes() == (whole.path / file).read_bytes(), file
