@@ -27,7 +27,7 @@ _ON_CLUSTERS = (
     "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/kuberay/test_job.py",
     "tests/ray_cluster/", "tests/run/test_prometheus.py", "tests/slurm/",
 )  # fmt: skip
-#: Two to four processes without Ray. Takes longest of the files that run beside the clusters.
+#: It starts two to four processes, but no cluster.
 _RANKS = "tests/distributed/test_ranks.py"
 
 
@@ -50,13 +50,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that take longest first: the clusters', then those of the ranks."""
+    """Put the tests on clusters first: they take longest."""
     for item in items:
         used = _CLUSTERS & set(getattr(item, "fixturenames", ()))
         if used and _group(item.nodeid) != "clusters" and not item.get_closest_marker("slow"):
             raise pytest.UsageError(f"{item.nodeid} uses {used.pop()}: name its file in _ON_CLUSTERS, {__file__}")
-    order = ["clusters", _RANKS]
-    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
+    items.sort(key=lambda item: _group(item.nodeid) != "clusters")
 
 
 @pytest.fixture

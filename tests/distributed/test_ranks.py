@@ -26,6 +26,9 @@ from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate
 from plca_dist.training.watchdog import EXIT_CODE
 
+#: The first test waits for all processes, which share two cores with the tests that run beside it.
+pytestmark = pytest.mark.timeout(600)
+
 SCENES = 28
 IMAGES = SCENES // 4  # to evaluate on: 7, which two ranks cannot share evenly
 LAST = "step-00000006-of-2"
