@@ -25,7 +25,7 @@ _CLUSTERS = {"ray_session", "slurm"}
 #: Where tests use them, or start clusters of their own.
 _ON_CLUSTERS = (
     "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/kuberay/test_job.py",
-    "tests/ray_cluster/", "tests/run/test_prometheus.py", "tests/slurm/",
+    "tests/ray_cluster/test_abandoned.py", "tests/run/test_prometheus.py", "tests/slurm/",
 )  # fmt: skip
 #: It starts two to four processes, but no cluster.
 _RANKS = "tests/distributed/test_ranks.py"

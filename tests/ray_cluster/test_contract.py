@@ -122,7 +122,7 @@ def test_a_hook_that_ray_renames_is_refused_at_import() -> None:
         train.require_hooks(FixedScalingPolicy, "_ask_for_room")
 
 
-@pytest.mark.parametrize("module", ["run.attempt", "search.tune", "ray_cluster.connect", "inference.distribute"])
+@pytest.mark.parametrize("module", ["run.attempt", "search.tune"])
 def test_switches_are_set_before_ray_is_imported(module: str) -> None:
     code = (
         "import builtins, os, sys\n"
