@@ -1,4 +1,4 @@
-"""A headless Chromium that opens pages, spoken to over a pipe: no port, nothing but the program needed."""
+"""A headless Chromium that opens pages. Tests speak to it over a pipe, so that no port and no library is needed."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from typing import Any, Self
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _ANSWER_S = 60.0
 _NOISE = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-gpu")
-#: Moves two descriptors to 3 and 4, wherever they are, and becomes another program.
+#: Moves two descriptors to 3 and 4 and becomes another program.
 _START = """import fcntl, os, sys
 for number, fd in enumerate([fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]], 3):
     os.dup2(fd, number)
@@ -27,10 +27,10 @@ def program() -> str | None:
 
 @dataclass
 class Opened:
-    """A page as the browser has it.
+    """A page that the browser has loaded.
 
     Attributes:
-        requests: URLs that it asked for beyond its own, those within the page (data:) left out.
+        requests: URLs that the page asked for beside its own, without those within it (data:).
         complaints: messages of the console and of the browser.
     """
 
@@ -41,9 +41,9 @@ class Opened:
 
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        found = self.browser.call("Runtime.evaluate", self.session, expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        answer = self.browser.call("Runtime.evaluate", self.session, expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def screenshot(self, file: Path) -> None:
         """The whole page, from top to bottom."""
@@ -61,24 +61,24 @@ class Chromium:
         self._rest = b""
 
     def __enter__(self) -> Self:
-        there, self._write = os.pipe()
-        self._read, back = os.pipe()
-        found = program()
-        assert found
+        commands, self._write = os.pipe()
+        self._read, answers = os.pipe()
+        executable = program()
+        assert executable
         # --no-sandbox because tests may run as root.
-        asked = ["--headless", "--no-sandbox", *_NOISE, "--remote-debugging-pipe", f"--user-data-dir={self._profile}"]
+        options = ["--headless", "--no-sandbox", *_NOISE, "--remote-debugging-pipe", f"--user-data-dir={self._profile}"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(there), str(back), found, *asked],
-            pass_fds=(there, back),
+            [sys.executable, "-c", _START, str(commands), str(answers), executable, *options],
+            pass_fds=(commands, answers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(there)
-        os.close(back)
+        os.close(commands)
+        os.close(answers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._write)  # it ends when nobody speaks to it any more
+        os.close(self._write)  # the browser ends when its pipe is closed
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -87,7 +87,7 @@ class Chromium:
         os.close(self._read)
 
     def open(self, url: str, width: int, height: int = 900, *, dark: bool = False) -> Opened:
-        """The page at `url` in a window of that size, loaded."""
+        """Load the page at `url` in a window of that size."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self._pages[session] = Opened(self, session)
@@ -106,33 +106,34 @@ class Chromium:
         return page
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> Any:
-        """The answer to a command; what happens in pages meanwhile is noted in them."""
+        """The answer to a command. Events of pages that arrive before it are noted in the pages."""
         self._calls += 1
-        message = {"id": self._calls, "method": method, "params": parameters}
-        os.write(self._write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
+        command = {"id": self._calls, "method": method, "params": parameters}
+        os.write(self._write, json.dumps(command | ({"sessionId": session} if session else {})).encode() + b"\0")
         while True:
-            told = self._next()
-            if told.get("id") == self._calls:
-                assert "error" not in told, told
-                return told["result"]
-            self._note(told)
+            message = self._next()
+            if message.get("id") == self._calls:
+                assert "error" not in message, message
+                return message["result"]
+            self._note(message)
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            got = os.read(self._read, 1 << 20)
-            assert got, "the browser has gone"
-            self._rest += got
+            data = os.read(self._read, 1 << 20)
+            assert data, "the browser has gone"
+            self._rest += data
         line, _, self._rest = self._rest.partition(b"\0")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        message: dict[str, Any] = json.loads(line)
+        return message
 
-    def _note(self, told: dict[str, Any]) -> None:
-        page, what, about = self._pages.get(told.get("sessionId", "")), told.get("method"), told.get("params", {})
+    def _note(self, event: dict[str, Any]) -> None:
+        page, method = self._pages.get(event.get("sessionId", "")), event.get("method")
+        parameters = event.get("params", {})
         if page is None:
             return
-        if what == "Network.requestWillBeSent" and not about["request"]["url"].startswith("data:"):
-            page.requests.append(about["request"]["url"])
-        elif what == "Log.entryAdded":
-            page.complaints.append(about["entry"]["text"])
-        elif what in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
-            page.complaints.append(json.dumps(about))
+        if method == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith("data:"):
+            page.requests.append(parameters["request"]["url"])
+        elif method == "Log.entryAdded":
+            page.complaints.append(parameters["entry"]["text"])
+        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown"):
+            page.complaints.append(json.dumps(parameters))

@@ -13,7 +13,7 @@ _HOSTILE = """<script>alert("1")</script>'&amp;{{ 7 * 191 }}{% raw %}{# left out
 
 
 class Reader(HTMLParser):
-    """Text, tags, attributes and rows of a page; complains where a tag is not closed in order."""
+    """Text, tags, attributes and rows of a page. Fails where a tag is not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Reader(HTMLParser):
 
 
 def assert_self_contained(text: str) -> None:
-    """No script, no address, nothing loaded from elsewhere; for phones and the dark."""
+    """The page has no script and no address and loads nothing. It has a dark style and a viewport for phones."""
     read = Reader(text)
     links = [(tag, value) for tag, name, value in read.attributes if name in ("src", "href", "srcset", "action")]
     assert {tag for tag, _ in links} <= {"img"}
@@ -63,12 +63,12 @@ def assert_self_contained(text: str) -> None:
 
 
 def hostile(place: str) -> str:
-    """A text that HTML and the templates would take for their own; `place` tells where it goes."""
+    """A text with markup of HTML and of templates; `place` names where it stands."""
     return f"{place} {_HOSTILE}"
 
 
 def assert_escaped(text: str, places: Iterable[str]) -> None:
-    """The page shows the hostile text of every place as it is, and nothing of it became markup."""
+    """The page shows the hostile text of every place literally; none of it became markup."""
     read = Reader(text)
     shown = [*read.text, *(value for _, name, value in read.attributes if name == "alt")]
     assert [place for place in places if not any(hostile(place) in piece for piece in shown)] == []
