@@ -1,4 +1,4 @@
-"""Cycles of a pair: told by hand, and those of the loss and of searches."""
+"""Cycles of a pair: against cycles worked out by hand, those of the loss, and those of searches."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The fullest page that there can be, in a real browser: on a desk and on a phone, in the light and in the dark."""
+"""A page with everything in it, in a real browser: desktop and phone, light and dark."""
 
 from collections.abc import Iterator
 from pathlib import Path

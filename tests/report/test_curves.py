@@ -1,4 +1,4 @@
-"""Curves: sizes, which charts there are, and that the values that were recorded are the ones drawn."""
+"""Curves: their sizes, which charts there are, and that they show the recorded values."""
 
 import io
 from typing import Literal

@@ -40,7 +40,7 @@ def similarity_of(a_NC: Tensor, b_MC: Tensor, similarity: str) -> Tensor:
 def written_out(
     source_NC: Tensor, target_MC: Tensor, labels_N: Tensor, j: int, ratio: float, similarity: str, contrast: bool
 ) -> Tensor:
-    """What `diffused` says, one equation after the other."""
+    """The equations in the docstring of `diffused`, one after the other."""
     target_MC = target_MC.clone().requires_grad_()
     weight = similarity_of(target_MC, target_MC, similarity)
     if similarity == "cosine" or contrast:
@@ -104,11 +104,11 @@ def found(network: Network, pair: Pair) -> DiffusionPicture:
 
 
 def heat(png: bytes, panel: int, count: int) -> np.ndarray:
-    """Where a panel, without its title and edges, is not in the colour of the scale's low end (or is the mark)."""
+    """Mask of a panel without title and edges: True where the colour is not that of the scale's low end."""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     width = pixels.shape[1] // count
     inside = pixels[32 : pixels.shape[0] - 60, panel * width + 12 : (panel + 1) * width - 12]
-    # Under the colour lies grey: how much more red than green there is, is the colour's.
+    # Grey lies under the colour, so the difference of red and green is the colour's alone.
     red, green, _ = matplotlib.colormaps["viridis"](0.0)[:3]
     return abs(inside[..., 0] - inside[..., 1] - 0.6 * 255 * (red - green)) > 3
 

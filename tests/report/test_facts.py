@@ -1,4 +1,4 @@
-"""Facts say what the recipe says and what was measured, and nothing that is not known."""
+"""Facts come from the recipe and the records; an unknown fact is left out."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""mIoU of single images by hand, and which of them are shown."""
+"""The mIoU of single images against values worked out by hand, and the choice of images."""
 
 import math
 from pathlib import Path

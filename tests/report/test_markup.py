@@ -1,4 +1,4 @@
-"""Templates: what they lack is an error, and a wheel has them all."""
+"""Templates: a missing value is an error, and a wheel holds every template."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page is parsed: it nests, needs no network, says everything, and takes no markup from outside."""
+"""The page, parsed: its tags nest, it needs no network, it shows all values, and text from outside is escaped."""
 
 import numpy as np
 import pytest

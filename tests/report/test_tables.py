@@ -1,4 +1,4 @@
-"""Tables are compared with what they must look like, character by character."""
+"""Tables are compared with the expected text, character by character."""
 
 import json
 

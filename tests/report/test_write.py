@@ -1,4 +1,4 @@
-"""`report`: what of runs gets onto the page, also of those that are not finished, and what is refused."""
+"""`report`: the page of finished and unfinished runs, and what is refused."""
 
 import json
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def reported(*places: str, options: PictureOptions | None = None, out: str | Non
 
 
 def move(place: str, before: str, after: str) -> None:
-    """In the recipe of the run at `place`, data at `before` is at `after`."""
+    """Change the place of data in the recipe of the run at `place`."""
     recipe = resolve(place).read("recipe.yaml").decode()
     assert before in recipe
     resolve(place).write("recipe.yaml", recipe.replace(before, after).encode())

@@ -1,4 +1,4 @@
-"""What is written to a terminal and to a log file, with a clock that stands still until it is moved."""
+"""The output on a terminal and in a log file, with a clock that the test moves."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""A search in a log, line by line, and on a terminal whose cursor is followed."""
+"""The output of a search: in a log line by line, and on a simulated terminal."""
 
 import io
 import re

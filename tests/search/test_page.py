@@ -1,4 +1,4 @@
-"""The page of a search is parsed and its pictures looked at: what stands where, in which colour."""
+"""The page of a search, parsed, and its charts, by the colours of their pixels."""
 
 import io
 import math
@@ -129,7 +129,7 @@ def test_text_from_outside_is_shown_as_it_is() -> None:
 
 
 def _pixels(png: bytes, colour: tuple[int, int, int]) -> np.ndarray:
-    """Where a picture (H, W, 3) is of this colour but for rounding, (n, 2): row, column."""
+    """Row and column of the pixels that have this colour but for rounding, (n, 2)."""
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     return np.argwhere((np.abs(picture.astype(int) - colour) <= 1).all(-1))
 
@@ -173,7 +173,7 @@ def test_a_logarithmic_axis_gives_every_decade_the_same_room() -> None:
     trials = [trial(k, values={"a.b": 10.0 ** (k - 4)}) for k in range(3)]
 
     def columns(logarithmic: list[str]) -> list[float]:
-        """Middles of the three points, from the left; the best is the last."""
+        """The columns of the three points' middles, from the left; the best is the last."""
         png = value_charts(trials, "neighbourhood_density", logarithmic)["b"]
         others = _pixels(png, OTHER)[:, 1]
         cut = (others.min() + others.max()) / 2

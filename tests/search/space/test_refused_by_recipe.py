@@ -1,4 +1,4 @@
-"""What a recipe cannot take is refused before anything starts, and which keys may vary at all."""
+"""Spaces that do not fit a recipe are refused before anything starts; and which keys may vary at all."""
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_target_miou_needs_labels(toytown: Config) -> None:
 
 
 def test_what_may_vary_is_what_decides_the_result(toytown: Config) -> None:
-    """Each key of the tree: it varies where two values make two runs, but for the length; else it is refused."""
+    """A key may vary if two values of it make two different runs, but not the length of a run. Others are refused."""
     for key in keys():
         decides = key in toytown.identity() and key not in ("schedule.steps", "deepspeed")
         if decides:

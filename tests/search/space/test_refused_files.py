@@ -1,4 +1,4 @@
-"""What is refused while a space file is read, before any recipe: in one line, with the fix."""
+"""Space files that are refused when they are read, in one line that names the fix."""
 
 import pytest
 

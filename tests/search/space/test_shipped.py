@@ -1,4 +1,4 @@
-"""The space files in tune_spaces/: each fits the recipes, and is what it says it is."""
+"""The space files in tune_spaces/: each fits the recipes and keeps its promises."""
 
 from dataclasses import asdict
 from pathlib import Path

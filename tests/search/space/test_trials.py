@@ -1,4 +1,4 @@
-"""What comes of a space: its settings, the values of a grid, and the recipes of trials."""
+"""The contents of a space: its settings, the values of a grid, and the recipes of trials."""
 
 import itertools
 from typing import Any
