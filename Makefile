@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/plca demo --out demo
 
-# Two processes: one runs the tests on Ray and Slurm clusters, the other meanwhile the rest. tests/conftest.py groups them.
-PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three processes: two run the tests on clusters, which wait most of the time, the third the rest. tests/conftest.py
+# groups them.
+PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The whole suite but the tests marked slow; at most 12 minutes on 2 cores, no GPU.
 test: install
