@@ -1,4 +1,4 @@
-"""The one typed tree of settings, and the identity by which two runs are the same run.
+"""The one typed tree of settings, and a run's identity: the settings that decide its result.
 
 A recipe is a YAML file with these sections; `--set a.b=value` changes one key. Everything is checked before anything
 starts: an error names the key, the value, the allowed values, and the nearest key that exists.

@@ -15,14 +15,17 @@ class UserError(Exception):
 
 
 class RunFailed(RuntimeError):
-    """Work stopped for a reason that better input would not have prevented; the message says which and what it left.
+    """Work stopped, and other input would not have prevented it. The message says why it stopped and what it left.
 
     The command line prints it as one line and exits with code 1.
     """
 
 
 class RunPreempted(RuntimeError):
-    """The run was told to leave and left; the message says by whom and where it stands. Exit code 85: requeue it."""
+    """A run or search left because it was asked to. The message says why and where it stands.
+
+    Exit code 85: requeue it.
+    """
 
 
 class TrainingFault(RuntimeError):

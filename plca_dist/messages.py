@@ -40,6 +40,9 @@ class Message:
 
 RunEvent = Record | Message
 
+#: Takes what is counted, the number done, and the number in all.
+Progress = Callable[[str, int, int], None]
+
 
 @contextmanager
 def warnings_shown(show: Callable[[Message], None]) -> Iterator[None]:

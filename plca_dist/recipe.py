@@ -12,7 +12,7 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
-#: Of safe YAML; libyaml's is several times as fast, and `plca recipes` reads ten files.
+#: Loads safe YAML. libyaml's loader is several times as fast, and `plca recipes` reads ten files.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -174,6 +174,6 @@ def _explain(error: ValidationError, known: Sequence[str]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
     end = "" if message.endswith("?") and not more else "."
-    # What concerns several keys names them itself.
+    # A message about several keys names these keys itself.
     place = f"{key}{shown}: " if key else ""
     return f"{place}{message[0].lower() + message[1:]}{more}{end}"

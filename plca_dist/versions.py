@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-#: Whose versions must be the same on all nodes.
+#: The packages whose versions must be the same on all nodes.
 PACKAGES = ("plca-dist", "torch", "ray", "deepspeed")
 
 

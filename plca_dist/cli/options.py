@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from plca_dist.config import ClusterSettings
     from plca_dist.inference.distribute import InferenceJob
 
-#: What `add` of a command's file is given.
+#: The argument of `add` in each command's file.
 Commands: TypeAlias = "argparse._SubParsersAction[Command]"
 
 PLACE = "a run's directory or URI, RUN/checkpoints/step-…, or a .safetensors file"

@@ -18,7 +18,7 @@ from plca_dist.cli import (
 )
 from plca_dist.cli.options import Command
 
-#: In the order of the help. Each has `add`, which makes the command's parser and names its body there.
+#: The commands, in the order of the help. `add` of each makes the command's parser and sets its `body`.
 _COMMANDS = (demo, train, tune, evaluate, predict, report, export, import_weights, shards, recipes, doctor)
 
 

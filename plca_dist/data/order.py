@@ -100,10 +100,6 @@ class Order:
         # Prefetching across the end of an epoch needs two orders; the third is for a look back.
         self._cached = lru_cache(maxsize=3)(self._make)
 
-    def epoch(self, step: int) -> int:
-        """e = floor(step / T)."""
-        return step // self.steps_per_epoch
-
     def epoch_order(self, epoch: int) -> np.ndarray:
         """The global row indices (N,) int64 of one epoch in reading order; read-only."""
         return self._cached(epoch)

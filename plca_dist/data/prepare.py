@@ -1,13 +1,11 @@
 """From a data set's name to shards in a store, for `plca shards` and `plca demo`."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.shards import Manifest, write_shards
+from plca_dist.messages import Progress
 from plca_dist.storage import Store
-
-Progress = Callable[[str, int, int], None]
 
 #: Scenes in each training set of toytown; a demo sees each a few times. A quarter as many are for evaluation.
 TOYTOWN_COUNT = 480

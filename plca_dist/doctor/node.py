@@ -1,4 +1,4 @@
-"""The look of a node of the cluster at itself, for `plca doctor --cluster`.
+"""The checks that a node of the cluster makes of itself, for `plca doctor --cluster`.
 
 This module travels to the node by value, so that it works where this package is missing, which is one of the findings.
 So it imports nothing but the standard library and versions.py, which travels with it, and takes plain values only.

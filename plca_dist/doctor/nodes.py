@@ -178,6 +178,8 @@ def problems(node: Node, answer: Mapping[str, Any], here: Mapping[str, str | Non
         listed.append(f"Python {answer['python']} there, {platform.python_version()} here; install the same on both.")
     for package, version in here.items():
         there = answer["versions"][package]
+        if there is None and version is None:
+            continue
         if there is None:
             listed.append(
                 f"{package} is not installed; install {package}=={version} in that node's image or environment."

@@ -8,12 +8,12 @@ from typing import Any
 
 from plca_dist.config import ClusterSettings
 from plca_dist.data.label_table import label_table
-from plca_dist.data.prepare import Progress
 from plca_dist.data.shards import read_manifest
 from plca_dist.data.whole_images import labelled_samples
 from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.inference.load import TrainedNetwork, load_trained
+from plca_dist.messages import Progress
 from plca_dist.run_files import EVALUATIONS
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, file_at, probe, resolve
 from plca_dist.training.evaluation import Counts, evaluate, ratios

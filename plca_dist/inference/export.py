@@ -29,7 +29,7 @@ def import_authors(file: Location, out: Location) -> tuple[str, LabelSet]:
     """Turn a file of the paper's authors into a .safetensors file, which evaluation, prediction and training take.
 
     Returns:
-        The URI of the weight file, and the label set that its classes are now in the order of.
+        The URI of the weight file, and the label set whose order its classes now have.
 
     Raises:
         UserError: no such file, one that is not of the authors' form, an `out` that exists or is no .safetensors.

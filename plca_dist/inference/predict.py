@@ -9,10 +9,10 @@ from plca_dist.config import ClusterSettings
 from plca_dist.data.codec import encode_label, verified_image
 from plca_dist.data.colours import colour, overlay, png
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
-from plca_dist.data.prepare import Progress
 from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.inference.load import load_trained
+from plca_dist.messages import Progress
 from plca_dist.storage import Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
 

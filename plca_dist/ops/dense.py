@@ -96,7 +96,7 @@ def cycle(
     cosine: bool = False,
     ignore_index: int = 255,
 ) -> Cycle:
-    """Eq. 2-4: the match of every source position, and the match of that.
+    """Eq. 2-4: the best target of every source position, and the best source of that target.
 
     `labels` (B, N) are integers; those equal to `ignore_index` do not start a cycle, but remain candidates.
     Raises ValueError where the shapes do not fit together.

@@ -15,28 +15,28 @@ _SETTLE_S = 5.0
 _POLL_S = 0.25
 
 
-def width(config: Config, ours: Iterable[str] = ()) -> int | None:
+def possible_world_size(config: Config, own_nodes: Iterable[str] = ()) -> int | None:
     """The largest world size that the recipe allows and the cluster can hold now; None: not even the smallest.
 
     Args:
-        ours: the node of each worker of this run that trains now; the places of these workers count as free.
+        own_nodes: the node of each worker of this run that trains now; the places of these workers count as free.
     """
-    return _widest(config, _places(config.cluster, available_resources(), Counter(ours)))
+    return _largest_world_size(config, _room_for_workers(config.cluster, available_resources(), Counter(own_nodes)))
 
 
-def next_width(config: Config) -> tuple[int, bool]:
+def next_world_size(config: Config) -> tuple[int, bool]:
     """The world size of the next attempt, and whether the cluster can hold it now. If not, Ray waits for room."""
     deadline = time.monotonic() + _SETTLE_S
-    most = _widest(config, _places(config.cluster, total_resources(), Counter()))
-    while (now := width(config)) != most and time.monotonic() < deadline:
+    most = _largest_world_size(config, _room_for_workers(config.cluster, total_resources(), Counter()))
+    while (now := possible_world_size(config)) != most and time.monotonic() < deadline:
         time.sleep(_POLL_S)
     return now or config.world_sizes[0], now is not None
 
 
 def hopeless(config: Config) -> bool:
     """Whether the cluster can never hold the run: PLCA_CLUSTER_FIXED=1, and it is too small even when all is free."""
-    whole = _places(config.cluster, total_resources(), Counter())
-    return os.environ.get("PLCA_CLUSTER_FIXED") == "1" and _widest(config, whole) is None
+    whole = _room_for_workers(config.cluster, total_resources(), Counter())
+    return os.environ.get("PLCA_CLUSTER_FIXED") == "1" and _largest_world_size(config, whole) is None
 
 
 def shortage(config: Config) -> str:
@@ -51,11 +51,13 @@ def shortage(config: Config) -> str:
     return f"the recipe wants {' and '.join(short) or f'nodes for {workers} workers'}"
 
 
-def _widest(config: Config, places: int) -> int | None:
+def _largest_world_size(config: Config, places: int) -> int | None:
     return max((n for n in config.world_sizes if n <= places), default=None)
 
 
-def _places(wanted: ClusterSettings, resources: Mapping[str, Mapping[str, float]], ours: Counter[str]) -> int:
+def _room_for_workers(
+    wanted: ClusterSettings, resources: Mapping[str, Mapping[str, float]], own_nodes: Counter[str]
+) -> int:
     """The number of workers that the remaining nodes can hold, those of this run included."""
     leave = draining_nodes()
     places = 0
@@ -65,5 +67,5 @@ def _places(wanted: ClusterSettings, resources: Mapping[str, Mapping[str, float]
         more = int(free.get("CPU", 0) // wanted.cpus_per_worker)
         if wanted.gpu:
             more = min(more, int(free.get("GPU", 0)))
-        places += more + ours[node]
+        places += more + own_nodes[node]
     return places

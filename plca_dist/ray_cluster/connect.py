@@ -15,7 +15,7 @@ from plca_dist.errors import UserError, first_line
 from plca_dist.ray_cluster import LOCAL_CLUSTER
 from plca_dist.ray_cluster.internals import core
 
-#: For every worker process. Unless dynamo is off, DeepSpeed compiles an optimizer that nobody uses when it is imported.
+#: For every worker process. The import of DeepSpeed compiles an optimizer that nobody uses, unless dynamo is off.
 #: OpenMP's threads spin while they wait, and starve other work on the same cores.
 WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 

@@ -34,7 +34,10 @@ class Left(NamedTuple):
 
 
 class _Actor:
-    """Attempts are numbered: a worker of an earlier one, which may live on for a while, changes nothing."""
+    """The mailbox itself, in a process of its own.
+
+    Attempts are numbered: a worker of an earlier one, which may live on for a while, changes nothing.
+    """
 
     def __init__(self) -> None:
         self._events: list[Any] = []
@@ -144,7 +147,7 @@ def mailbox(show: Callable[[Any], None], reason: Callable[[], str | None]) -> It
 
 
 def listen(actor: Any) -> Callable[[], str | None]:
-    """A worker's `TrainContext.stop_reason`, which the driver gives. A thread asks until there is one."""
+    """Returns the `stop_reason` of a worker's TrainContext. A thread asks the mailbox until the driver has a reason."""
     heard: list[str] = []
 
     def ask() -> None:

@@ -69,7 +69,7 @@ def facts(
     return {name: text for name, text in table.items() if text}
 
 
-def differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
+def recipe_differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
     """The keys in which the recipes of runs differ, with the value of each run."""
     differing = {}
     for key in keys():

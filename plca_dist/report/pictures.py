@@ -10,12 +10,12 @@ from torch import Tensor
 from plca_dist.config import ClusterSettings, Config
 from plca_dist.data.label_table import label_table
 from plca_dist.data.labels import LabelSet
-from plca_dist.data.prepare import Progress
 from plca_dist.data.shards import read_manifest
 from plca_dist.data.whole_images import Labelled, Pair, labelled_rows, share, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, job_from, loaded
 from plca_dist.inference.load import TrainedNetwork
+from plca_dist.messages import Progress
 from plca_dist.report.association_picture import association_picture
 from plca_dist.report.associations import LEVELS
 from plca_dist.report.diffusion_picture import diffusion_picture

@@ -6,12 +6,12 @@ from itertools import groupby
 
 from plca_dist.data.colours import png
 from plca_dist.data.labels import LabelSet, label_set
-from plca_dist.data.prepare import Progress
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.load import load_trained
+from plca_dist.messages import Progress
 from plca_dist.report import page, pictures
 from plca_dist.report.curves import charts, curves, marks
-from plca_dist.report.facts import differences, facts
+from plca_dist.report.facts import facts, recipe_differences
 from plca_dist.report.panels import legend, panel_rows
 from plca_dist.report.pictures import PictureOptions, Subject
 from plca_dist.report.read import RunRecord, read_runs
@@ -81,7 +81,7 @@ def report(
         legend=labels,
         pictures=others,
         curves=drawn,
-        differences=differences({run.title: run.config for run in runs}),
+        differences=recipe_differences({run.title: run.config for run in runs}),
         missing=missing,
         lead=lead or runs[-1].config.about.summary,
         beside=list(files),

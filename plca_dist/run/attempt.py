@@ -21,7 +21,7 @@ class WorkersFailed(Exception):
     """Workers ended with an error.
 
     Attributes:
-        causes: what each raised, or Ray's word for a lost process.
+        causes: what each raised, or Ray's error for a lost process.
         lost: a process or a node went away; the errors of the other workers follow from that.
     """
 
@@ -47,7 +47,8 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
 
     Raises:
         UserError: bad input that only a worker could meet, such as a damaged shard.
-        WorkersFailed, ControllerFailed: as they say.
+        WorkersFailed: workers ended with an error.
+        ControllerFailed: Ray Train itself could not go on.
     """
     wanted = run.config.cluster
     trainer = Trainer(

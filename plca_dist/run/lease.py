@@ -1,4 +1,4 @@
-"""One writer per run: a lease on the run's directory, so that a relaunch cannot race its own zombie.
+"""One writer per run: a lease on the run's directory, so that a former driver that still lives cannot write too.
 
 The objects `lease/00000001.json`, `lease/00000002.json`, … are generations, and each is created only once. The creator
 of the newest one holds the lease, and renews it by changing that object. Another launch watches the newest generation
@@ -130,23 +130,23 @@ class _Watch:
         self._began = self._since = time.monotonic()
         self._seen: tuple[int, bytes] | None = None
         self._changes = -1
-        self._looks = 0
+        self._observations = 0
 
     def expired(self, generation: int, content: bytes) -> bool:
         """Note the newest generation; returns whether it has been the same for a lease's life."""
         now = time.monotonic()
-        self._looks += 1
+        self._observations += 1
         if (generation, content) != self._seen:
             self._seen, self._since = (generation, content), now
             self._changes += 1
         return now - self._since > self._ttl
 
     def alive(self) -> bool:
-        """Whether the holder renewed it more than once, and had time to end. One renewal may have been its last."""
+        """Whether the holder lives: it renewed the lease at least twice, and was watched for a lease's life."""
         return self._changes > 1 and time.monotonic() - self._began > self._ttl
 
     def is_first(self) -> bool:
-        return self._looks == 1
+        return self._observations == 1
 
 
 def _claim() -> dict[str, Any]:

@@ -18,10 +18,11 @@ _POLL_S = 0.5
 def was_lost(causes: Sequence[BaseException], places: Collection[WorkerPlace]) -> bool:
     """Whether an attempt ended because a process or a node went away.
 
-    The workers that are left meet a broken connection, often before the cluster knows why: it is asked until it does.
+    The other workers meet a broken connection, often before the cluster knows of the loss. So the cluster is asked
+    again until it knows, for `_KNOWN_AFTER_S` seconds at most.
 
     Args:
-        causes: the errors of workers, or Ray's word for a lost one.
+        causes: the errors of workers, or Ray's error for a lost one.
         places: where all workers of the attempt were.
     """
     if any(isinstance(cause, LOST_WORKER) for cause in causes):

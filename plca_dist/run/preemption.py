@@ -12,7 +12,7 @@ import ray
 
 from plca_dist.config import Config
 from plca_dist.polling import polling
-from plca_dist.ray_cluster.capacity import next_width, width
+from plca_dist.ray_cluster.capacity import next_world_size, possible_world_size
 from plca_dist.ray_cluster.internals.core import draining_nodes
 from plca_dist.ray_cluster.mailbox import Mailbox
 from plca_dist.run.lease import Lease
@@ -48,13 +48,13 @@ class StopRequests:
     """The stop request in force, if any: the first one, unless a final one follows.
 
     Attributes:
-        leaving: a signal came while no worker trained; the run leaves at once.
-        followed: the run is leaving; further signals change nothing.
+        leave_at_once: a signal came while no worker trained; the run leaves at once.
+        is_leaving: the run is leaving; further signals change nothing.
     """
 
     def __init__(self) -> None:
         self.current: StopRequest | None = None
-        self.leaving = self.followed = False
+        self.leave_at_once = self.is_leaving = False
 
     @property
     def reason(self) -> str | None:
@@ -81,13 +81,13 @@ def signals(requests: StopRequests, training: Callable[[], bool] = lambda: False
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if requests.followed:
+        if requests.is_leaving:
             return
         first = not (requests.current and requests.current.final)
         requests.give("signal", signal.Signals(number).name, final=True)
         if first and training():
             return
-        requests.leaving = first
+        requests.leave_at_once = first
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -108,12 +108,12 @@ class _Watcher:
     def __init__(self, config: Config, mailbox: Mailbox, lease: Lease, requests: StopRequests) -> None:
         self._config, self._mailbox, self._lease, self._requests = config, mailbox, lease, requests
         self._here = ray.get_runtime_context().get_node_id()
-        self._wider_since: float | None = None
+        self._room_since: float | None = None
 
     def look(self) -> None:
         nodes = [place.node for place in self._mailbox.places.values()]
         if not nodes or self._requests.current:
-            self._wider_since = None
+            self._room_since = None
         elif self._lease.lost:
             self._requests.give("lease lost", "another launch took over", final=True)
         elif draining := draining_nodes() & {*nodes, self._here}:
@@ -123,14 +123,14 @@ class _Watcher:
 
     def _look_for_room(self, nodes: list[str]) -> None:
         now = time.monotonic()
-        if (width(self._config, nodes) or 0) <= len(nodes):
-            self._wider_since = None
-        elif self._wider_since is None:
-            self._wider_since = now
-        elif now - self._wider_since > _STEADY_S:
+        if (possible_world_size(self._config, nodes) or 0) <= len(nodes):
+            self._room_since = None
+        elif self._room_since is None:
+            self._room_since = now
+        elif now - self._room_since > _STEADY_S:
             self._requests.give("grew", "the cluster grew")
 
 
 def can_go_on(config: Config) -> bool:
     """Whether this process's node stays, and those that stay can hold the fewest workers."""
-    return ray.get_runtime_context().get_node_id() not in draining_nodes() and next_width(config)[1]
+    return ray.get_runtime_context().get_node_id() not in draining_nodes() and next_world_size(config)[1]

@@ -173,7 +173,7 @@ def run_gauges(run: Run, lease: Lease, show: Callable[[RunEvent], None], request
         with polling("gauges", _AGAIN_S, gauges.again):
             yield gauges
     except KeyboardInterrupt:
-        if requests.leaving and requests.current:
+        if requests.leave_at_once and requests.current:
             gauges.stopped(requests.current)
         else:
             gauges.end("interrupted")

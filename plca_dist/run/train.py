@@ -5,7 +5,7 @@ from collections.abc import Callable
 from plca_dist.config import Config
 from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError, first_line
 from plca_dist.messages import Message, MessageKind, RunEvent, warnings_shown
-from plca_dist.ray_cluster.capacity import hopeless, next_width, shortage
+from plca_dist.ray_cluster.capacity import hopeless, next_world_size, shortage
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.ray_cluster.internals.core import logs_directory
 from plca_dist.ray_cluster.mailbox import Left, Mailbox, mailbox
@@ -59,7 +59,7 @@ def train(config: Config, name: str, show: Callable[[RunEvent], None], requests:
                 finally:
                     clear(run)
         except KeyboardInterrupt:
-            if requests.leaving:
+            if requests.leave_at_once:
                 raise RunPreempted(f"preempted ({requests.reason}): {_standing(run)}") from None
             raise KeyboardInterrupt(_standing(run)) from None
     return run
@@ -78,7 +78,8 @@ class _Driver:
         self._run, self._mailbox, self._lease, self._requests = run, mailbox, lease, requests
         self._gauges, self._say = gauges, say
         self._failures = 0
-        self._step = self._step_at_loss = _reached(run)  # where the next attempt begins; and began after the last loss
+        self._step = _reached(run)  # where the next attempt begins
+        self._step_at_loss = self._step  # where the attempt after the last loss began
 
     def persist(self) -> None:
         """Returns when the run is finished; raises as `train` does."""
@@ -103,7 +104,7 @@ class _Driver:
     def _room(self, begun: bool) -> int:
         """How many workers the next attempt takes. Raises where the cluster can never hold the fewest."""
         config = self._run.config
-        workers, fits = next_width(config)
+        workers, fits = next_world_size(config)
         if fits:
             return workers
         if hopeless(config):
@@ -118,7 +119,7 @@ class _Driver:
 
     def _after_controller(self, error: ControllerFailed, workers: int) -> None:
         reason = first_line(error)
-        if next_width(self._run.config)[0] >= workers:
+        if next_world_size(self._run.config)[0] >= workers:
             raise RunFailed(f"{reason}; logs: {logs_directory()}") from error
         # A node went before the workers started, and the run fits into what is left.
         self._gauges.end("failed", reason)
@@ -129,7 +130,7 @@ class _Driver:
         if self._lease.lost:
             raise RunFailed(f"another launch took {self._run.store.uri} over; this one wrote nothing more") from error
         if request and request.final:
-            self._requests.followed = True
+            self._requests.is_leaving = True
             self._gauges.stopped(request)
             raise RunPreempted(
                 f"preempted ({request.reason}), and workers were lost: {_standing(self._run)}"
@@ -159,7 +160,7 @@ class _Driver:
         took = max(left.at - request.at, 0)
         line = f"checkpoint {checkpoint_name(left.step, workers)} committed {took:.1f} s after the notice"
         if request.final or not can_go_on(self._run.config):
-            self._requests.followed = True
+            self._requests.is_leaving = True
             self._gauges.stopped(request)
             raise RunPreempted(f"preempted ({request.reason}): {line}; the same command continues it")
         self._requests.withdraw()

@@ -7,9 +7,10 @@ from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION
 from plca_dist.method.published import PUBLISHED
 from plca_dist.report.tables import ABSENT, Table, percent, points
+from plca_dist.search.space.space import VARIANT
 from plca_dist.search.trials import LABELLED, Trial, score, short_keys, spearman, value_text
 
-VARIANT, SEED = "variant", "seed"
+SEED = "seed"
 _BASELINE = "source_only"
 #: The rows' names as the paper writes them.
 NAMES = {

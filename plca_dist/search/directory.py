@@ -2,7 +2,7 @@
 
     <storage>/<name>/space.yaml, base.yaml       what is searched, and in which recipe
                      trials/trial-000/           a run as `plca train` leaves it, and trial.json: the trial's state
-                     best.yaml, trials.csv, index.html, result.json
+                     best.yaml, trials.csv, index.html
 
 All that is known of a trial stands in its own directory, so a search continues from its directory alone. Ray Tune keeps
 no state.

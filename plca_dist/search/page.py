@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from plca_dist.report.markup import PageTable, Row, Tile, render_page
-from plca_dist.search.ablation import VARIANT, ablation_table
+from plca_dist.search.ablation import ablation_table
 from plca_dist.search.charts import agreement_charts, curve_charts, value_charts
+from plca_dist.search.space.space import VARIANT
 from plca_dist.search.trials import (
     LABELLED,
     SHORT,

@@ -25,7 +25,7 @@ _DEATHS = 2
 
 
 class TrialSearcher(Searcher):
-    """It knows every trial of the search by name, and keeps the state of each in the trial's directory.
+    """The searcher that Tune asks for trials. It keeps the state of each trial in the trial's directory.
 
     Args:
         known: trials of a former launch; those that had not ended are tried again, from their checkpoints.
@@ -40,7 +40,7 @@ class TrialSearcher(Searcher):
         self._trials = {t.name: replace(t, state="waiting") if t.state == "running" else t for t in known}
         self._again = deque(t.name for t in self.trials if t.state == "waiting")
         self._next = 1 + max((number_of(t) for t in known), default=-1)
-        self._names: dict[str, str] = {}  # Tune's id -> ours, of those that run
+        self._names: dict[str, str] = {}  # Tune's id -> name, of running trials
         self._deaths: dict[str, tuple[int, int]] = {}  # how many, and the step that was reached by then
         self._why: dict[str, str] = {}
         self._unkept: dict[str, Trial] = {}
@@ -110,9 +110,9 @@ class TrialSearcher(Searcher):
         else:
             self._end(replace(trial, state="stopped"))
 
-    def progress(self, told: TrialEvent) -> None:
-        """What a trial's run told on its way."""
-        name, event = told
+    def progress(self, trial_event: TrialEvent) -> None:
+        """What a trial's run trial_event on its way."""
+        name, event = trial_event
         if isinstance(event, Message):
             if event.kind == "died":
                 self._why[name] = event.text

@@ -30,20 +30,20 @@ from plca_dist.search.trials import Trial
 #: wants something to reserve, and every node has memory.
 _TRIAL_MEMORY = 64 << 20
 _POLL_S = 1.0
-#: Seconds that trials have to leave with a checkpoint once the search has to.
+#: After a stop request to the search, seconds within which its trials must have left with a checkpoint.
 _LEAVE_S = 60.0
 #: Kinds of a run's messages that the table of trials tells of already.
 _ROUTINE: frozenset[MessageKind] = frozenset({"starting", "continuing", "checkpoint", "died"})
 
 
-class Shown(Protocol):
+class SearchDisplay(Protocol):
     """A terminal, or whatever else a search is shown on."""
 
     def show(self, trials: Sequence[Trial]) -> None: ...
     def say(self, message: str) -> None: ...
 
 
-def tune(space: Space, base: Config, name: str, shown: Shown) -> Search:
+def tune(space: Space, base: Config, name: str, display: SearchDisplay) -> Search:
     """Search `space` in recipe `base` as search `name`, or continue that search; returns when all trials have ended.
 
     Raises:
@@ -55,19 +55,19 @@ def tune(space: Space, base: Config, name: str, shown: Shown) -> Search:
     search = open_search(space, base, name)
     requests = StopRequests()
     searcher: TrialSearcher | None = None
-    with warnings_shown(lambda message: shown.say(message.text)), signals(requests):
+    with warnings_shown(lambda message: display.say(message.text)), signals(requests):
         try:
-            with Lease.acquire(search.store, say=shown.say) as lease:
+            with Lease.acquire(search.store, say=display.say) as lease:
                 search.claim()
                 known = search.read()
                 searcher = TrialSearcher(search, known, proposals(space, known), lambda: requests.reason is not None)
-                shown.show(searcher.trials)
+                display.show(searcher.trials)
                 if searcher.open:
-                    _search(search, searcher, lease, requests, shown)
+                    _search(search, searcher, lease, requests, display)
                 else:
-                    shown.say(f"search {search.store.uri} is finished; nothing to do")
+                    display.say(f"search {search.store.uri} is finished; nothing to do")
         except KeyboardInterrupt:
-            if requests.leaving:
+            if requests.leave_at_once:
                 raise RunPreempted(f"preempted ({requests.reason}): {_standing(search, searcher)}") from None
             raise KeyboardInterrupt(_standing(search, searcher)) from None
     if searcher.open:
@@ -89,22 +89,24 @@ def _standing(search: Search, searcher: TrialSearcher | None) -> str:
     )
 
 
-def _search(search: Search, searcher: TrialSearcher, lease: Lease, requests: StopRequests, shown: Shown) -> None:
+def _search(
+    search: Search, searcher: TrialSearcher, lease: Lease, requests: StopRequests, display: SearchDisplay
+) -> None:
     config = search.config(search.any_values())
     wanted, steps = config.cluster, config.schedule.steps
 
     def show_trials() -> None:
-        shown.show(searcher.trials)
+        display.show(searcher.trials)
 
-    def show(told: TrialEvent) -> None:
-        searcher.progress(told)
-        if line := line_of(told):
-            shown.say(line)
+    def show(trial_event: TrialEvent) -> None:
+        searcher.progress(trial_event)
+        if line := line_of(trial_event):
+            display.say(line)
 
     most = wanted.most_workers * search.space.concurrency
     cluster = wanted.model_copy(update={"workers": (wanted.least_workers, most)})
     with (
-        connection(cluster, shown.say),
+        connection(cluster, display.say),
         mailbox(show, lambda: requests.reason) as opened,
         signals(requests, training=lambda: True),
         polling("search", _POLL_S, _watch(lease, requests), release_abandoned, searcher.keep, show_trials),
@@ -137,12 +139,12 @@ def _search(search: Search, searcher: TrialSearcher, lease: Lease, requests: Sto
         except TuneError as error:
             raise RunFailed(f"{_standing(search, searcher)}; Ray Tune: {first_line(error)}") from error
     searcher.keep()
-    shown.show(searcher.trials)
+    display.show(searcher.trials)
 
 
-def line_of(told: TrialEvent) -> str:
-    """What a person is shown of it; "" for a record, and for a message that the table of trials makes needless."""
-    trial, event = told
+def line_of(trial_event: TrialEvent) -> str:
+    """The line that a person is shown; "" for a record, and for a message that the table of trials makes needless."""
+    trial, event = trial_event
     return f"{trial}: {event.text}" if isinstance(event, Message) and event.kind not in _ROUTINE else ""
 
 
@@ -156,8 +158,8 @@ class _Deadline(ray.tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        notice = self._requests.current
-        return notice is not None and time.monotonic() - notice.at > _LEAVE_S
+        request = self._requests.current
+        return request is not None and time.monotonic() - request.at > _LEAVE_S
 
 
 def _name(trial: Any) -> str:

@@ -13,7 +13,7 @@ from plca_dist.storage.store import Store
 
 #: Rides out about a minute and a half of refusals from a busy store.
 _PATIENT_ATTEMPTS = 10
-#: Fewer where the store has patience of its own: it asks again itself, and says that it does.
+#: Fewer where `Store.patience_s` is set: then the store itself tries again, and logs that it waits.
 _OUTAGE_ATTEMPTS = 3
 #: For the first look at a store, where a typing error is likelier than an outage.
 _PROBE_ATTEMPTS = 2

@@ -1,4 +1,4 @@
-"""What the launcher gives to a rank. Training never asks where it came from."""
+"""The context of a rank, given by the code that starts it: `run/attempt.py`, or a test without Ray."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,8 +12,8 @@ from plca_dist.data.stream import Stream
 from plca_dist.errors import UserError
 from plca_dist.storage import OUTAGE_PATIENCE_S, Store, probe, resolve
 
-Name = Literal["source", "target"]
-DOMAINS: Final[tuple[Name, ...]] = ("source", "target")
+DomainName = Literal["source", "target"]
+DOMAINS: Final[tuple[DomainName, ...]] = ("source", "target")
 
 
 def open_stream(config: Config, rank: int, world_size: int, start_step: int, *, with_target: bool = True) -> Stream:
@@ -36,7 +36,7 @@ def open_shards(config: Config, uri: str) -> Store:
     return resolve(config.location(config.data_uri(uri)), patience_s=OUTAGE_PATIENCE_S)
 
 
-def _domain(config: Config, name: Name) -> DomainStream:
+def _domain(config: Config, name: DomainName) -> DomainStream:
     settings = config.source if name == "source" else config.target
     return DomainStream(
         open_shards(config, settings.uri),
@@ -62,9 +62,9 @@ def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
         UserError: a store out of reach, no manifest, no labels where they are needed (or labels where they must not
             be), no class in common, fewer samples than a batch.
     """
-    prints: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for name in DOMAINS if with_target else DOMAINS[:1]:
-        prints[name] = _manifest(config, name).fingerprint()
+        fingerprints[name] = _manifest(config, name).fingerprint()
         _domain(config, name)
     if config.evaluation.unlabelled and not with_target and _manifest(config, "target").rows == 0:
         raise UserError(
@@ -75,10 +75,10 @@ def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
         uri = config.data_uri(config.evaluation.uri)
         manifest = read_manifest(probe(config.location(uri)))
         label_table(manifest, label_set(config.labels).classes, uri)
-    return prints
+    return fingerprints
 
 
-def _manifest(config: Config, name: Name) -> Manifest:
+def _manifest(config: Config, name: DomainName) -> Manifest:
     uri = config.data_uri((config.source if name == "source" else config.target).uri)
     manifest = read_manifest(probe(config.location(uri)))
     if name == "target" and manifest.with_labels:

@@ -58,8 +58,8 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
     """
     micro, accumulation = config.accumulation(world_size)
     settings = {
-        "zero_allow_untested_optimizer": True,  # DeepSpeed asks for this where ZeRO meets torch's SGD
-        "zero_force_ds_cpu_optimizer": False,  # and for this where offload does
+        "zero_allow_untested_optimizer": True,  # DeepSpeed refuses torch's SGD under ZeRO without this
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed refuses torch's SGD with offload without this
         **config.deepspeed,
     }
     if config.zero_stage:

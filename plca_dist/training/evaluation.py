@@ -115,5 +115,5 @@ def evaluate(
 
 
 def ratios(*aggregation: float) -> tuple[float, ...]:
-    """The ratios reported for those asked for: several as they are, a single one beside 0, which is without it."""
+    """The ratios to report when these are asked for: several as they are, a single one beside 0 (no aggregation)."""
     return aggregation if len(aggregation) > 1 or not any(aggregation) else (0.0, *aggregation)

@@ -30,8 +30,8 @@ def validate(
     """Measure the engine's weights: mIoU, the criteria, or both. Leaves evaluation.json. A collective call.
 
     Returns:
-        The mIoU without aggregation, None without labels; and None. Or None and the reason to stop, where one came
-        before the last image was done; then nothing is recorded.
+        (mIoU, None): the evaluation is complete. The mIoU is that without aggregation, or None without labels.
+        (None, reason): a reason to stop came before the last image was done. Nothing is recorded then.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     labels, settings = label_set(config.labels), config.evaluation

@@ -1,4 +1,4 @@
-"""An end to steps that do not end.
+"""Ends the process of a rank whose step does not end.
 
 A collective waits for a peer that hangs, or that died without closing its connections, for as long as its timeout says:
 half an hour, or for ever. A thread of each rank watches the clock instead. That thread cannot run while a C extension
@@ -36,7 +36,7 @@ class Watchdog:
     `EXIT_CODE`. It ends at once and without cleaning up, because the code that would clean up is the code that hangs.
 
     Where the thread cannot run, the timer ends the process a little later. Then the stacks go to stderr alone, behind
-    a line "Timeout (h:mm:ss)!", and the exit code is 1, which faulthandler does not let us choose. The launcher sees
+    a line "Timeout (h:mm:ss)!", and the exit code is 1, which faulthandler does not let us choose. The driver sees
     the same in both cases: a rank whose process is gone, so that the run restarts from its newest checkpoint.
 
     Args:

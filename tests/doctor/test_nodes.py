@@ -75,6 +75,11 @@ def test_a_node_without_this_package_is_not_blamed_for_the_store() -> None:
     assert line.startswith("plca-dist is not installed")
 
 
+def test_a_package_that_is_missing_here_too_is_another_findings_business() -> None:
+    versions = WELL["versions"] | {"ray": None}
+    assert problems(NODE, WELL | {"versions": versions}, versions, gpu=False) == []
+
+
 def test_a_cluster_out_of_reach_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from plca_dist.config import Config
 from plca_dist.method.objective import ABLATION
 from plca_dist.method.settings import ObjectiveSettings
-from plca_dist.report.facts import differences, facts, loss_in_words
+from plca_dist.report.facts import facts, loss_in_words, recipe_differences
 from plca_dist.run.history import Attempt
 
 
@@ -113,9 +113,9 @@ def test_a_run_that_moves_often_has_a_range_of_world_sizes() -> None:
 def test_recipes_differ_in_what_decides_and_not_in_what_is_aside() -> None:
     one = config(deepspeed={"zero_optimization": {"stage": 1}}, about={"summary": "one"}, storage={"uri": "a"})
     other = config(objective={"lovasz": 0.0}, source={"uri": "other", "crop": [64, 64]}, log={"every": 3})
-    assert differences({"a": one, "b": other, "c": one}) == {
+    assert recipe_differences({"a": one, "b": other, "c": one}) == {
         "source.uri": ["source", "other", "source"],
         "objective.lovasz": ["0.75", "0.0", "0.75"],
         "deepspeed": ["{'zero_optimization': {'stage': 1}}", "{}", "{'zero_optimization': {'stage': 1}}"],
     }
-    assert differences({"a": one}) == differences({"a": one, "b": one}) == {}
+    assert recipe_differences({"a": one}) == recipe_differences({"a": one, "b": one}) == {}

@@ -26,7 +26,7 @@ def test_a_second_signal_does_not_wait_for_the_checkpoint(driver: SimpleNamespac
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(second)
     assert driver.stop_requests.current is first, "the checkpoint is timed from the first"
-    assert not driver.stop_requests.leaving, "it is a Ctrl-C, and no preemption that was followed"
+    assert not driver.stop_requests.leave_at_once, "it is a Ctrl-C, and no preemption that was followed"
 
 
 def test_a_second_signal_is_a_ctrl_c_also_where_the_workers_have_left(driver: SimpleNamespace) -> None:
@@ -34,27 +34,27 @@ def test_a_second_signal_is_a_ctrl_c_also_where_the_workers_have_left(driver: Si
     driver.workers = False
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
-    assert not driver.stop_requests.leaving
+    assert not driver.stop_requests.leave_at_once
 
 
 @pytest.mark.parametrize("workers", [True, False])
 def test_no_signal_disturbs_the_way_out(driver: SimpleNamespace, workers: bool) -> None:
     signal.raise_signal(signal.SIGUSR2)
-    driver.workers, driver.stop_requests.followed = workers, True
+    driver.workers, driver.stop_requests.is_leaving = workers, True
     for number in SIGNALS:
         try:
             signal.raise_signal(number)
         except KeyboardInterrupt:
             pytest.fail(f"{number.name} cuts the way out short")
     assert driver.stop_requests.reason == "SIGUSR2"
-    assert not driver.stop_requests.leaving
+    assert not driver.stop_requests.leave_at_once
 
 
 def test_without_workers_there_is_nothing_to_wait_for(driver: SimpleNamespace) -> None:
     driver.workers = False
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGUSR2)
-    assert driver.stop_requests.leaving
+    assert driver.stop_requests.leave_at_once
     assert driver.stop_requests.reason == "SIGUSR2"
 
 

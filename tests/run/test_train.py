@@ -68,7 +68,7 @@ def story(tmp_path: Path, toytown_settings: list[str], monkeypatch: pytest.Monke
     monkeypatch.setattr(under_test, "connection", no_cluster)
     monkeypatch.setattr(under_test, "mailbox", lambda *_: nullcontext(SimpleNamespace(places={})))
     monkeypatch.setattr(under_test, "watch", no_cluster)
-    monkeypatch.setattr(under_test, "next_width", lambda config: (2, True))
+    monkeypatch.setattr(under_test, "next_world_size", lambda config: (2, True))
     monkeypatch.setattr(under_test, "logs_directory", lambda: "/the/logs")
 
     def tell(events: Sequence[Event], max_failures: int = 0) -> Told:

@@ -1,6 +1,6 @@
-"""Everything of Ray that Ray does not document: variables here, then core.py, train.py and tune.py by its parts.
+"""All uses of what Ray does not document: environment variables here, the rest in core.py, train.py and tune.py.
 
-No other file of this project touches such a thing. A new version of Ray is tried with tests/ray_cluster/
+No other file uses anything that Ray does not document. A new version of Ray is tried with tests/ray_cluster/
 test_contract.py, which asks for each attribute and signature and says what breaks without it.
 
 Importing this package sets the variables below, where nobody else has. It imports nothing else, because some of them

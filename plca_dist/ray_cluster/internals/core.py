@@ -53,7 +53,7 @@ def actor_died(actor: str) -> bool:
 
 
 def task_error(error: Exception) -> BaseException:
-    """What a task raised, where `error` wraps that; else `error` itself, such as Ray's word for a lost worker."""
+    """What a task raised, where `error` wraps that; else `error` itself, such as Ray's error for a lost worker."""
     return error.cause or error if isinstance(error, ray.exceptions.RayTaskError) else error
 
 

@@ -99,7 +99,7 @@ class RoomForMost(FixedScalingPolicy):
 
 
 def worker_errors(error: ray.train.WorkerGroupError) -> Sequence[BaseException]:
-    """What each failed worker raised, or Ray's word for a lost one."""
+    """What each failed worker raised, or Ray's error for a lost one."""
     failures = error.worker_failures.values()
     return [f._base_exc if isinstance(f, UserExceptionWithTraceback) else f for f in failures]
 

@@ -74,7 +74,7 @@ def committed(run: Store) -> list[Checkpoint]:
             log.warning("passing over checkpoint %s: %s", name, problem)
         else:
             found.append(checkpoint)
-    return sorted(found, key=_age, reverse=True)
+    return sorted(found, key=_recency, reverse=True)
 
 
 def _sizes(run: Store) -> dict[str, dict[str, int]]:
@@ -87,7 +87,7 @@ def _sizes(run: Store) -> dict[str, dict[str, int]]:
     return sizes
 
 
-def _age(checkpoint: Checkpoint) -> tuple[int, str]:
+def _recency(checkpoint: Checkpoint) -> tuple[int, str]:
     return checkpoint.step, checkpoint.name
 
 
@@ -137,7 +137,7 @@ def prune(run: Store, keep: int) -> None:
             found.append(checkpoint)
         elif COMMIT not in present:
             run.delete_tree(f"{CHECKPOINTS}/{name}")
-    found.sort(key=_age, reverse=True)
+    found.sort(key=_recency, reverse=True)
     best = max(found, key=_miou, default=None)
     for checkpoint in found[keep:]:
         if checkpoint is not best or _miou(checkpoint) == -math.inf:
