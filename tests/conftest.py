@@ -24,10 +24,10 @@ if not torch.cuda.is_available():
 #: "ray" shares one Ray cluster; the tests of "others" start clusters of their own. Every other file is its own group.
 _GROUPS = {
     "ray": (
-        "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/ray_cluster/test_abandoned.py",
+        "tests/distributed/", "tests/doctor/test_nodes.py", "tests/ray_cluster/test_abandoned.py",
         "tests/run/test_prometheus.py",
     ),
-    "others": ("tests/slurm/", "tests/kuberay/test_job.py"),
+    "others": ("tests/slurm/", "tests/docs/", "tests/kuberay/test_job.py"),
 }  # fmt: skip
 _FIXTURES = {"ray_session": "ray", "slurm": "others"}
 #: It starts two to four processes, but no cluster.
