@@ -19,9 +19,8 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/plca demo --out demo
 
-# Three processes: two run the tests on clusters, which wait most of the time, the third the rest. tests/conftest.py
-# groups them.
-PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Two processes: one runs the tests on Ray and Slurm clusters, the other meanwhile the rest. tests/conftest.py groups them.
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The whole suite but the tests marked slow; at most 12 minutes on 2 cores, no GPU.
 test: install

@@ -20,26 +20,23 @@ if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
     os.environ["TRITON_INTERPRET"] = "1"
 
-#: Groups of tests that run in one process, one after the other: files, and the fixtures that bring a test there.
-#: "ray" shares one Ray cluster; the tests of "others" start clusters of their own. Every other file is its own group.
-_GROUPS = {
-    "ray": (
-        "tests/distributed/", "tests/doctor/test_nodes.py", "tests/ray_cluster/test_abandoned.py",
-        "tests/run/test_prometheus.py",
-    ),
-    "others": ("tests/slurm/", "tests/docs/", "tests/kuberay/test_job.py"),
-}  # fmt: skip
-_FIXTURES = {"ray_session": "ray", "slurm": "others"}
+#: Fixtures that start clusters: one Ray cluster, one Slurm.
+_CLUSTERS = {"ray_session", "slurm"}
+#: Where tests use them, or start clusters of their own.
+_ON_CLUSTERS = (
+    "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/kuberay/test_job.py",
+    "tests/ray_cluster/test_abandoned.py", "tests/run/test_prometheus.py", "tests/slurm/",
+)  # fmt: skip
 #: It starts two to four processes, but no cluster.
 _RANKS = "tests/distributed/test_ranks.py"
-#: Of Ray's worker processes. With less, the other processes take the cores from the training on clusters.
+#: Of Ray's worker processes. With less, the other process takes a whole core from the training on clusters.
 _RAYS_NICENESS = 15
 
 
 def _group(nodeid: str) -> str:
+    """Tests of one group run in one process, one after the other: those on clusters, or those of one other file."""
     file = nodeid.partition("::")[0]
-    named = (name for name, files in _GROUPS.items() if file.startswith(files) and file != _RANKS)
-    return next(named, file)
+    return "clusters" if file.startswith(_ON_CLUSTERS) and file != _RANKS else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -56,19 +53,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Under `make test` the tests beside the clusters step back to the niceness that Ray gives its workers."""
-    if "PYTEST_XDIST_WORKER" in os.environ and _group(item.nodeid) not in _GROUPS:
+    if "PYTEST_XDIST_WORKER" in os.environ and _group(item.nodeid) != "clusters":
         os.nice(max(_RAYS_NICENESS - os.nice(0), 0))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the groups on clusters first: they take longest."""
+    """Put the tests on clusters first: they take longest."""
     for item in items:
-        for fixture, group in _FIXTURES.items():
-            used = fixture in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
-            if used and _group(item.nodeid) != group:
-                raise pytest.UsageError(f"{item.nodeid} uses {fixture}: name its file in _GROUPS, {__file__}")
-    order = list(_GROUPS)
-    items.sort(key=lambda item: order.index(group) if (group := _group(item.nodeid)) in order else len(order))
+        used = _CLUSTERS & set(getattr(item, "fixturenames", ()))
+        if used and _group(item.nodeid) != "clusters" and not item.get_closest_marker("slow"):
+            raise pytest.UsageError(f"{item.nodeid} uses {used.pop()}: name its file in _ON_CLUSTERS, {__file__}")
+    items.sort(key=lambda item: _group(item.nodeid) != "clusters")
 
 
 @pytest.fixture
