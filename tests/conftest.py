@@ -58,8 +58,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests on clusters first: they take longest."""
+    """Put the tests on clusters first, which take longest, and let them take longer where the cores are shared."""
     for item in items:
+        if _group(item.nodeid) == "clusters" and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
         used = _CLUSTERS & set(getattr(item, "fixturenames", ()))
         if used and _group(item.nodeid) != "clusters" and not item.get_closest_marker("slow"):
             raise pytest.UsageError(f"{item.nodeid} uses {used.pop()}: name its file in _ON_CLUSTERS, {__file__}")
