@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 #: What was measured at a step, by the names of `training.metrics`.
 Record = dict[str, Any]
@@ -39,6 +39,17 @@ class Message:
 
 
 RunEvent = Record | Message
+
+
+class TrialEvent(NamedTuple):
+    """An event of a trial's run. A message of kind "died" says why the trial's process is about to end.
+
+    It stands here because the mailbox's process imports its module: that of the trials would bring torch along.
+    """
+
+    trial: str
+    event: RunEvent
+
 
 #: Takes what is counted, the number done, and the number in all.
 Progress = Callable[[str, int, int], None]

@@ -41,7 +41,7 @@ class _Actor:
 
     def __init__(self) -> None:
         self._events: list[Any] = []
-        self._reason: str | None = None
+        self._reason: Any = None
         self._attempt = 0
         self._places: dict[int, WorkerPlace] = {}
         self._left: int | None = None
@@ -62,10 +62,10 @@ class _Actor:
         if attempt == self._attempt:
             self._left = step
 
-    def reason(self) -> str | None:
+    def reason(self) -> Any:
         return self._reason
 
-    def exchange(self, reason: str | None) -> tuple[list[Any], dict[int, WorkerPlace], int | None]:
+    def exchange(self, reason: Any) -> tuple[list[Any], dict[int, WorkerPlace], int | None]:
         self._reason = reason
         events, self._events = self._events, []
         return events, self._places, self._left
@@ -80,7 +80,7 @@ class Mailbox:
         left: set once the workers of the attempt left on request.
     """
 
-    def __init__(self, actor: Any, show: Callable[[Any], None], reason: Callable[[], str | None]) -> None:
+    def __init__(self, actor: Any, show: Callable[[Any], None], reason: Callable[[], Any]) -> None:
         self.actor = actor
         self.places: dict[int, WorkerPlace] = {}
         self.left: Left | None = None
@@ -124,7 +124,7 @@ class Mailbox:
 
 
 @contextmanager
-def mailbox(show: Callable[[Any], None], reason: Callable[[], str | None]) -> Iterator[Mailbox]:
+def mailbox(show: Callable[[Any], None], reason: Callable[[], Any]) -> Iterator[Mailbox]:
     """A mailbox that is emptied again and again inside the block.
 
     Args:
@@ -146,9 +146,9 @@ def mailbox(show: Callable[[Any], None], reason: Callable[[], str | None]) -> It
         ray.kill(actor)
 
 
-def listen(actor: Any) -> Callable[[], str | None]:
+def listen(actor: Any) -> Callable[[], Any]:
     """Returns the `stop_reason` of a worker's TrainContext. A thread asks the mailbox until the driver has a reason."""
-    heard: list[str] = []
+    heard: list[Any] = []
 
     def ask() -> None:
         # A driver that is gone is noticed by Ray, which ends this process.

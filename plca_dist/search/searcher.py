@@ -11,10 +11,10 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from plca_dist.errors import UserError
-from plca_dist.messages import Message
+from plca_dist.messages import Message, TrialEvent
 from plca_dist.search.directory import Search, number_of
 from plca_dist.search.samplers import Proposals, trial_name
-from plca_dist.search.trainable import FAILED, LEFT, SECONDS, TrialEvent
+from plca_dist.search.trainable import FAILED, LEFT, SECONDS
 from plca_dist.search.trials import Trial
 from plca_dist.training.metrics import CRITERIA, STEP
 
@@ -111,7 +111,7 @@ class TrialSearcher(Searcher):
             self._end(replace(trial, state="stopped"))
 
     def progress(self, trial_event: TrialEvent) -> None:
-        """What a trial's run trial_event on its way."""
+        """An event of a trial's run on its way."""
         name, event = trial_event
         if isinstance(event, Message):
             if event.kind == "died":

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import ray.tune
@@ -16,7 +16,7 @@ from ray.tune.result import DONE
 
 from plca_dist.config import Config
 from plca_dist.errors import RunFailed, RunPreempted, UserError, first_line
-from plca_dist.messages import Message, Record, RunEvent
+from plca_dist.messages import Message, Record, RunEvent, TrialEvent
 from plca_dist.polling import start_polling
 from plca_dist.ray_cluster.mailbox import listen
 from plca_dist.run.lease import LeaseHeld
@@ -28,13 +28,6 @@ from plca_dist.training.metrics import CRITERIA, STEP
 #: Keys of a trial's last result: why it failed, or ""; whether it left with the search; seconds in this process.
 FAILED, LEFT, SECONDS = "failed", "left", "seconds"
 _POLL_S = 0.25
-
-
-class TrialEvent(NamedTuple):
-    """What the run of a trial tells on its way; a message of kind "died" says why its process is about to end."""
-
-    trial: str
-    event: RunEvent
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,9 @@ class TrialTrainable(ray.tune.Trainable):
         thread, requests = self._thread, self._requests
 
         def leave_with_the_search() -> None:
-            if reason := self._search_stops():
-                requests.give("search", reason, final=True)
+            if request := self._search_stops():
+                kind, reason = request
+                requests.give(kind, reason, final=True)
 
         start_polling("trial", _POLL_S, leave_with_the_search, until=lambda: not thread.is_alive())
 

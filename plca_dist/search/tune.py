@@ -11,7 +11,7 @@ from ray.tune.error import TuneError
 
 from plca_dist.config import Config
 from plca_dist.errors import RunFailed, RunPreempted, first_line
-from plca_dist.messages import Message, MessageKind, warnings_shown
+from plca_dist.messages import Message, MessageKind, TrialEvent, warnings_shown
 from plca_dist.polling import polling
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.ray_cluster.internals.core import draining_nodes, release_abandoned
@@ -23,7 +23,7 @@ from plca_dist.search.samplers import proposals
 from plca_dist.search.schedulers import scheduler
 from plca_dist.search.searcher import TrialSearcher
 from plca_dist.search.space import Space
-from plca_dist.search.trainable import TrialEvent, TrialTrainable
+from plca_dist.search.trainable import TrialTrainable
 from plca_dist.search.trials import Trial
 
 #: Bytes that a trial's own process reserves. It waits for its workers most of the time and takes no core, but Tune
@@ -107,7 +107,7 @@ def _search(
     cluster = wanted.model_copy(update={"workers": (wanted.least_workers, most)})
     with (
         connection(cluster, display.say),
-        mailbox(show, lambda: requests.reason) as opened,
+        mailbox(show, lambda: requests.current and (requests.current.kind, requests.current.reason)) as opened,
         signals(requests, training=lambda: True),
         polling("search", _POLL_S, _watch(lease, requests), release_abandoned, searcher.keep, show_trials),
         tempfile.TemporaryDirectory(prefix="plca-tune-") as scratch,

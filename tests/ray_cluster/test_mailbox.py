@@ -1,11 +1,15 @@
 """Where workers are is known while an attempt is on, and at no other time."""
 
+import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
+from plca_dist.messages import Message, TrialEvent
 from plca_dist.ray_cluster import mailbox as under_test
 from plca_dist.ray_cluster.mailbox import Left, Mailbox, WorkerPlace
 
@@ -78,3 +82,11 @@ def test_the_reason_to_leave_goes_to_the_workers_though_nothing_can_be_shown(act
     with pytest.raises(BrokenPipeError):
         broken.exchange()
     assert actor.reason.remote() == "SIGTERM"
+
+
+def test_events_of_trials_bring_nothing_heavy_into_the_mailboxs_process() -> None:
+    """While it imported torch it would answer nobody, for seconds."""
+    event = pickle.dumps(TrialEvent("trial-000", Message("died", "OSError: no space")))
+    code = f"import pickle, sys; pickle.loads({event!r}); print({{'torch', 'ray'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

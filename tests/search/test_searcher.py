@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
-from plca_dist.messages import Message
+from plca_dist.messages import Message, TrialEvent
 from plca_dist.recipe import load
 from plca_dist.run.directory import open_run
 from plca_dist.search.directory import Search, open_search
@@ -17,7 +17,7 @@ from plca_dist.search.samplers import draw, proposals
 from plca_dist.search.schedulers import scheduler
 from plca_dist.search.searcher import TrialSearcher
 from plca_dist.search.space import Space, parse_space
-from plca_dist.search.trainable import FAILED, LEFT, SECONDS, TrialEvent
+from plca_dist.search.trainable import FAILED, LEFT, SECONDS
 from plca_dist.search.trials import Trial
 from plca_dist.training.metrics import ENTROPY
 

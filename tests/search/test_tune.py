@@ -4,8 +4,7 @@ from typing import get_args
 
 import pytest
 
-from plca_dist.messages import Message, MessageKind
-from plca_dist.search.trainable import TrialEvent
+from plca_dist.messages import Message, MessageKind, TrialEvent
 from plca_dist.search.tune import line_of
 
 #: What the table of trials tells already.
