@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from plca_dist.ray_cluster.internals.tune import Trial as TuneTrial
 from plca_dist.ray_cluster.internals.tune import actor_of, stand_in
 from plca_dist.search.space import Space
 from plca_dist.search.trainable import LEFT

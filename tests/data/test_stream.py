@@ -7,25 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS
-from plca_dist.data.shards import write_shards
 from plca_dist.data.stream import Batch, Stream
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
 
 BATCH = 4
 TOYTOWN = LABEL_SETS["toytown"]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = resolve(str(tmp_path_factory.mktemp("shards")))
-    for domain, labelled in (("source", True), ("target", False)):
-        reader = open_dataset("toytown", None, domain, with_labels=labelled, count=22, size=(32, 64))
-        write_shards(reader, store.child(domain), with_labels=labelled, shard_rows=12, row_group_rows=4)
-    return store
 
 
 def stream(shards: Store, slots: range, start: int, micro: int = 1, prefetch: int = 2, **changed: Any) -> Stream:

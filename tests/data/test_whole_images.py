@@ -17,15 +17,6 @@ from plca_dist.storage import Store, resolve
 TOYTOWN = LABEL_SETS["toytown"]
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = resolve(str(tmp_path_factory.mktemp("shards")))
-    for domain, labelled in (("source", True), ("target", False)):
-        reader = open_dataset("toytown", None, domain, with_labels=labelled, count=22, size=(32, 64))
-        write_shards(reader, store.child(domain), with_labels=labelled, shard_rows=12, row_group_rows=4)
-    return store
-
-
 def test_shares_of_a_labelled_set_are_disjoint_and_cover_it(shards: Store) -> None:
     source = shards.child("source")
     whole = list(labelled_samples(source, TOYTOWN, 0, 1))
