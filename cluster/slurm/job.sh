@@ -67,7 +67,7 @@ main() {
     fi
 
     if alive "$nodes"; then exec {NODES[1]}>&-; fi # the end of the nodes' input
-    wait "$nodes"
+    while alive "$nodes"; do wait "$nodes"; done # a signal ends a wait
     rm -f "$PLCA_LOGS/token"
     if ((code == 85)); then requeue; fi
     exit "$code"

@@ -13,6 +13,7 @@ main() {
         cp -r "$temp"/session_2*/logs/. "$PLCA_LOGS/$SLURMD_NODENAME" 2>/dev/null || true # a node may have none
         return
     fi
+    trap : TERM # Slurm's, to all processes at once: not before the commands below have ended, and not while it clears up
     trap 'over $?' EXIT
     rm -rf "$temp"
     mkdir -m 700 "$temp"
@@ -42,10 +43,9 @@ main() {
     export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
     env -u RAY_ADDRESS "${container[@]}" ray start "${options[@]}" </dev/null &
     ray=$!
-    trap : TERM
     wait -n "$ray" "$reader" || code=$?
     if kill "$ray" 2>/dev/null; then
-        wait "$ray" || return 0 # Ray calls its end by a signal a failure
+        while kill -0 "$ray" 2>/dev/null; do wait "$ray" || true; done # Ray calls its end by a signal a failure
     else
         echo "Ray ended with exit code $code"
         return 1
@@ -53,7 +53,11 @@ main() {
 }
 
 over() {
-    rm -rf "$temp"
+    local try
+    for try in {1..20}; do # a signal may end rm, and what Ray started may write its last
+        if rm -rf "$temp" 2>/dev/null; then break; fi
+        sleep 0.5 || true
+    done
     if [[ $reader ]]; then kill "$reader" 2>/dev/null || true; fi # Slurm would wait for it
     (($1 == 0)) || echo "node.sh: failed on $SLURMD_NODENAME" # job.sh looks for this line
 }

@@ -29,6 +29,9 @@ SETTINGS = [
     "cluster.workers=2", "cluster.max_failures=0",
 ]  # fmt: skip
 
+#: A stand-in that outlives a signal to all processes, and leaves its directory behind if the node does not wait for it.
+SLOW_MKDIR = "trap '' TERM; /bin/sleep 3; exec /bin/mkdir \"$@\""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -48,10 +51,10 @@ class Operator:
         file.write_text("\n".join(lines) + "\n")
         return file
 
-    def stand_ins(self, *, ready: str = "echo job: Ray stands", driver: str = "exit 1") -> str:
+    def stand_ins(self, *, ready: str = "echo job: Ray stands", driver: str = "exit 1", **others: str) -> str:
         """For a site file: Ray does nothing until it is told to end, and the rest is as given."""
         place = Path(tempfile.mkdtemp(dir=self.folder))
-        for name, does in {"ray": "exec sleep 600", "python": ready, "plca": driver}.items():
+        for name, does in {"ray": "exec sleep 600", "python": ready, "plca": driver, **others}.items():
             (place / name).write_text(f"#!/bin/bash\n{does}\n")
             (place / name).chmod(0o755)
         return f"PATH={place}:$PATH"
@@ -195,9 +198,9 @@ def test_a_node_whose_ray_does_not_start_fails_the_job_at_once_and_shows_why(
 
 
 def test_a_job_that_somebody_cancels_is_not_requeued(operator: Operator, leaves_nothing: Callable[[Job], None]) -> None:
-    """Its driver is told to leave as by a notice, and obeys."""
+    """Its driver is told to leave as by a notice, and obeys; a node is told while it still prepares."""
     obeys = "trap 'echo told; exit 85' USR2; trap '' TERM; echo trains; while :; do sleep 0.2; done"
-    job = operator.train("cancelled", more=operator.stand_ins(driver=obeys))
+    job = operator.train("cancelled", more=operator.stand_ins(mkdir=SLOW_MKDIR, driver=obeys))
     job.wait_for("trains")
     operator.slurm.run("scancel", str(job.number))
     job.wait_until("end", lambda: not operator.slurm.run("squeue", "--noheader"), 40)
