@@ -71,7 +71,7 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
             # A name of its own for every attempt: Ray would resume a finished one instead of running it.
             name=time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}",
             storage_path=f"{run.store.root}/{RAY_STATE}",
-            storage_filesystem=run.store.filesystem,
+            storage_filesystem=run.store.arrow(),
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=0 if workers > wanted.least_workers else -1
             ),

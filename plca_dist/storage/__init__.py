@@ -1,8 +1,8 @@
-"""A place to keep things, the same for a local directory and an S3 bucket.
+"""A place to keep things, the same for a local directory and for a bucket of S3, Google Cloud Storage or Azure.
 
 Everything that the project reads or leaves behind goes through a `Store` (store.py). `resolve` and `probe`
-(location.py) open one at a `Location`: a URI, and the server that it is on. local_files.py and s3.py hold what is
-special to each kind of store.
+(location.py) open one at a `Location`: a URI, and the server that it is on. A store stands on local_files.py, or
+through fsspec on cloud_files.py. `clouds/` has what is special to each cloud, and causes.py says what errors mean.
 """
 
 from plca_dist.storage.location import Location, absolute, file_at, probe, resolve

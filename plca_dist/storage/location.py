@@ -1,22 +1,30 @@
 """Places by name, as a person or a recipe writes them, and the stores at these places."""
 
+import importlib
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from pyarrow import fs as pafs
+from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError
-from plca_dist.storage import s3
-from plca_dist.storage.store import Store
+from plca_dist.storage.cloud_files import CloudFiles
+from plca_dist.storage.local_files import LocalFiles
+from plca_dist.storage.store import PATIENCE_S, Store
 
-#: Rides out about a minute and a half of refusals from a busy store.
-_PATIENT_ATTEMPTS = 10
-#: Fewer where `Store.patience_s` is set: then the store itself tries again, and logs that it waits.
-_OUTAGE_ATTEMPTS = 3
-#: For the first look at a store, where a typing error is likelier than an outage.
-_PROBE_ATTEMPTS = 2
+#: Scheme -> module of the cloud, and the extra of this package that brings its libraries.
+_CLOUDS = {
+    "s3": ("s3", ""),
+    "gs": ("gcs", "gcs"),
+    "gcs": ("gcs", "gcs"),
+    "az": ("azure", "azure"),
+    "abfs": ("azure", "azure"),
+    "abfss": ("azure", "azure"),
+}
+_BUCKET = re.compile(r"[A-Za-z0-9$][A-Za-z0-9._-]*")
+#: `container@account.host` of an abfs URI, as Azure's own tools write it.
+_ACCOUNT = re.compile(r"([^@]+)@([a-z0-9]+)\.(?:dfs|blob)\.core\.windows\.net")
+_USES = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///path or a path"
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,11 @@ class Location:
     """A place by name: plain data that can travel to another process, where a `Store` is opened from it.
 
     Attributes:
-        uri: `s3://bucket/prefix`, `file:///path`, or a plain path. It never holds credentials: these are in the usual
-            AWS variables, files or instance roles.
+        uri: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` (or `abfs://`, also with
+            `container@account.dfs.core.windows.net`), `file:///path`, or a plain path. All of a key means itself, also
+            `#`, `?` and `%`. A URI never holds credentials: these are in the cloud's usual variables, files or roles.
         endpoint: URL of an S3-compatible server. None: AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL, then AWS itself.
+            Stores of other schemes know their server from variables of their own.
     """
 
     uri: str
@@ -41,23 +51,42 @@ class Location:
         return Location(absolute(self.uri), _endpoint_or_default(self.endpoint))
 
 
+class _Place(NamedTuple):
+    """A URI in parts. `bucket` is empty for a local path, which is all in `key`."""
+
+    scheme: str
+    bucket: str
+    account: str | None
+    key: str
+
+
 def absolute(uri: str) -> str:
     """A path as one that means the same in any working directory; a URI as it is."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return uri if "://" in uri else _local_path(uri)
 
 
-def resolve(location: Location | str, *, patience_s: float = 0.0) -> Store:
+def resolve(location: Location | str, *, patience_s: float = PATIENCE_S) -> Store:
     """The store at a location; nothing is read yet.
 
     Args:
         location: a string is a URI on the default server.
-        patience_s: how long reads outlast an outage of the store, beyond the minute and a half of a single call.
+        patience_s: how long each request is repeated while the store is away.
 
     Raises:
-        UserError: for a scheme that is not known or a bucket that is not named.
+        UserError: for a scheme that is not known, a bucket that is not named, a library that is not installed.
     """
-    store = _resolve(location, _OUTAGE_ATTEMPTS if patience_s else _PATIENT_ATTEMPTS)
-    return replace(store, patience_s=patience_s)
+    location = _located(location)
+    place = _parsed(location.uri)
+    if not place.bucket:
+        return Store(LocalFiles(), place.key, place.key, patience_s=patience_s)
+    module, extra = _CLOUDS[place.scheme]
+    cloud = _cloud(place.scheme, module, extra)
+    endpoint = _endpoint_or_default(location.endpoint) if module == "s3" else None
+    files = CloudFiles(cloud, cloud.filesystem(endpoint if module == "s3" else place.account))
+    key = place.key.removesuffix("/")
+    root = f"{place.bucket}/{key}" if key else place.bucket
+    named = location.uri[: len(location.uri) - len(place.key)].removesuffix("/")
+    return Store(files, root, f"{named}/{key}" if key else named, endpoint, patience_s)
 
 
 def probe(location: Location | str) -> Store:
@@ -65,19 +94,19 @@ def probe(location: Location | str) -> Store:
 
     A local directory need not exist (it is made on the first write); a bucket must.
     """
-    quick = _resolve(location, _PROBE_ATTEMPTS)
-    if not quick.local:
-        bucket = quick.root.split("/")[0]
-        if not replace(quick, root=bucket, uri=f"s3://{bucket}").is_directory():
-            raise UserError(f"s3://{bucket}: the bucket does not exist; create it or correct its name.")
-        quick.list("plca-access-probe")  # a listing needs rights that the look at the bucket may not
-    return resolve(location)
+    store = resolve(location, patience_s=0.0)
+    if isinstance(store.files, CloudFiles):
+        store.patiently("", lambda: store.files.look(store.root))  # type: ignore[attr-defined]
+    return replace(store, patience_s=PATIENCE_S)
 
 
 def file_at(location: Location | str) -> tuple[Store, str]:
     """The folder of the file at a location, as `probe` gives it, and the file's name in that folder."""
     location = _located(location)
-    folder, _, name = absolute(location.uri).rpartition("/")
+    uri = absolute(location.uri)
+    if not _parsed(uri).key.strip("/"):
+        raise UserError(f"{uri} names no file.")
+    folder, _, name = uri.rpartition("/")
     return probe(location.with_uri(folder or "/")), name
 
 
@@ -89,20 +118,44 @@ def _endpoint_or_default(endpoint: str | None) -> str | None:
     return endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
-def _resolve(location: Location | str, attempts: int) -> Store:
-    location = _located(location)
-    uri = location.uri
-    parts = urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-            raise UserError(f"{uri!r} names a host; write file:///{parts.netloc}{parts.path} with three slashes.")
-        path = Path(parts.path if parts.scheme else uri).expanduser().absolute()
-        return Store(pafs.LocalFileSystem(), str(path), str(path))
-    if parts.scheme != "s3":
-        raise UserError(f"{uri!r}: scheme {parts.scheme!r} is unknown; use s3://bucket/prefix, file:///path or a path.")
-    if not parts.netloc:
-        raise UserError(f"{uri!r} names no bucket; write s3://bucket/prefix.")
-    root = (parts.netloc + parts.path).rstrip("/")
-    endpoint = _endpoint_or_default(location.endpoint)
-    filesystem = s3.filesystem(endpoint, attempts=attempts, request_timeout=20 if attempts == _OUTAGE_ATTEMPTS else 60)
-    return Store(filesystem, root, f"s3://{root}", endpoint)
+def _local_path(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user; write the whole path.") from None
+
+
+def _parsed(uri: str) -> _Place:
+    """The parts of a URI. It is cut by hand: URL parsers take parts of a key for a query or a fragment."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return _Place("", "", None, _local_path(uri))
+    bucket, _, key = rest.partition("/")
+    if scheme == "file":
+        if bucket not in ("", "localhost"):
+            raise UserError(f"{uri!r} names a host; write file:///{rest} with three slashes.")
+        return _Place(scheme, "", None, _local_path(f"/{key}"))
+    if scheme not in _CLOUDS:
+        raise UserError(f"{uri!r}: scheme {scheme!r} is unknown; use {_USES}.")
+    if not bucket:
+        raise UserError(f"{uri!r} names no bucket; use {_USES}.")
+    account = None
+    if scheme.startswith("abfs") and (named := _ACCOUNT.fullmatch(bucket)):
+        bucket, account = named.groups()
+    if "@" in bucket:
+        raise UserError(
+            f"a URI {scheme}://… holds no credentials; leave out all up to the @, and see docs/operations.md."
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise UserError(f"{uri!r}: {bucket!r} is no name of a bucket; use {_USES}.")
+    return _Place(scheme, bucket, account, key)
+
+
+def _cloud(scheme: str, module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(f"plca_dist.storage.clouds.{module}")
+    except ImportError as error:
+        package = f"plca-dist[{extra}]" if extra else "plca-dist"
+        raise UserError(
+            f"{scheme}:// needs {error.name or error}; install it with: pip install '{package}'."
+        ) from error

@@ -1,35 +1,31 @@
 """A directory of named objects.
 
-An object is either whole or absent. Local files are filled beside their name and then renamed; an S3 object appears
-when its upload is complete.
+An object is either whole or absent. Local files are filled beside their name and then renamed; an object in a bucket
+appears when its upload is complete.
 """
 
-import contextlib
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, TypeVar
-
-from pyarrow import fs as pafs
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from plca_dist.errors import UserError
-from plca_dist.storage import local_files, s3
+from plca_dist.storage import local_files
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: How long a reader of shards waits for a store that is away. The error should come before a step's time is up.
+#: How long a request outlasts a store that is away.
+PATIENCE_S = 90.0
+#: How long a reader of shards does. The error should come before a step's time is up.
 OUTAGE_PATIENCE_S = 540.0
 #: An outage shorter than this is not worth a line.
 _QUIET_S = 10.0
 _LONGEST_PAUSE_S = 10.0
-_CREATE_ATTEMPTS = 10
-_LOOKS = 20
 
 
 class StoreAway(UserError):
@@ -43,58 +39,85 @@ class Entry(NamedTuple):
     size: int
 
 
+class Files(Protocol):
+    """What a `Store` stands on: `LocalFiles` or `CloudFiles`. Paths are whole, sizes are bytes.
+
+    Attributes:
+        errors: types of the errors of its methods; `explain` gives their meaning, and whether asking again may help.
+    """
+
+    errors: tuple[type[BaseException], ...]
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> bytes: ...
+    def size(self, path: str) -> int | None: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def upload(self, source: Path, path: str) -> None: ...
+    def download(self, path: str, target: Path) -> None: ...
+    def list(self, path: str) -> list[tuple[str, int]]: ...
+    def delete(self, path: str) -> None: ...
+    def delete_tree(self, path: str) -> None: ...
+    def explain(self, error: BaseException) -> tuple[str, bool]: ...
+    def arrow(self) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Store:
     """A directory of objects. Names are relative, with forward slashes.
 
+    Every method raises UserError, with the cause, where the store refuses; and `StoreAway`, which is one, where it was
+    away for longer than `patience_s`.
+
     Attributes:
-        filesystem: pyarrow's.
+        files: what holds the objects.
         root: the directory in it.
         uri: the directory as a person writes it.
-        endpoint: URL of the S3-compatible server; None: AWS itself, or a local directory.
-        patience_s: how long reads outlast an outage, beyond what the filesystem rides out itself.
+        endpoint: URL of the S3-compatible server; None: a cloud itself, or a local directory.
+        patience_s: how long a request is repeated while the store is away.
     """
 
-    filesystem: Any
+    files: Files
     root: str
     uri: str
     endpoint: str | None = None
-    patience_s: float = 0.0
+    patience_s: float = PATIENCE_S
 
     def child(self, name: str) -> "Store":
         """The directory `name` below this one (it need not exist yet)."""
         return replace(self, root=f"{self.root}/{name}", uri=f"{self.uri}/{name}")
 
     def read(self, name: str) -> bytes:
-        """The whole object. Raises UserError where it is missing or out of reach."""
+        """The whole object."""
+        return self.patiently(name, lambda: self.files.read(self._path(name)))
 
-        def fetch() -> bytes:
-            with self.filesystem.open_input_stream(self._path(name)) as stream:
-                return stream.read()
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """The object's bytes from `start` up to `end`; fewer where it ends before."""
+        return self.patiently(name, lambda: self.files.read(self._path(name), start, end))
 
-        return self.patiently(name, fetch)
+    def size(self, name: str) -> int:
+        """The object's size in bytes."""
+        size = self.patiently(name, lambda: self.files.size(self._path(name)))
+        if size is None:
+            raise UserError(f"{self.uri}/{name}: no such object.")
+        return size
 
-    def open(self, name: str) -> Any:
-        """A seekable pyarrow file on the object, for reading parts of it. Call it within `patiently`."""
-        with self._explained(name):
-            return self.filesystem.open_input_file(self._path(name))
-
-    def patiently(self, name: str, read: Callable[[], T], *, unless: threading.Event | None = None) -> T:
-        """The result of `read`, a function that reads the object `name`. It is called again while the store is away.
+    def patiently(self, name: str, ask: Callable[[], T], *, unless: threading.Event | None = None) -> T:
+        """The result of `ask`, a function that may be called again: it is, while the store is away.
 
         Args:
+            name: of the object that it is about, for the error.
             unless: ends the waiting when it is set.
 
         Raises:
             StoreAway: when the store is away for longer than `patience_s`, or `unless` is set.
-            UserError: for an OSError of `read` that asking again cannot mend.
+            UserError: for an error that asking again cannot mend.
         """
         unless = unless or threading.Event()
         began, pause, logged = time.monotonic(), 0.5, False
         while True:
             try:
                 with self._explained(name):
-                    return read()
+                    return ask()
             except StoreAway as error:
                 away = time.monotonic() - began
                 if away >= self.patience_s or unless.is_set():
@@ -113,119 +136,75 @@ class Store:
         Args:
             data: must differ from every other caller's: a caller that lost the answer knows its own object by it.
         """
-        with self._explained(name):
-            if self.local:
-                return local_files.create(Path(self._path(name)), data)
-            return s3.create(self.endpoint, self._path(name), data, attempts=_CREATE_ATTEMPTS)
+        return self.patiently(name, lambda: self.files.create(self._path(name), data))
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace the object, whole or not at all."""
-        if self.local:
-            with self.writer(name) as stream:
-                stream.write(data)
-            return
         # One call takes all the bytes: an interruption leaves the whole object or none.
-        with self._explained(name), self.filesystem.open_output_stream(self._path(name)) as stream:
-            stream.write(data)
+        self.patiently(name, lambda: self.files.write(self._path(name), data))
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
         """A binary file to fill; the object appears under `name` only when the block ends without an exception.
 
-        For S3 the bytes wait in a local temporary file, because arrow publishes a stream that is dropped half-way.
+        For a bucket the bytes wait in a local temporary file, so that an upload can be repeated.
         """
-        with self._explained(name):
-            if self.local:
-                with local_files.filled(Path(self._path(name))) as file:
-                    yield file
-                return
-            with local_files.temporary(PurePosixPath(name).name, None) as (file, waiting):
+        if self.local:
+            with self._explained(name), local_files.filled(Path(self._path(name))) as file:
                 yield file
-                file.close()
-                self.upload(waiting, name)
+            return
+        with self._explained(name), local_files.temporary(PurePosixPath(name).name, None) as (file, waiting):
+            yield file
+            file.close()
+            self.upload(waiting, name)
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a local file into the store."""
-        if self.local:
-            with source.open("rb") as file, self.writer(name) as target:
-                shutil.copyfileobj(file, target, 8 << 20)
-            return
-        with self._explained(name):
-            pafs.copy_files(
-                str(source),
-                self._path(name),
-                source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=self.filesystem,
-            )
+        self.patiently(name, lambda: self.files.upload(source, self._path(name)))
 
     def download(self, name: str, target: Path) -> None:
         """Copy an object to a local file, making its directory."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            self._explained(name),
-            self.filesystem.open_input_stream(self._path(name)) as stream,
-            target.open("wb") as file,
-        ):
-            shutil.copyfileobj(stream, file, 8 << 20)
+        self.patiently(name, lambda: self.files.download(self._path(name), target))
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object; a directory is none."""
-        info = self.patiently(name, lambda: self.filesystem.get_file_info(self._path(name)))
-        return info.type == pafs.FileType.File
-
-    def is_directory(self) -> bool:
-        """Whether the store's own directory, or bucket, exists."""
-        info = self.patiently("", lambda: self.filesystem.get_file_info(self.root))
-        return info.type == pafs.FileType.Directory
+        return self.patiently(name, lambda: self.files.size(self._path(name))) is not None
 
     def list(self, prefix: str = "") -> list[Entry]:
-        """Every object at or below the directory `prefix`, sorted by name; partial writes are left out."""
+        """Every object below the directory `prefix`, sorted by name; partial writes are left out."""
         base = self._path(prefix) if prefix else self.root
-        selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-
-        def look() -> Any:
-            # arrow fails where a local directory is missing at first and made by somebody during the call.
-            for _ in range(_LOOKS):
-                with contextlib.suppress(FileNotFoundError):
-                    return self.filesystem.get_file_info(selector)
-            return self.filesystem.get_file_info(selector)
-
-        infos = self.patiently(prefix, look)
+        found = self.patiently(prefix, lambda: self.files.list(base))
         cut = len(self.root.rstrip("/")) + 1
-        files = (Entry(i.path[cut:], i.size) for i in infos if i.type == pafs.FileType.File)
-        return sorted(e for e in files if not e.name.endswith(local_files.PARTIAL))
+        return sorted(Entry(path[cut:], size) for path, size in found if not path.endswith(local_files.PARTIAL))
 
     def delete(self, name: str) -> None:
         """Remove one object; one that is absent already is no error."""
-        with self._explained(name):
-            if self.filesystem.get_file_info(self._path(name)).type == pafs.FileType.File:
-                self.filesystem.delete_file(self._path(name))
+        self.patiently(name, lambda: self.files.delete(self._path(name)))
 
     def delete_tree(self, name: str) -> None:
         """Remove the directory `name` and all below it."""
-        with self._explained(name):
-            if self.filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound:
-                self.filesystem.delete_dir(self._path(name))
+        self.patiently(name, lambda: self.files.delete_tree(self._path(name)))
 
-    def failed(self, error: OSError) -> bool:
-        """Whether the error is the store's own. Otherwise the store answered, and the bytes it gave are at fault."""
-        return s3.own_error(str(error))
+    def arrow(self) -> Any:
+        """The filesystem that `root` is in, as pyarrow's."""
+        return self.files.arrow()
 
     @property
     def local(self) -> bool:
         """Whether it is a directory of this machine."""
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
+        return isinstance(self.files, local_files.LocalFiles)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
-        where = f"{self.uri}/{name}" if name else self.uri
         try:
             yield
-        except FileNotFoundError as error:
-            raise UserError(f"{where}: {s3.cause(str(error)) or 'no such object'}.") from error
-        except OSError as error:
-            kind = StoreAway if not self.local and s3.passing(str(error)) else UserError
-            raise kind(f"{where}: {s3.cause(str(error)) or error}.") from error
+        except UserError:
+            raise
+        except self.files.errors as error:
+            cause, passing = self.files.explain(error)
+            where = f"{self.uri}/{name}" if name else self.uri
+            raise (StoreAway if passing else UserError)(f"{where}: {cause}.") from error

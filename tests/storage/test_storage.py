@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from plca_dist.storage.s3 import filesystem
 
 from benchmarks.servers.proxy import FaultyProxy
 from benchmarks.servers.seaweed import S3
 from plca_dist.errors import UserError
 from plca_dist.storage import Location, Store, StoreAway, probe, resolve
-from plca_dist.storage.s3 import filesystem
 
 
 @pytest.fixture(params=["local", "s3"])

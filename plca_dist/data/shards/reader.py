@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Event, Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,17 +13,53 @@ from plca_dist.data.shards.manifest import MANIFEST, Manifest
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
-#: The most shards that stay open, each with a handle and a footer. It bounds the open files of a local data set.
-_KEPT_OPEN = 256
+#: The most footers that are kept.
+_KEPT_FOOTERS = 256
+#: Bytes read at the end of a shard: its footer, where it is no larger.
+_TAIL_BYTES = 64 << 10
 
 
 class Damaged(UserError):
     """The bytes of a row group in the store are not those that were written."""
 
 
-class _Open(NamedTuple):
-    file: Any
-    footer: Any
+class _Window:
+    """Bytes of a file from `start` on, as a file of the whole for pyarrow; what lies outside is never asked for."""
+
+    closed = False
+
+    def __init__(self, data: bytes, start: int, size: int) -> None:
+        self._data, self._start, self._size, self._at = pa.py_buffer(data), start, size, 0
+
+    def size(self) -> int:
+        return self._size
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read_buffer(self, count: int = -1) -> Any:
+        begin = self._at - self._start
+        count = self._size - self._at if count < 0 else count
+        if begin < 0 or begin + count > self._data.size:
+            raise OSError(f"bytes {self._at} to {self._at + count} lie outside of the row group")
+        self._at += count
+        return self._data.slice(begin, count)
+
+    def read(self, count: int = -1) -> bytes:
+        return self.read_buffer(count).to_pybytes()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
 
 class ShardReader:
@@ -32,7 +68,7 @@ class ShardReader:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store = store
         self.manifest = manifest
-        self._opened: OrderedDict[int, _Open] = OrderedDict()
+        self._footers: OrderedDict[int, Any] = OrderedDict()
         self._lock = Lock()
         self._closed = Event()
 
@@ -58,32 +94,25 @@ class ShardReader:
         if missing:
             without = "" if self.manifest.with_labels else " (they were written without labels)"
             raise UserError(f"the shards under {self.store.uri} have no column {', '.join(missing)}{without}.")
-        name = self.manifest.shards[shard_index].name
-
-        def read() -> pa.Table:
-            return self._read(shard_index, group_index, columns)
-
         try:
-            return self.store.patiently(name, read, unless=self._closed)
+            return self._read(shard_index, group_index, columns)
         except Damaged:
             # Only damage met twice is in the store: the first time, the bytes may have been damaged on the way.
-            return self.store.patiently(name, read, unless=self._closed)
+            return self._read(shard_index, group_index, columns)
 
     def _read(self, shard_index: int, group_index: int, columns: Sequence[str]) -> pa.Table:
+        shard = self.manifest.shards[shard_index]
         try:
-            opened = self._open(shard_index)
-            # A parquet reader keeps state while it reads, so each call has its own. Opening one with a known footer
-            # costs nothing. `pre_buffer` joins the columns into few requests.
-            parquet = pq.ParquetFile(
-                opened.file, metadata=opened.footer, pre_buffer=True, page_checksum_verification=True
-            )
+            footer = self._footer(shard_index)
+            start, end = _extent(footer.row_group(group_index), columns)
+            data = self._bytes(shard.name, start, end)
+            # A parquet reader keeps state while it reads, so each call has its own. A known footer makes it cheap.
+            window = pa.PythonFile(_Window(data, start, shard.bytes), mode="r")
+            parquet = pq.ParquetFile(window, metadata=footer, page_checksum_verification=True)
             return parquet.read_row_group(group_index, columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             with self._lock:
-                self._opened.pop(shard_index, None)  # opening it again shows whether it is still there
-            if isinstance(error, OSError) and self.store.failed(error):
-                raise
-            shard = self.manifest.shards[shard_index]
+                self._footers.pop(shard_index, None)  # reading it again shows whether it is still the same
             first = sum(shard.row_groups[:group_index])
             raise Damaged(
                 f"{self.store.uri}/{shard.name}: row group {group_index} (rows {first} to "
@@ -92,25 +121,29 @@ class ShardReader:
                 "--set order.damaged=skip."
             ) from error
 
-    def _open(self, index: int) -> _Open:
-        with self._lock:
-            if index in self._opened:
-                self._opened.move_to_end(index)
-                return self._opened[index]
-        # Outside the lock, because opening is a round trip to the store. Two threads may both open it; one is kept.
-        opened = self._opened_shard(index)
-        with self._lock:
-            opened = self._opened.setdefault(index, opened)
-            # A reader that still uses a dropped file keeps it alive; it closes with its last reference.
-            while len(self._opened) > _KEPT_OPEN:
-                self._opened.popitem(last=False)
-        return opened
+    def _bytes(self, name: str, start: int, end: int) -> bytes:
+        def read() -> bytes:
+            return self.store.files.read(f"{self.store.root}/{name}", start, end)
 
-    def _opened_shard(self, index: int) -> _Open:
+        return self.store.patiently(name, read, unless=self._closed)
+
+    def _footer(self, index: int) -> Any:
+        with self._lock:
+            if index in self._footers:
+                self._footers.move_to_end(index)
+                return self._footers[index]
+        # Outside the lock, because it is a round trip to the store. Two threads may both read it; one is kept.
+        footer = self._read_footer(index)
+        with self._lock:
+            footer = self._footers.setdefault(index, footer)
+            while len(self._footers) > _KEPT_FOOTERS:
+                self._footers.popitem(last=False)
+        return footer
+
+    def _read_footer(self, index: int) -> Any:
         shard = self.manifest.shards[index]
         where = f"{self.store.uri}/{shard.name}"
-        file = self.store.open(shard.name)
-        size = file.size()
+        size = self.store.size(shard.name)
         if size < shard.bytes:
             raise Damaged(
                 f"{where} is cut short: {size} bytes, {self.store.uri}/{MANIFEST} says {shard.bytes}; copy the shard "
@@ -120,10 +153,15 @@ class ShardReader:
         if size != shard.bytes:
             raise self._disagree(where, f"{size} bytes", f"{shard.bytes}")
         try:
-            footer = pq.ParquetFile(file).metadata
+            start = max(0, size - _TAIL_BYTES)
+            tail = self._bytes(shard.name, start, size)
+            # The file ends with the footer, its length in four bytes, and four letters.
+            length = int.from_bytes(tail[-8:-4], "little") + 8
+            if len(tail) < length <= size:
+                start = size - length
+                tail = self._bytes(shard.name, start, size)
+            footer = pq.ParquetFile(pa.PythonFile(_Window(tail, start, size), mode="r")).metadata
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and self.store.failed(error):
-                raise
             raise Damaged(
                 f"{where} is no readable Parquet file ({error}); copy the shard again, write the shards again with "
                 "--overwrite, or let training pass over its rows with --set order.damaged=skip."
@@ -135,10 +173,22 @@ class ShardReader:
         expected = shard_schema(self.manifest.with_labels).names
         if columns != expected:
             raise self._disagree(where, f"columns {', '.join(columns)}", ", ".join(expected))
-        return _Open(file, footer)
+        return footer
 
     def _disagree(self, where: str, actual: str, stated: str) -> UserError:
         return UserError(
             f"{where} has {actual}, {self.store.uri}/{MANIFEST} says {stated}: they are not of one writing; "
             "copy the directory again, or write the shards again with --overwrite."
         )
+
+
+def _extent(group: Any, columns: Sequence[str]) -> tuple[int, int]:
+    """First byte, and first byte after, of the named columns of a row group."""
+    chunks = [group.column(k) for k in range(group.num_columns)]
+    wanted = [c for c in chunks if c.path_in_schema.partition(".")[0] in columns]
+    return min(map(_first_byte, wanted)), max(_first_byte(c) + c.total_compressed_size for c in wanted)
+
+
+def _first_byte(chunk: Any) -> int:
+    """A column's pages begin with its dictionary, where it has one."""
+    return chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset

@@ -1,0 +1,113 @@
+"""Why a store did not do what it was asked: kinds of failure, and their meaning for a person."""
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Failure(Enum):
+    """What went wrong, whatever the cloud calls it."""
+
+    NO_OBJECT = auto()
+    NO_BUCKET = auto()
+    NO_CREDENTIALS = auto()
+    UNKNOWN_KEY = auto()
+    WRONG_SECRET = auto()
+    EXPIRED = auto()
+    DENIED = auto()
+    CLOCK = auto()
+    REGION = auto()
+    QUOTA = auto()
+    CONFLICT = auto()
+    UNCONDITIONAL = auto()
+    CERTIFICATE = auto()
+    THROTTLED = auto()
+    BUSY = auto()
+    CUT_SHORT = auto()
+    UNREACHABLE = auto()
+
+
+#: Failures after which asking again may help.
+PASSING = {Failure.THROTTLED, Failure.BUSY, Failure.CUT_SHORT, Failure.UNREACHABLE, Failure.CONFLICT}
+
+#: What each failure means. The names in braces are fields of `Words`.
+_MEANINGS = {
+    Failure.NO_OBJECT: "no such object",
+    Failure.NO_BUCKET: "the {bucket} does not exist; create it or correct its name",
+    Failure.NO_CREDENTIALS: "there are no credentials; set {credentials}",
+    Failure.UNKNOWN_KEY: "the store does not know this access key; check {key}",
+    Failure.WRONG_SECRET: "the secret key is wrong; check {secret}",
+    Failure.EXPIRED: "the credentials have expired; renew them ({credentials})",
+    Failure.DENIED: "access is denied; check the credentials ({credentials}) and what they may do in the {bucket}",
+    Failure.CLOCK: "this machine's clock is wrong by minutes; set it",
+    Failure.REGION: "the {bucket} lies in another region; set {region}",
+    Failure.QUOTA: "the store is full or its quota is used up; make room",
+    Failure.CONFLICT: "somebody else writes the same object",
+    Failure.UNCONDITIONAL: "the store has no create-only-once writes; use one that has",
+    Failure.CERTIFICATE: "the server's certificate is of an authority that is not known here; set {authority} to a "
+    "file with the authority's certificate",
+    Failure.THROTTLED: "the store asks for fewer requests",
+    Failure.BUSY: "the store answers with an error of its own",
+    Failure.CUT_SHORT: "the store's answer was cut short",
+    Failure.UNREACHABLE: "the endpoint does not answer; check {endpoint}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a cloud calls things, for `meaning`. Each but `bucket` names settings or variables to set."""
+
+    bucket: str
+    credentials: str
+    key: str
+    secret: str
+    region: str
+    endpoint: str
+    authority: str
+
+
+def meaning(failure: Failure, words: Words) -> str:
+    """What a failure means, and its fix, without a full stop."""
+    return _MEANINGS[failure].format_map(vars(words))
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it came from, each once, the outermost first."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        # botocore and azure keep the error of the transport in attributes of their own.
+        inner = (found.__cause__, getattr(found, "kwargs", None), getattr(found, "inner_exception", None))
+        for one in (inner[0], inner[1].get("error") if isinstance(inner[1], dict) else None, inner[2]):
+            if isinstance(one, BaseException):
+                waiting.append(one)
+        if found.__context__ is not None and not found.__suppress_context__:
+            waiting.append(found.__context__)
+
+
+def of_status(status: int | None) -> Failure | None:
+    """The meaning of an HTTP status, where the store gave no code of its own that says more."""
+    if status is None:
+        return None
+    known = {401: Failure.NO_CREDENTIALS, 403: Failure.DENIED, 404: Failure.NO_OBJECT, 429: Failure.THROTTLED}
+    known |= {408: Failure.BUSY, 409: Failure.CONFLICT, 501: Failure.UNCONDITIONAL, 507: Failure.QUOTA}
+    return known.get(status) or (Failure.BUSY if status >= 500 else None)
+
+
+def of_transport(error: BaseException) -> Failure | None:
+    """The failure of a connection, by the type of the error; None where the error is another one."""
+    import aiohttp  # here: with a local directory nothing needs it
+
+    if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
+        return Failure.CERTIFICATE
+    if isinstance(error, aiohttp.ClientPayloadError | asyncio.IncompleteReadError):
+        return Failure.CUT_SHORT
+    if isinstance(error, aiohttp.ClientConnectionError | ConnectionError | TimeoutError):
+        return Failure.UNREACHABLE
+    return None

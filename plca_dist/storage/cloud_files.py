@@ -1,0 +1,155 @@
+"""Objects in a bucket, through fsspec: the same calls for every cloud.
+
+A path is `bucket/key`, and means itself: nothing in it is a pattern, a version or an escape. Nothing is cached, because
+other processes write to the same bucket.
+"""
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from plca_dist.storage.causes import PASSING, Failure, Words, chain, meaning, of_transport
+
+#: Requests at once when a directory is removed.
+_DELETES = 16
+_CONFLICTS = 5
+
+
+class Cloud(Protocol):
+    """What is special to a cloud. The modules s3, gcs and azure are of this kind.
+
+    Attributes:
+        WORDS: how the cloud calls things.
+        PUT, GET: options of fsspec's `put_file` and `get_file`, which bound their memory.
+        LOOKS_AT_BUCKET: a listing does not tell whether the bucket exists.
+        ERRORS: types of the errors that requests end with; anything else is a bug.
+    """
+
+    WORDS: Words
+    PUT: dict[str, Any]
+    GET: dict[str, Any]
+    LOOKS_AT_BUCKET: bool
+    ERRORS: tuple[type[BaseException], ...]
+
+    def failure(self, error: BaseException) -> tuple[Failure, str] | None:
+        """The failure that the one error is by its type and code, and the code; None: it does not say."""
+
+
+class CloudFiles:
+    """Objects of a `Store` that are in a bucket.
+
+    Attributes:
+        errors: types of the errors that requests end with.
+    """
+
+    def __init__(self, cloud: Any, filesystem: Any) -> None:
+        self._cloud: Cloud = cloud
+        self._fs = filesystem
+        self.errors = cloud.ERRORS
+        # They print what a person reads in one line of ours.
+        for noisy in ("gcsfs", "azure", "aiobotocore", "asyncio"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+
+    def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        part = {} if (start, end) == (0, None) else {"start": start, "end": end}
+        return bytes(self._fs.cat_file(path, **part))
+
+    def size(self, path: str) -> int | None:
+        try:
+            info = self._fs.info(path)
+        except FileNotFoundError as error:
+            if self._is(error, Failure.NO_BUCKET):
+                raise
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def write(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        for _ in range(_CONFLICTS):
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+                return True
+            except FileExistsError:
+                # Where the answer to the first try was lost, the second try meets its own object.
+                return self.read(path) == data
+            except self.errors as error:
+                if not self._is(error, Failure.CONFLICT):
+                    raise
+                time.sleep(0.2)  # another writer is writing it, and may fail
+        return False
+
+    def upload(self, source: Path, path: str) -> None:
+        self._fs.put_file(str(source), path, **self._cloud.PUT)
+
+    def download(self, path: str, target: Path) -> None:
+        self._fs.get_file(path, str(target), **self._cloud.GET)
+
+    def list(self, path: str) -> list[tuple[str, int]]:
+        try:
+            found = self._fs.find(path, detail=True)
+        except FileNotFoundError as error:
+            if self._is(error, Failure.NO_BUCKET):
+                raise
+            return []
+        if not isinstance(found, dict):  # adlfs, of an object with this very name
+            return []
+        below = f"{path}/"
+        return [
+            (name, int(info["size"]))
+            for name, info in found.items()
+            if info["type"] == "file" and name.startswith(below) and not name.endswith("/")
+        ]
+
+    def look(self, path: str) -> None:
+        """Ask for what is below `path`; raises where the bucket is missing, or may not be listed there."""
+        if (bucket := path.partition("/")[0]) and self._cloud.LOOKS_AT_BUCKET:
+            self._fs.info(bucket)
+        self._fs.find(f"{path}/plca-access-probe")
+
+    def delete(self, path: str) -> None:
+        try:
+            self._fs.rm_file(path)
+        except FileNotFoundError as error:
+            if self._is(error, Failure.NO_BUCKET):
+                raise
+
+    def delete_tree(self, path: str) -> None:
+        with ThreadPoolExecutor(_DELETES) as pool:
+            list(pool.map(self.delete, [name for name, _ in self.list(path)]))
+
+    def explain(self, error: BaseException) -> tuple[str, bool]:
+        """What an error means for a person, and whether asking again may help."""
+        found = self._failure(error)
+        if found is None:
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+        failure, code = found
+        text = meaning(failure, self._cloud.WORDS)
+        return (f"{text} ({code})" if code else text), failure in PASSING
+
+    def arrow(self) -> Any:
+        """The same objects for pyarrow."""
+        from pyarrow import fs as pafs
+
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
+
+    def _is(self, error: BaseException, failure: Failure) -> bool:
+        found = self._failure(error)
+        return found is not None and found[0] is failure
+
+    def _failure(self, error: BaseException) -> tuple[Failure, str] | None:
+        errors = list(chain(error))
+        for one in errors:  # what the store said comes before what Python made of it
+            if found := self._cloud.failure(one):
+                return found
+        for one in reversed(errors):  # the innermost error of a connection says most
+            if failure := of_transport(one):
+                return failure, ""
+        if any(isinstance(one, FileNotFoundError) for one in errors):
+            return Failure.NO_OBJECT, ""
+        if any(isinstance(one, PermissionError) for one in errors):
+            return Failure.DENIED, ""
+        return None

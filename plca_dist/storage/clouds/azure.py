@@ -1,0 +1,120 @@
+"""Azure's blobs through adlfs, and the meaning of their errors."""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import aiohttp
+from adlfs import AzureBlobFileSystem
+from azure.core import exceptions as az
+
+from plca_dist.errors import UserError
+from plca_dist.storage.causes import Failure, Words, of_status
+from plca_dist.storage.clouds import limits
+
+_VARIABLES = "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME"
+WORDS = Words(
+    bucket="container",
+    credentials=f"{_VARIABLES} with AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, `az login` or an identity of "
+    "this machine",
+    key="AZURE_STORAGE_ACCOUNT_NAME",
+    secret="AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+    region="nothing",
+    endpoint=_VARIABLES,
+    authority="SSL_CERT_FILE",
+)
+PUT: dict[str, Any] = {}
+GET: dict[str, Any] = {}
+LOOKS_AT_BUCKET = True
+ERRORS = (OSError, TimeoutError, az.AzureError, aiohttp.ClientError)
+
+_CODES = {
+    "BlobNotFound": Failure.NO_OBJECT,
+    "ContainerNotFound": Failure.NO_BUCKET,
+    "ContainerBeingDeleted": Failure.NO_BUCKET,
+    "NoAuthenticationInformation": Failure.NO_CREDENTIALS,
+    "PublicAccessNotPermitted": Failure.NO_CREDENTIALS,
+    "AuthenticationFailed": Failure.WRONG_SECRET,
+    "InvalidAuthenticationInfo": Failure.EXPIRED,
+    "AuthorizationFailure": Failure.DENIED,
+    "AuthorizationPermissionMismatch": Failure.DENIED,
+    "AuthorizationResourceTypeMismatch": Failure.DENIED,
+    "AuthorizationServiceMismatch": Failure.DENIED,
+    "AuthorizationProtocolMismatch": Failure.DENIED,
+    "AuthorizationSourceIPMismatch": Failure.DENIED,
+    "InsufficientAccountPermissions": Failure.DENIED,
+    "AccountIsDisabled": Failure.DENIED,
+    "AccountLimitExceeded": Failure.QUOTA,
+    "ServerBusy": Failure.THROTTLED,
+    "OperationTimedOut": Failure.BUSY,
+    "InternalError": Failure.BUSY,
+}
+
+
+class Azure(AzureBlobFileSystem):
+    """adlfs where a path is `container/key` and nothing else, and where a request is tried fewer times."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # adlfs has no setting for it. All clients below this one share the policy.
+        self.service_client._config.retry_policy.total_retries = limits.TRIES - 1
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return path
+
+    def split_path(self, path: str, delimiter: str = "/", **options: Any) -> tuple[str, str, str | None]:
+        container, _, key = path.partition(delimiter)
+        return container, key, None
+
+
+def filesystem(account: str | None) -> Any:
+    """The filesystem of an account, shared by all of this process that ask for the same.
+
+    Args:
+        account: the account that the URI names; None: the one of the environment.
+
+    Raises:
+        UserError: where no account is named, or two.
+    """
+    found = _filesystem(account, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AZURE_"))))
+    if account and found.service_client.account_name != account:
+        raise UserError(
+            f"the URI names the account {account}, AZURE_STORAGE_CONNECTION_STRING another; name the same account."
+        )
+    return found
+
+
+def failure(error: BaseException) -> tuple[Failure, str] | None:
+    if isinstance(error, az.HttpResponseError):
+        code = getattr(error, "error_code", None)
+        code = str(getattr(code, "value", code) or "")
+        if isinstance(error, az.ClientAuthenticationError) and error.status_code is None:
+            return Failure.NO_CREDENTIALS, ""  # none of azure.identity's ways led to a token
+        known = _CODES.get(code) or of_status(error.status_code)
+        return (known, code) if known else None
+    if isinstance(error, az.IncompleteReadError):
+        return Failure.CUT_SHORT, ""
+    return None
+
+
+@lru_cache(maxsize=8)
+def _filesystem(account: str | None, environment: tuple[tuple[str, str], ...]) -> Any:
+    """`environment`: the variables that adlfs and azure.identity read. Others make another filesystem."""
+    named = dict(environment)
+    if not (account or named.get("AZURE_STORAGE_ACCOUNT_NAME") or named.get("AZURE_STORAGE_CONNECTION_STRING")):
+        raise UserError(f"there is no Azure account; set {WORDS.credentials}.")
+    try:
+        return Azure(
+            account_name=account,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            blocksize=limits.PART_BYTES,
+            max_concurrency=limits.PARTS,
+            connection_timeout=limits.CONNECT_S,
+            read_timeout=limits.ANSWER_S,
+        )
+    except ValueError:  # its text may repeat the key
+        raise UserError(
+            "AZURE_STORAGE_CONNECTION_STRING or the account's key is no such thing; copy it again from the account."
+        ) from None

@@ -1,0 +1,81 @@
+"""Google Cloud Storage through gcsfs, and the meaning of its errors."""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import aiohttp
+import google.auth.exceptions
+import requests
+from gcsfs.core import GCSFileSystem
+from gcsfs.retry import HttpError, retry_request
+
+from plca_dist.storage.causes import Failure, Words, of_status
+from plca_dist.storage.clouds import limits
+
+WORDS = Words(
+    bucket="bucket",
+    credentials="GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or a service account of this "
+    "machine",
+    key="GOOGLE_APPLICATION_CREDENTIALS",
+    secret="GOOGLE_APPLICATION_CREDENTIALS",
+    region="nothing",
+    endpoint="the network, and STORAGE_EMULATOR_HOST if it is set",
+    authority="SSL_CERT_FILE",
+)
+PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES}
+GET: dict[str, Any] = {}
+LOOKS_AT_BUCKET = False
+ERRORS = (OSError, TimeoutError, HttpError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError)
+
+
+class GCS(GCSFileSystem):
+    """gcsfs where a path is `bucket/key` and nothing else, and where a request is tried fewer times."""
+
+    protocol = ("gs", "gcs")
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return path
+
+    @classmethod
+    def _split_path(cls, path: str, version_aware: bool = False) -> tuple[str, str, str | None]:
+        bucket, _, key = path.partition("/")
+        return bucket, key, None
+
+    _request = retry_request(retries=limits.TRIES)(GCSFileSystem._request.__wrapped__)
+
+
+def filesystem(endpoint: str | None) -> Any:
+    """The filesystem, shared by all of this process that ask for the same. `endpoint` is for S3 alone."""
+    return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
+
+
+def failure(error: BaseException) -> tuple[Failure, str] | None:
+    if isinstance(error, HttpError):
+        found = of_status(int(error.code)) if str(error.code).isdigit() else None
+        return (found, str(error.code)) if found else None
+    if isinstance(error, google.auth.exceptions.DefaultCredentialsError):
+        return Failure.NO_CREDENTIALS, ""
+    if isinstance(error, google.auth.exceptions.RefreshError):
+        return Failure.EXPIRED, ""
+    if isinstance(error, google.auth.exceptions.TransportError | requests.exceptions.ProxyError):
+        return Failure.UNREACHABLE, ""
+    if type(error) is OSError and error.errno is None:  # gcsfs's error for status 403, and for nothing else
+        return Failure.DENIED, ""
+    return None
+
+
+@lru_cache(maxsize=8)
+def _filesystem(emulator: str | None, credentials: str | None) -> Any:
+    """Both are variables that gcsfs or google.auth read. Others make another filesystem."""
+    # Without a name gcsfs tries one way after the other and ends as a stranger, who is then refused without a reason.
+    return GCS(
+        token="anon" if emulator else "google_default",
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        session_kwargs={
+            "trust_env": True,
+            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=limits.CONNECT_S, sock_read=limits.ANSWER_S),
+        },
+    )

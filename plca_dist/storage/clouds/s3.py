@@ -1,0 +1,160 @@
+"""S3, of AWS or of a compatible server, through s3fs; and the meaning of its errors."""
+
+import os
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import s3fs
+from botocore import exceptions as boto
+
+from plca_dist.errors import UserError
+from plca_dist.storage.causes import Failure, Words, chain, of_status, of_transport
+from plca_dist.storage.clouds import limits
+
+WORDS = Words(
+    bucket="bucket",
+    credentials="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS profile, or a role of this machine",
+    key="AWS_ACCESS_KEY_ID",
+    secret="AWS_SECRET_ACCESS_KEY",
+    region="AWS_REGION",
+    endpoint="the endpoint setting or AWS_ENDPOINT_URL",
+    authority="AWS_CA_BUNDLE",
+)
+PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES, "max_concurrency": limits.PARTS}
+GET: dict[str, Any] = dict(PUT)
+
+_CODES = {
+    "NoSuchKey": Failure.NO_OBJECT,
+    "NoSuchBucket": Failure.NO_BUCKET,
+    "InvalidAccessKeyId": Failure.UNKNOWN_KEY,
+    "SignatureDoesNotMatch": Failure.WRONG_SECRET,
+    "ExpiredToken": Failure.EXPIRED,
+    "ExpiredTokenException": Failure.EXPIRED,
+    "InvalidToken": Failure.EXPIRED,
+    "TokenRefreshRequired": Failure.EXPIRED,
+    "AccessDenied": Failure.DENIED,
+    "AllAccessDisabled": Failure.DENIED,
+    "AccountProblem": Failure.DENIED,
+    "RequestTimeTooSkewed": Failure.CLOCK,
+    "PermanentRedirect": Failure.REGION,
+    "301": Failure.REGION,
+    "AuthorizationHeaderMalformed": Failure.REGION,
+    "IllegalLocationConstraintException": Failure.REGION,
+    "QuotaExceeded": Failure.QUOTA,
+    "StorageFull": Failure.QUOTA,
+    "XMinioStorageFull": Failure.QUOTA,
+    "XMinioAdminBucketQuotaExceeded": Failure.QUOTA,
+    "ConditionalRequestConflict": Failure.CONFLICT,
+    "OperationAborted": Failure.CONFLICT,
+    "NotImplemented": Failure.UNCONDITIONAL,
+    "SlowDown": Failure.THROTTLED,
+    "Throttling": Failure.THROTTLED,
+    "ThrottlingException": Failure.THROTTLED,
+    "RequestLimitExceeded": Failure.THROTTLED,
+    "TooManyRequests": Failure.THROTTLED,
+    "InternalError": Failure.BUSY,
+    "ServiceUnavailable": Failure.BUSY,
+    "RequestTimeout": Failure.BUSY,
+    "IncompleteBody": Failure.CUT_SHORT,
+}
+
+
+class S3(s3fs.S3FileSystem):
+    """s3fs where a path is `bucket/key` and nothing else, and where only botocore tries again."""
+
+    retries = 1
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        return path
+
+    def split_path(self, path: str) -> tuple[str, str, str | None]:
+        bucket, _, key = path.partition("/")
+        return bucket, key, None
+
+
+def filesystem(endpoint: str | None) -> Any:
+    """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same.
+
+    Raises:
+        UserError: for an endpoint that is no URL of a server alone.
+    """
+    if endpoint:
+        _check(endpoint)
+    return _filesystem(endpoint, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
+LOOKS_AT_BUCKET = False
+ERRORS = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, aiohttp.ClientError)
+
+
+def failure(error: BaseException) -> tuple[Failure, str] | None:
+    if isinstance(error, boto.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        found = _CODES.get(code) or of_status(status)
+        return (found, code) if found else None
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound):
+        return Failure.NO_CREDENTIALS, ""
+    if isinstance(error, boto.TokenRetrievalError | boto.SSOError | boto.CredentialRetrievalError):
+        return Failure.EXPIRED, ""
+    if isinstance(error, boto.SSLError):
+        return Failure.CERTIFICATE, ""
+    if isinstance(error, boto.IncompleteReadError):
+        return Failure.CUT_SHORT, ""
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError) and not _by_transport(error):
+        return Failure.UNREACHABLE, ""
+    return None
+
+
+def _by_transport(error: BaseException) -> bool:
+    """Whether an error within this one says more: of a certificate, or of an answer that was cut short."""
+    return any(of_transport(one) in (Failure.CERTIFICATE, Failure.CUT_SHORT) for one in chain(error))
+
+
+def _check(endpoint: str) -> None:
+    try:
+        url = urlsplit(endpoint)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        raise UserError("the endpoint is no URL; write https://host or http://host:port.") from None
+    if url.username is not None or url.password is not None or "@" in url.netloc:
+        raise UserError(f"the endpoint of {host} holds credentials; leave them out, and set {WORDS.credentials}.")
+    if url.scheme not in ("http", "https") or not host:
+        raise UserError(f"endpoint {endpoint!r} is no URL of a server; write https://host or http://host:port.")
+    if url.path.strip("/") or url.query or url.fragment:
+        raise UserError(f"endpoint {endpoint!r} has a path; write {url.scheme}://{url.netloc}, and paths into URIs.")
+
+
+@lru_cache(maxsize=32)
+def _filesystem(endpoint: str | None, environment: tuple[tuple[str, str], ...]) -> Any:
+    """`environment`: the variables that AWS clients read. Others make another filesystem."""
+    named = dict(environment)
+    client: dict[str, Any] = {}
+    region = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION")
+    if region or endpoint:
+        client["region_name"] = region or "us-east-1"
+    authority = named.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+    if authority:
+        client["verify"] = authority
+    # S3-compatible servers can reject the checksums that newer AWS clients add by default.
+    checksums = "when_required" if endpoint else "when_supported"
+    return S3(
+        endpoint_url=endpoint,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        default_block_size=limits.PART_BYTES,
+        max_concurrency=limits.PARTS,
+        client_kwargs=client,
+        config_kwargs={
+            "retries": {"mode": "standard", "total_max_attempts": limits.TRIES},
+            "connect_timeout": limits.CONNECT_S,
+            "read_timeout": limits.ANSWER_S,
+            "max_pool_connections": 32,
+            "request_checksum_calculation": checksums,
+            "response_checksum_validation": checksums,
+            **({"s3": {"addressing_style": "path"}} if endpoint else {}),
+        },
+    )
