@@ -13,8 +13,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import torch
 
+from benchmarks.servers import azurite
 from benchmarks.servers.seaweed import S3, s3_environment, serving
 from tests.clock import Clock
+from tests.programs import unavailable
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
@@ -86,6 +88,23 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     for name, value in s3_environment(s3_server).items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azurite.Azure]:
+    """Azurite with one container."""
+    if reason := azurite.missing():
+        unavailable(reason, "PLCA_TESTS_AZURE")
+    with azurite.serving(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def azure(azure_server: azurite.Azure, monkeypatch: pytest.MonkeyPatch) -> azurite.Azure:
+    """Azurite, with its address and key in the variables that adlfs reads."""
+    for name, value in azurite.azure_environment(azure_server).items():
+        monkeypatch.setenv(name, value)
+    return azure_server
 
 
 @pytest.fixture(scope="session")
