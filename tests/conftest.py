@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import torch
 
 from benchmarks.servers import azurite
+from benchmarks.servers import gcs as google
 from benchmarks.servers.seaweed import S3, s3_environment, serving
 from tests.clock import Clock
 from tests.programs import unavailable
@@ -105,6 +106,21 @@ def azure(azure_server: azurite.Azure, monkeypatch: pytest.MonkeyPatch) -> azuri
     for name, value in azurite.azure_environment(azure_server).items():
         monkeypatch.setenv(name, value)
     return azure_server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[google.GCS]:
+    """An emulator of Google Cloud Storage with one bucket."""
+    with google.serving(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server: google.GCS, monkeypatch: pytest.MonkeyPatch) -> google.GCS:
+    """The emulator, with its address in the variables that gcsfs reads."""
+    for name, value in google.gcs_environment(gcs_server).items():
+        monkeypatch.setenv(name, value)
+    return gcs_server
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def _home() -> Path:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Azure]:
-    """Run Azurite's blob service on loopback and a free port until the block ends. Its objects are in memory, its log in `folder`."""
+    """Run Azurite's blob service on loopback and a free port, its log in `folder` and the rest in memory, until the end."""
     reason = missing()
     assert reason is None, reason
     account, key = f"tests{secrets.token_hex(4)}", base64.b64encode(secrets.token_bytes(64)).decode()
