@@ -51,7 +51,7 @@ def _home() -> Path:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Azure]:
-    """Run Azurite's blob service on loopback and a free port, its log in `folder` and the rest in memory, until the end."""
+    """Run Azurite's blob service on loopback and a free port until the block ends, with its log in `folder`."""
     reason = missing()
     assert reason is None, reason
     account, key = f"tests{secrets.token_hex(4)}", base64.b64encode(secrets.token_bytes(64)).decode()
@@ -124,10 +124,7 @@ def shared_access(server: Azure, *, write: bool = False, seconds: float = 3600) 
 
 
 def azure_environment(server: Azure, *, sas: str | None = None) -> dict[str, str]:
-    """The variables that Azure's tools read, with the server's address and key, or a signature in place of the key.
-
-    An empty variable counts as absent with them, so one that a machine has set does not get in the way.
-    """
+    """The variables that adlfs reads, with the server's address and key, or a signature in place of the key."""
     account = {"AZURE_STORAGE_ACCOUNT_NAME": server.account}
     if sas is None:
         account["AZURE_STORAGE_ACCOUNT_KEY"] = server.key

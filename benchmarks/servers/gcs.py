@@ -29,7 +29,7 @@ class GCS:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[GCS]:
-    """Run the emulator on loopback and free ports, its log in `folder` and the rest in memory, until the end."""
+    """Run the emulator on loopback and free ports until the block ends, with its log in `folder`."""
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.servers.gcs_process", GCS.bucket],
