@@ -20,6 +20,7 @@ class Failure(Enum):
     CLOCK = auto()
     REGION = auto()
     QUOTA = auto()
+    EXISTS = auto()
     CONFLICT = auto()
     UNCONDITIONAL = auto()
     CERTIFICATE = auto()
@@ -44,6 +45,7 @@ _MEANINGS = {
     Failure.CLOCK: "this machine's clock is wrong by minutes; set it",
     Failure.REGION: "the {bucket} lies in another region; set {region}",
     Failure.QUOTA: "the store is full or its quota is used up; make room",
+    Failure.EXISTS: "there is such an object already",
     Failure.CONFLICT: "somebody else writes the same object",
     Failure.UNCONDITIONAL: "the store has no create-only-once writes; use one that has",
     Failure.CERTIFICATE: "the server's certificate is of an authority that is not known here; set {authority} to a "
@@ -96,7 +98,7 @@ def of_status(status: int | None) -> Failure | None:
     if status is None:
         return None
     known = {401: Failure.NO_CREDENTIALS, 403: Failure.DENIED, 404: Failure.NO_OBJECT, 429: Failure.THROTTLED}
-    known |= {408: Failure.BUSY, 409: Failure.CONFLICT, 501: Failure.UNCONDITIONAL, 507: Failure.QUOTA}
+    known |= {408: Failure.BUSY, 409: Failure.CONFLICT, 412: Failure.EXISTS, 501: Failure.UNCONDITIONAL, 507: Failure.QUOTA}
     return known.get(status) or (Failure.BUSY if status >= 500 else None)
 
 

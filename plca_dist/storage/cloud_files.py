@@ -73,10 +73,10 @@ class CloudFiles:
             try:
                 self._fs.pipe_file(path, data, mode="create")
                 return True
-            except FileExistsError:
-                # Where the answer to the first try was lost, the second try meets its own object.
-                return self.read(path) == data
             except self.errors as error:
+                if isinstance(error, FileExistsError) or self._is(error, Failure.EXISTS):
+                    # Where the answer to the first try was lost, the second try meets its own object.
+                    return self.read(path) == data
                 if not self._is(error, Failure.CONFLICT):
                     raise
                 time.sleep(0.2)  # another writer is writing it, and may fail

@@ -46,6 +46,7 @@ _CODES = {
     "StorageFull": Failure.QUOTA,
     "XMinioStorageFull": Failure.QUOTA,
     "XMinioAdminBucketQuotaExceeded": Failure.QUOTA,
+    "PreconditionFailed": Failure.EXISTS,
     "ConditionalRequestConflict": Failure.CONFLICT,
     "OperationAborted": Failure.CONFLICT,
     "NotImplemented": Failure.UNCONDITIONAL,
