@@ -10,11 +10,13 @@ The Host header is passed on unchanged: S3's signatures cover it, and Google's s
 import http.client
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,7 +40,7 @@ class FaultyProxy:
         read: bytes sent for GETs, by path (/bucket/key; /account/container/key with Azurite).
     """
 
-    def __init__(self, upstream: str, seed: int = 0, kind: str = "s3") -> None:
+    def __init__(self, upstream: str, seed: int = 0, kind: str = "s3", certificate: Path | None = None) -> None:
         self.kind, self.why = kind, "busy"
         self.refuse = self.drop = self.cut = self.stall = 0.0
         self.stall_s = 5.0
@@ -50,7 +52,12 @@ class FaultyProxy:
         self._random, self._lock = random.Random(seed), threading.Lock()
         self._away_until = 0.0
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}{address.path}"
+        if certificate:  # a file with a key and a certificate for 127.0.0.1
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "https" if certificate else "http"
+        self.endpoint = f"{scheme}://127.0.0.1:{self._server.server_address[1]}{address.path}"
 
     def away(self, seconds: float) -> None:
         """Reset every connection for the next `seconds`; 0 ends an outage."""

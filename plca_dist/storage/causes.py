@@ -56,6 +56,18 @@ _MEANINGS = {
     Failure.UNREACHABLE: "the endpoint does not answer; check {endpoint}",
 }  # fmt: skip
 
+_STATUSES = {
+    401: Failure.NO_CREDENTIALS,
+    403: Failure.DENIED,
+    404: Failure.NO_OBJECT,
+    408: Failure.BUSY,
+    409: Failure.CONFLICT,
+    412: Failure.EXISTS,
+    429: Failure.THROTTLED,
+    501: Failure.UNCONDITIONAL,
+    507: Failure.QUOTA,
+}
+
 
 @dataclass(frozen=True)
 class Words:
@@ -97,9 +109,7 @@ def of_status(status: int | None) -> Failure | None:
     """The meaning of an HTTP status, where the store gave no code of its own that says more."""
     if status is None:
         return None
-    known = {401: Failure.NO_CREDENTIALS, 403: Failure.DENIED, 404: Failure.NO_OBJECT, 429: Failure.THROTTLED}
-    known |= {408: Failure.BUSY, 409: Failure.CONFLICT, 412: Failure.EXISTS, 501: Failure.UNCONDITIONAL, 507: Failure.QUOTA}
-    return known.get(status) or (Failure.BUSY if status >= 500 else None)
+    return _STATUSES.get(status) or (Failure.BUSY if status >= 500 else None)
 
 
 def of_transport(error: BaseException) -> Failure | None:
