@@ -55,6 +55,8 @@ class _Handler(emulator.RequestHandler):
 
     def _serve(self) -> None:
         body = read_body(self.headers, self.rfile)
+        path, mark, query = self.path.partition("?")
+        self.path = path.replace(";", "%3B") + mark + query  # the emulator's router drops what follows
         del self.headers["Transfer-Encoding"], self.headers["Content-Length"]
         self.headers["Content-Length"] = str(len(body))
         stream, self.rfile, client, self.wfile = self.rfile, io.BytesIO(body), self.wfile, io.BytesIO()
@@ -165,10 +167,11 @@ def _parts(boundary: str, body: bytes) -> dict[str, Any]:
 
 
 def _read_data(handler: _Handler, query: dict[str, list[str]], otherwise: Any = emulator._read_data) -> Any:
-    """As the emulator has it, but for uploads in two parts, of which it takes a last carriage return away."""
+    """As the emulator has it, but for empty uploads, and those in two parts, which lose a last carriage return."""
     if handler.headers.get("Content-Type", "").startswith("multipart/related"):
         return _parts(handler.headers.get_boundary(), handler.rfile.read())
-    return otherwise(handler, query)
+    data = otherwise(handler, query)
+    return b"" if data is None else data
 
 
 class _Server(ThreadingHTTPServer):

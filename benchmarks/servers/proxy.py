@@ -145,6 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD" and status != 204:
             lines.append(f"Content-Length: {len(data)}")
         self.wfile.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        if self.command == "HEAD":
+            data = b""
         self.wfile.write(data[: len(data) // 2] if cut else data)
         if cut:
             self.wfile.flush()
