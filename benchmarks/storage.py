@@ -129,13 +129,15 @@ def measure(kind: str, place: Place, checkouts: dict[str, Path], rounds: int) ->
             for name in sorted(known, reverse=turn % 2 == 1):
                 uri = f"{place.uri}/{turn}-{name}-{case}"
                 _wait_until_idle()
-                foreign = Foreign()
+                foreign, before = Foreign(), _requests(place.proxy)
                 found = run(function, known[name], uri, shards, variables)
                 found["others"] = foreign.share()
+                if delay is not None and _requests(place.proxy) - before < data["row_groups"]:
+                    raise SystemExit(f"{case} on {kind} went around the proxy: nothing is reported")
                 for metric, value in found.items():
                     runs.setdefault(case, {}).setdefault(metric, {}).setdefault(name, []).append(value)
         print(f"{kind}: round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
-    cases = {case: {metric: _row(of) for metric, of in metrics.items()} for case, metrics in runs.items()}
+    cases = {case: {metric: _row(metric, of) for metric, of in metrics.items()} for case, metrics in runs.items()}
     return {"data": data, "libraries": loaded, "cases": cases}
 
 
@@ -158,6 +160,10 @@ class Foreign:
         return sum(machine[:3]) + machine.irq + machine.softirq - sum(ended[:4]) - alive
 
 
+def _requests(proxy: FaultyProxy | None) -> int:
+    return sum(proxy.requests.values()) if proxy else 0
+
+
 def _wait_until_idle() -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -167,9 +173,9 @@ def _wait_until_idle() -> None:
             return
 
 
-def _row(runs: dict[str, list[float]]) -> dict[str, Any]:
+def _row(metric: str, runs: dict[str, list[float]]) -> dict[str, Any]:
     row: dict[str, Any] = {name: statistics.median(values) for name, values in runs.items()}
-    if len(runs) == 2 and all(runs["against"]):
+    if len(runs) == 2 and metric != "others" and all(runs["against"]):
         row["ratio"] = statistics.median(a / b for a, b in zip(runs["this"], runs["against"], strict=True))
     return row | {"runs": {name: [round(value, 4) for value in values] for name, values in runs.items()}}
 
