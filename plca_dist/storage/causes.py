@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 
+class NoBucket(FileNotFoundError):
+    """A listing met no bucket. Where nothing lies under a prefix, a listing is empty."""
+
+
 class Failure(Enum):
     """What went wrong, whatever the cloud calls it."""
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from plca_dist.storage.causes import PASSING, Failure, Words, chain, meaning, of_transport
+from plca_dist.storage.causes import PASSING, Failure, NoBucket, Words, chain, meaning, of_transport
 
 #: Requests at once when a directory is removed.
 _DELETES = 16
@@ -22,15 +22,15 @@ class Cloud(Protocol):
 
     Attributes:
         WORDS: how the cloud calls things.
-        PUT, GET: options of fsspec's `put_file` and `get_file`, which bound their memory.
-        LOOKS_AT_BUCKET: a listing does not tell whether the bucket exists.
+        READ, PUT, GET: options of fsspec's `cat_file` of whole objects, `put_file` and `get_file`: they bound requests
+            and memory.
         ERRORS: types of the errors that requests end with; anything else is a bug.
     """
 
     WORDS: Words
+    READ: dict[str, Any]
     PUT: dict[str, Any]
     GET: dict[str, Any]
-    LOOKS_AT_BUCKET: bool
     ERRORS: tuple[type[BaseException], ...]
 
     def failure(self, error: BaseException) -> tuple[Failure, str] | None:
@@ -49,11 +49,13 @@ class CloudFiles:
         self._fs = filesystem
         self.errors = cloud.ERRORS
         # They print what a person reads in one line of ours.
-        for noisy in ("gcsfs", "azure", "aiobotocore", "asyncio"):
+        for noisy in ("gcsfs", "google", "azure", "aiobotocore", "asyncio"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
-        part = {} if (start, end) == (0, None) else {"start": start, "end": end}
+        if end is not None and end <= start:
+            return b""  # implementations differ in what an empty range is
+        part = self._cloud.READ if (start, end) == (0, None) else {"start": start, "end": end}
         return bytes(self._fs.cat_file(path, **part))
 
     def size(self, path: str) -> int | None:
@@ -92,11 +94,7 @@ class CloudFiles:
         try:
             found = self._fs.find(path, detail=True)
         except FileNotFoundError as error:
-            if self._is(error, Failure.NO_BUCKET):
-                raise
-            return []
-        if not isinstance(found, dict):  # adlfs, of an object with this very name
-            return []
+            raise NoBucket(path) from error
         below = f"{path}/"
         return [
             (name, int(info["size"]))
@@ -105,10 +103,8 @@ class CloudFiles:
         ]
 
     def look(self, path: str) -> None:
-        """Ask for what is below `path`; raises where the bucket is missing, or may not be listed there."""
-        if (bucket := path.partition("/")[0]) and self._cloud.LOOKS_AT_BUCKET:
-            self._fs.info(bucket)
-        self._fs.find(f"{path}/plca-access-probe")
+        """Raises where the bucket is missing, or what is below `path` may not be listed."""
+        self.list(f"{path}/plca-access-probe")
 
     def delete(self, path: str) -> None:
         try:
@@ -141,6 +137,8 @@ class CloudFiles:
         return found is not None and found[0] is failure
 
     def _failure(self, error: BaseException) -> tuple[Failure, str] | None:
+        if isinstance(error, NoBucket):
+            return Failure.NO_BUCKET, ""
         errors = list(chain(error))
         for one in errors:  # what the store said comes before what Python made of it
             if found := self._cloud.failure(one):

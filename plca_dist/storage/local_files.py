@@ -93,8 +93,13 @@ def filled(path: Path) -> Iterator[BinaryIO]:
     with temporary(path.name, path.parent) as (file, partial):
         yield file
         file.close()
-        partial.chmod(_FILE_MODE)
-        partial.replace(path)
+        publish(partial, path)
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give a file that is filled its name and the usual mode."""
+    partial.chmod(_FILE_MODE)
+    partial.replace(path)
 
 
 @contextmanager

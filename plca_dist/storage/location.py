@@ -148,6 +148,8 @@ def _parsed(uri: str) -> _Place:
         )
     if not _BUCKET.fullmatch(bucket):
         raise UserError(f"{uri!r}: {bucket!r} is no name of a bucket; use {_USES}.")
+    if {".", ".."} & set(key.split("/")):
+        raise UserError(f"{uri!r}: a key has no '.' and no '..'; write it without.")
     return _Place(scheme, bucket, account, key)
 
 

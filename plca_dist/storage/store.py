@@ -163,9 +163,13 @@ class Store:
         self.patiently(name, lambda: self.files.upload(source, self._path(name)))
 
     def download(self, name: str, target: Path) -> None:
-        """Copy an object to a local file, making its directory."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.patiently(name, lambda: self.files.download(self._path(name), target))
+        """Copy an object to a local file, which appears whole, making its directory."""
+        with self._explained(name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with local_files.temporary(target.name, target.parent) as (file, partial):
+                file.close()
+                self.patiently(name, lambda: self.files.download(self._path(name), partial))
+                local_files.publish(partial, target)
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object; a directory is none."""

@@ -56,6 +56,8 @@ def test_two_accounts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://[bucket/x", "is no name of a bucket"),
         ("s3://buck et/x", "is no name of a bucket"),
         ("az://con#tainer/x", "is no name of a bucket"),
+        ("s3://bucket/a/../b", "no '..'"),
+        ("gs://bucket/./b", "no '..'"),
         ("file://host/x", "three slashes"),
         ("~no-such-user/x", "there is no such user"),
     ],

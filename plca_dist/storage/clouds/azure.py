@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 from adlfs import AzureBlobFileSystem
 from azure.core import exceptions as az
+from fsspec.asyn import sync_wrapper
 
 from plca_dist.errors import UserError
 from plca_dist.storage.causes import Failure, Words, of_status
@@ -23,9 +24,9 @@ WORDS = Words(
     endpoint=_VARIABLES,
     authority="SSL_CERT_FILE",
 )
+READ: dict[str, Any] = {}
 PUT: dict[str, Any] = {}
 GET: dict[str, Any] = {}
-LOOKS_AT_BUCKET = True
 ERRORS = (OSError, TimeoutError, az.AzureError, aiohttp.ClientError)
 
 _CODES = {
@@ -56,8 +57,9 @@ class Azure(AzureBlobFileSystem):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # adlfs has no setting for it. All clients below this one share the policy.
-        self.service_client._config.retry_policy.total_retries = limits.TRIES - 1
+        # adlfs has no settings for it. All clients below this one share the policy, which would wait 15 s at first.
+        policy = self.service_client._config.retry_policy
+        policy.total_retries, policy.initial_backoff, policy.random_jitter_range = limits.TRIES - 1, 1, 1
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -66,6 +68,22 @@ class Azure(AzureBlobFileSystem):
     def split_path(self, path: str, delimiter: str = "/", **options: Any) -> tuple[str, str, str | None]:
         container, _, key = path.partition(delimiter)
         return container, key, None
+
+    async def _find(self, path: str, **_: Any) -> dict[str, dict[str, Any]]:
+        """All objects below a path. That of adlfs takes a missing container for an empty one, and asks twice."""
+        container, _slash, key = path.partition("/")
+        async with self.service_client.get_container_client(container) as client:
+            try:
+                blobs = client.list_blobs(name_starts_with=f"{key}/" if key else None, include=["metadata"])
+                return {
+                    f"{container}/{blob.name}": {"type": "file", "size": blob.size}
+                    async for blob in blobs
+                    if (blob.metadata or {}).get("hdi_isfolder") != "true"
+                }
+            except az.ResourceNotFoundError as error:
+                raise FileNotFoundError(container) from error
+
+    find = sync_wrapper(_find)
 
 
 def filesystem(account: str | None) -> Any:

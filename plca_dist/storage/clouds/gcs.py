@@ -10,7 +10,8 @@ import requests
 from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError, retry_request
 
-from plca_dist.storage.causes import Failure, Words, of_status
+from plca_dist.errors import UserError, first_line
+from plca_dist.storage.causes import Failure, Words, meaning, of_status
 from plca_dist.storage.clouds import limits
 
 WORDS = Words(
@@ -23,9 +24,9 @@ WORDS = Words(
     endpoint="the network, and STORAGE_EMULATOR_HOST if it is set",
     authority="SSL_CERT_FILE",
 )
+READ: dict[str, Any] = {}
 PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES}
 GET: dict[str, Any] = {}
-LOOKS_AT_BUCKET = False
 ERRORS = (OSError, TimeoutError, HttpError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError)
 
 
@@ -47,8 +48,15 @@ class GCS(GCSFileSystem):
 
 
 def filesystem(endpoint: str | None) -> Any:
-    """The filesystem, shared by all of this process that ask for the same. `endpoint` is for S3 alone."""
-    return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
+    """The filesystem, shared by all of this process that ask for the same. `endpoint` is for S3 alone.
+
+    Raises:
+        UserError: where no credentials are found.
+    """
+    try:
+        return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise UserError(f"gs://: {meaning(Failure.NO_CREDENTIALS, WORDS)} ({first_line(error)}).") from error
 
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:

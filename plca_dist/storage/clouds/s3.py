@@ -22,6 +22,7 @@ WORDS = Words(
     endpoint="the endpoint setting or AWS_ENDPOINT_URL",
     authority="AWS_CA_BUNDLE",
 )
+READ: dict[str, Any] = {"max_concurrency": 1}  # others ask for the size first
 PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES, "max_concurrency": limits.PARTS}
 GET: dict[str, Any] = dict(PUT)
 
@@ -87,7 +88,6 @@ def filesystem(endpoint: str | None) -> Any:
     return _filesystem(endpoint, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
 
 
-LOOKS_AT_BUCKET = False
 ERRORS = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, aiohttp.ClientError)
 
 
