@@ -82,8 +82,6 @@ def _filesystem(emulator: str | None, credentials: str | None) -> Any:
         token="anon" if emulator else "google_default",
         use_listings_cache=False,
         skip_instance_cache=True,
-        session_kwargs={
-            "trust_env": True,
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=limits.CONNECT_S, sock_read=limits.ANSWER_S),
-        },
+        session_kwargs={"trust_env": True},
+        requests_timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.CONNECT_S, sock_read=limits.ANSWER_S),
     )
