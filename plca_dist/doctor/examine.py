@@ -12,7 +12,7 @@ from pathlib import Path
 import plca_dist.training  # noqa: F401  it quiets DeepSpeed, which is imported below
 from plca_dist.doctor.finding import Finding, first_missing
 from plca_dist.errors import UserError
-from plca_dist.storage import Location, probe
+from plca_dist.storage import Location, probe, prove_created_once
 
 _PYTHON = (3, 11)
 _TORCH = (2, 11)
@@ -21,7 +21,7 @@ _ROUND_TRIP_BYTES = 24 << 20
 
 
 def examine(storage: Location, *, cluster: bool = False, gpu: bool = False) -> Iterator[Finding]:
-    """Check Python, torch and CUDA, DeepSpeed, Ray, and the store at `storage` (a multipart round trip).
+    """Check Python, torch and CUDA, DeepSpeed, Ray, and the store at `storage` (all kinds of requests of a run).
 
     Each check imports its package itself, so that a missing package is a finding.
 
@@ -121,17 +121,27 @@ def _ray() -> str:
 
 
 def _store(location: Location) -> str:
+    """Every kind of request that a run makes: the round trip of an object in parts, a range, and creating once."""
     store = probe(location)
     made = None if "://" in store.uri else first_missing(Path(store.root))
-    name = f"plca-doctor-{uuid.uuid4().hex}"
+    folder = f"plca-doctor-{uuid.uuid4().hex}"
+    large, small = f"{folder}/large", f"{folder}/once"
     data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)
     began = time.monotonic()
     try:
-        store.write(name, data)
-        if store.read(name) != data:
+        with store.writer(large) as file:
+            file.write(data)
+        if store.read(large) != data or store.read_range(large, 5 << 20, 6 << 20) != data[5 << 20 : 6 << 20]:
             raise UserError(f"{store.uri}: what was read differs from what was written; do not use this store.")
+        token = uuid.uuid4().bytes
+        store.create(small, token)
+        prove_created_once(store, small, token)
+        store.write(small, b"replaced")
+        if store.read(small) != b"replaced":
+            raise UserError(f"{store.uri}: an object that was replaced reads as before; do not use this store.")
     finally:
-        store.delete(name)
+        store.delete_tree(folder)
         if made:
             shutil.rmtree(made, ignore_errors=True)
-    return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted in {time.monotonic() - began:.1f} s"
+    took = time.monotonic() - began
+    return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted, creates only once, in {took:.1f} s"

@@ -21,7 +21,7 @@ from typing import Any
 from plca_dist.errors import UserError
 from plca_dist.polling import start_polling
 from plca_dist.run_files import LEASES
-from plca_dist.storage import Store
+from plca_dist.storage import Store, prove_created_once
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Lease:
 
         Raises:
             LeaseHeld: when another launch holds the lease and renews it.
+            UserError: when the store does not keep a second writer from creating the same object.
         """
         watch = _Watch(ttl)
         while True:
@@ -60,7 +61,9 @@ class Lease:
             content = _read(store, newest) if newest else b""
             if not newest or watch.expired(newest, content) or _record(content).get("released"):
                 mine = _claim()
-                if store.create(_name(newest + 1), json.dumps(mine).encode()) and not fenced(store, newest + 1):
+                name, data = _name(newest + 1), json.dumps(mine).encode()
+                if store.create(name, data) and not fenced(store, newest + 1):
+                    prove_created_once(store, name, data)
                     _sweep(store, newest + 1)
                     return cls(store, newest + 1, mine, ttl)
                 watch = _Watch(ttl)  # another launch was quicker: its lease is a new one

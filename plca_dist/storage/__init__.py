@@ -6,8 +6,10 @@ through fsspec on cloud_files.py. `clouds/` has what is special to each cloud, a
 """
 
 from plca_dist.storage.location import Location, absolute, file_at, probe, resolve
+from plca_dist.storage.proof import prove_created_once
 from plca_dist.storage.store import OUTAGE_PATIENCE_S, Entry, Store, StoreAway
 
 __all__ = [
-    "OUTAGE_PATIENCE_S", "Entry", "Location", "Store", "StoreAway", "absolute", "file_at", "probe", "resolve",
+    "OUTAGE_PATIENCE_S", "Entry", "Location", "Store", "StoreAway", "absolute", "file_at", "probe",
+    "prove_created_once", "resolve",
 ]  # fmt: skip

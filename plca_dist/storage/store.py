@@ -90,13 +90,13 @@ class Store:
         """The whole object."""
         return self.patiently(name, lambda: self.files.read(self._path(name)))
 
-    def read_range(self, name: str, start: int, end: int) -> bytes:
-        """The object's bytes from `start` up to `end`; fewer where it ends before."""
-        return self.patiently(name, lambda: self.files.read(self._path(name), start, end))
+    def read_range(self, name: str, start: int, end: int, *, unless: threading.Event | None = None) -> bytes:
+        """The object's bytes from `start` up to `end`; fewer where it ends before. `unless` as in `patiently`."""
+        return self.patiently(name, lambda: self.files.read(self._path(name), start, end), unless=unless)
 
-    def size(self, name: str) -> int:
-        """The object's size in bytes."""
-        size = self.patiently(name, lambda: self.files.size(self._path(name)))
+    def size(self, name: str, *, unless: threading.Event | None = None) -> int:
+        """The object's size in bytes. `unless` as in `patiently`."""
+        size = self.patiently(name, lambda: self.files.size(self._path(name)), unless=unless)
         if size is None:
             raise UserError(f"{self.uri}/{name}: no such object.")
         return size

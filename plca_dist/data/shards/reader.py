@@ -122,10 +122,7 @@ class ShardReader:
             ) from error
 
     def _bytes(self, name: str, start: int, end: int) -> bytes:
-        def read() -> bytes:
-            return self.store.files.read(f"{self.store.root}/{name}", start, end)
-
-        return self.store.patiently(name, read, unless=self._closed)
+        return self.store.read_range(name, start, end, unless=self._closed)
 
     def _footer(self, index: int) -> Any:
         with self._lock:
@@ -143,7 +140,7 @@ class ShardReader:
     def _read_footer(self, index: int) -> Any:
         shard = self.manifest.shards[index]
         where = f"{self.store.uri}/{shard.name}"
-        size = self.store.size(shard.name)
+        size = self.store.size(shard.name, unless=self._closed)
         if size < shard.bytes:
             raise Damaged(
                 f"{where} is cut short: {size} bytes, {self.store.uri}/{MANIFEST} says {shard.bytes}; copy the shard "
