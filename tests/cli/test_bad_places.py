@@ -42,8 +42,8 @@ def test_a_place_that_cannot_be_written_is_refused(
     ("variables", "place", "parts"),
     [
         ({}, "s3://no-such-bucket/x", ["s3://no-such-bucket", "bucket does not exist"]),
-        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://bucket/x", ["s3://bucket", "check the AWS credentials"]),
-        ({"AWS_ACCESS_KEY_ID": "stranger"}, "s3://bucket/x", ["s3://bucket", "check the AWS credentials"]),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://bucket/x", ["s3://bucket", "check AWS_SECRET_ACCESS_KEY"]),
+        ({"AWS_ACCESS_KEY_ID": "stranger"}, "s3://bucket/x", ["s3://bucket", "check AWS_ACCESS_KEY_ID"]),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://bucket/x", ["s3://bucket", "AWS_ENDPOINT_URL"]),
         ({}, "s4://bucket/x", ["'s4'", "s3://bucket/prefix"]),
         ({}, "s3:///x", ["names no bucket"]),

@@ -44,7 +44,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "fix"),
     [
-        ("AWS_SECRET_ACCESS_KEY", "wrong", "check the AWS credentials"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "check AWS_SECRET_ACCESS_KEY"),
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "check the endpoint setting or AWS_ENDPOINT_URL"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_bucket_out_of_reach_fails_with_the_fix(
     assert main(["doctor", "--storage", "s3://bucket/runs"]) == 1
     out, err = capsys.readouterr()
     (failed,) = [line for line in out.splitlines() if not line.startswith("ok    ")]
-    assert failed.startswith("FAIL  store: s3://bucket: ")
+    assert failed.startswith("FAIL  store: s3://bucket/runs: ")
     assert fix in failed
     assert err == ""
 

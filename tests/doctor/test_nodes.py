@@ -153,5 +153,5 @@ def test_real_nodes_that_differ_are_told_apart(cluster: Cluster, s3: S3) -> None
     assert len(wrong) == 3
     assert wrong[0].startswith("torch 1.2.3 there, ")
     assert wrong[1].startswith("Ray offers 1 GPUs and torch sees 0")
-    assert "check the AWS credentials" in wrong[2]
+    assert "check AWS_SECRET_ACCESS_KEY" in wrong[2]
     assert resolve(storage).list() == []

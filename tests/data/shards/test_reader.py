@@ -14,6 +14,7 @@ from plca_dist.data.shards import Damaged, ShardReader, write_shards
 from plca_dist.data.shards.manifest import Manifest, read_manifest
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
+from plca_dist.storage.local_files import LocalFiles
 
 SIZE = (32, 48)
 
@@ -136,25 +137,14 @@ def test_only_the_asked_bytes_are_read(store: Store, monkeypatch: pytest.MonkeyP
     manifest = write_shards(toy(100), store, with_labels=True, shard_rows=100, row_group_rows=10)
     reads: list[int] = []
 
-    class Counting:
-        def __init__(self, file: Any) -> None:
-            self._file = file
+    real = LocalFiles.read
 
-        closed = False
+    def counted(self: LocalFiles, path: str, start: int = 0, end: int | None = None) -> bytes:
+        data = real(self, path, start, end)
+        reads.append(len(data))
+        return data
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
-
-        def read(self, size: int = -1) -> bytes:
-            reads.append(size)
-            return self._file.read(size)
-
-        def read_buffer(self, size: int = -1) -> Any:
-            reads.append(size)
-            return self._file.read_buffer(size)
-
-    real = Store.open
-    monkeypatch.setattr(Store, "open", lambda self, name: Counting(real(self, name)))
+    monkeypatch.setattr(LocalFiles, "read", counted)
     reader = ShardReader(store, manifest)
     reader.read_row_group(0, 3, ["id"])  # opens the shard and reads its footer
     footer = sum(reads)
