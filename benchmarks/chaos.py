@@ -1,14 +1,16 @@
 """A run that is killed, signalled, cut off from its store and started again, against one that nothing happens to.
 
-    python -m benchmarks.chaos [--events 20] [--steps 2000] [--seed 0]
+    python -m benchmarks.chaos [--store s3|azure|gcs] [--events 20] [--steps 2000] [--seed 0]
 
 Both train toytown in two workers with `plca train`, each in a process and a Ray cluster of its own, from and to one
-SeaweedFS server behind a proxy that fails when told to. Events come at random moments. Before anything is reported, the
-weights of both runs must be equal in every bit and the metrics must hold every step once. A worker's SIGKILL and the
-store's faults leave the driver alone; after the others the same command is given again.
+server (SeaweedFS, Azurite or an emulator of Google's) behind a proxy that fails when told to. Events come at random
+moments. Before anything is reported, the weights of both runs must be equal in every bit and the metrics must hold
+every step once. A worker's SIGKILL and the store's faults leave the driver alone; after the others the same command
+is given again.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -26,11 +28,17 @@ from typing import Any
 import psutil
 
 from benchmarks.common import save
+from benchmarks.servers import azurite, gcs, seaweed
 from benchmarks.servers.proxy import FaultyProxy
-from benchmarks.servers.seaweed import s3_environment, serving
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.storage import resolve
 
+#: By the name of the store: the scheme of its URIs, its server, and the variables with the server's address.
+STORES: dict[str, tuple[str, Any, Any]] = {
+    "s3": ("s3", seaweed.serving, seaweed.s3_environment),
+    "azure": ("az", azurite.serving, azurite.azure_environment),
+    "gcs": ("gs", gcs.serving, gcs.gcs_environment),
+}
 EVENTS = (
     "SIGKILL of a worker", "SIGKILL of the driver", "SIGTERM", "SIGUSR2", "store away for 12 s",
     "503s, drops and cuts for 12 s",
@@ -111,14 +119,14 @@ class Training:
         return found
 
 
-def command(name: str, steps: int) -> list[str]:
+def command(name: str, bucket: str, steps: int) -> list[str]:
     settings = [
-        "data=s3://bucket/data", "source.uri=source", "target.uri=target", "evaluation.uri=val", "deterministic=true",
+        f"data={bucket}/data", "source.uri=source", "target.uri=target", "evaluation.uri=val", "deterministic=true",
         "source.crop=[32, 64]", "target.crop=[32, 64]", "batch.pairs=4", "cluster.workers=2",
         f"schedule.steps={steps}", f"checkpoint.every={_CHECKPOINT_EVERY}", "log.every=1",
     ]  # fmt: skip
     sets = [part for setting in settings for part in ("--set", setting)]
-    return ["train", "toytown", "--name", name, "--storage", "s3://bucket/runs", *sets]
+    return ["train", "toytown", "--name", name, "--storage", f"{bucket}/runs", *sets]
 
 
 def disturbed(arguments: list[str], proxy: FaultyProxy, events: int, chance: random.Random) -> list[dict[str, Any]]:
@@ -174,25 +182,29 @@ def _fail(proxy: FaultyProxy, *, away: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", choices=STORES, default="s3")
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    scheme, serving, environment = STORES[options.store]
+    bucket = f"{scheme}://bucket"
     with (
         tempfile.TemporaryDirectory(prefix="plca-chaos-") as made,
         serving(Path(made)) as server,
-        FaultyProxy(server.endpoint) as proxy,
+        FaultyProxy(server.endpoint, kind=options.store) as proxy,
     ):
-        os.environ |= s3_environment(server) | {"AWS_ENDPOINT_URL": proxy.endpoint}
-        data, runs = resolve("s3://bucket/data"), resolve("s3://bucket/runs")
+        os.environ |= environment(dataclasses.replace(server, endpoint=proxy.endpoint))
+        data, runs = resolve(f"{bucket}/data"), resolve(f"{bucket}/runs")
         prepare_toytown(data, size=(32, 64), count=24, progress=lambda what, done, total: None)
         began = time.monotonic()
-        calm = Training(command("calm", options.steps))
+        calm = Training(command("calm", bucket, options.steps))
         if calm.wait_to_the_end():
             raise SystemExit(f"the undisturbed run failed: {calm.lines[-3:]}")
         calm_s = time.monotonic() - began
         began = time.monotonic()
-        told = disturbed(command("chaos", options.steps), proxy, options.events, random.Random(options.seed))
+        arguments = command("chaos", bucket, options.steps)
+        told = disturbed(arguments, proxy, options.events, random.Random(options.seed))
         chaos_s = time.monotonic() - began
         faults = dict(proxy.faults)
         records = map(json.loads, runs.read("chaos/metrics.jsonl").decode().splitlines())
@@ -209,13 +221,15 @@ def main() -> None:
             print(f"{event:30s} x {len(seconds):2d}  to the next step: median {statistics.median(seconds):5.1f} s, "
                   f"worst {max(seconds):5.1f} s; at most {repeated} steps repeated")  # fmt: skip
     result = {
+        "store": options.store,
         "events": told,
         "requests_failed": faults,
         "steps": options.steps,
         "seed": options.seed,
         "checkpoint_every": _CHECKPOINT_EVERY,
     }
-    print(save("chaos", {**result, "undisturbed_s": round(calm_s, 1), "disturbed_s": round(chaos_s, 1)}))
+    name = "chaos" if options.store == "s3" else f"chaos_{options.store}"
+    print(save(name, {**result, "undisturbed_s": round(calm_s, 1), "disturbed_s": round(chaos_s, 1)}))
 
 
 if __name__ == "__main__":

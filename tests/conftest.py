@@ -142,13 +142,19 @@ def toytown_settings(toytown_shards: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def ray_session(s3_server: S3) -> Iterator[S3]:
-    """One local Ray cluster, started as `plca train` starts its own; every process of it can reach the S3 server."""
+def ray_session(s3_server: S3, gcs_server: google.GCS, request: pytest.FixtureRequest) -> Iterator[S3]:
+    """One local Ray cluster, started as `plca train` starts its own.
+
+    Every process of it can reach the servers of all clouds: it has the variables of when the cluster was started.
+    """
     from plca_dist.config import ClusterSettings
     from plca_dist.ray_cluster.connect import connection
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_environment(s3_server).items():
+        variables = s3_environment(s3_server) | google.gcs_environment(gcs_server)
+        if not azurite.missing():
+            variables |= azurite.azure_environment(request.getfixturevalue("azure_server"))
+        for name, value in variables.items():
             patch.setenv(name, value)
         patch.delenv("RAY_ADDRESS", raising=False)
         with connection(ClusterSettings(workers=2), print):
