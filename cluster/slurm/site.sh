@@ -18,6 +18,12 @@ address() { hostname -I | cut -d' ' -f1; }
 # address() { ip -4 -o address show ib0 | awk '{ sub("/.*", "", $4); print $4 }'; }
 # export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 
+# Where the bucket's credentials are, for jobs that do not inherit them: see docs/operations.md, "What each cloud needs".
+# export AWS_PROFILE=plca AWS_REGION=us-east-1
+# export GOOGLE_APPLICATION_CREDENTIALS=$HOME/.config/plca/google.json
+# export AZURE_STORAGE_ACCOUNT_NAME=account # and `az login`, or AZURE_STORAGE_ACCOUNT_KEY from a file only you can read
+# export SSL_CERT_FILE=/etc/ssl/house.pem
+
 # A directory of each node's own for sockets and Ray's logs. Short: the path of a socket holds 107 bytes.
 scratch=/tmp
 
