@@ -19,7 +19,10 @@ from plca_dist.storage import resolve
 from plca_dist.training.checkpoint.commit import committed
 
 
-@pytest.mark.parametrize(("server", "bucket"), [("gcs_server", "gs://bucket"), ("azure_server", "az://bucket")])
+@pytest.mark.parametrize(
+    ("server", "bucket"),
+    [pytest.param("gcs_server", "gs://bucket", marks=pytest.mark.slow), ("azure_server", "az://bucket")],
+)
 def test_a_run_left_and_continued_is_the_one_on_s3_in_every_bit(
     server: str,
     bucket: str,
@@ -52,7 +55,7 @@ def test_a_run_left_and_continued_is_the_one_on_s3_in_every_bit(
     out, err = capfd.readouterr()
     assert out.endswith(f"\nrun: {there.store.uri}/left\n")
     assert f"continuing from step {newest.step} ({newest.name})" in err.splitlines()
-    told = ("starting ", "continuing ", "checkpoint ")
+    told = ("starting ", "continuing ", "checkpoint ", f"step {there.steps}: ")
     assert not [line for line in err.splitlines() if not line.startswith(told) and f"/{there.steps} " not in line]
     assert there.weights("left") == runs.weights("undisturbed")
     assert there.recorded("left") == list(range(1, there.steps + 1))
