@@ -49,7 +49,7 @@ class CloudFiles:
         self._fs = filesystem
         self.errors = cloud.ERRORS
         # They print what a person reads in one line of ours.
-        for noisy in ("gcsfs", "google", "azure", "aiobotocore", "asyncio"):
+        for noisy in ("gcsfs", "google.auth", "azure", "aiobotocore"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
