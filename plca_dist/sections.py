@@ -182,7 +182,7 @@ class CheckpointSettings(Section):
 class StorageSettings(Section):
     """Where runs are kept."""
 
-    uri: str = Field("runs", description="Runs live in <uri>/<name>: s3://bucket/prefix, file:///path or a path.")
+    uri: str = Field("runs", description="Runs live in <uri>/<name>: s3://, gs:// or az://bucket/prefix, or a path.")
     endpoint: str | None = Field(None, description="URL of an S3-compatible server; null: AWS_ENDPOINT_URL or AWS.")
 
 

@@ -21,8 +21,10 @@ address() { hostname -I | cut -d' ' -f1; }
 # Where the bucket's credentials are, for jobs that do not inherit them: see docs/operations.md, "What each cloud needs".
 # export AWS_PROFILE=plca AWS_REGION=us-east-1
 # export GOOGLE_APPLICATION_CREDENTIALS=$HOME/.config/plca/google.json
-# export AZURE_STORAGE_ACCOUNT_NAME=account # and `az login`, or AZURE_STORAGE_ACCOUNT_KEY from a file only you can read
-# export SSL_CERT_FILE=/etc/ssl/house.pem
+# export AZURE_STORAGE_ACCOUNT_NAME=account # and `az login`, or the line below, with a file that only you can read
+# AZURE_STORAGE_SAS_TOKEN=$(cat "$HOME/.config/plca/azure-sas"); export AZURE_STORAGE_SAS_TOKEN
+# export SSL_CERT_FILE=/etc/ssl/authorities.pem # certificates of your own authorities, and of others that are needed
+# export HTTPS_PROXY=http://proxy.example.com:3128 NO_PROXY=10.0.0.0/8,localhost
 
 # A directory of each node's own for sockets and Ray's logs. Short: the path of a socket holds 107 bytes.
 scratch=/tmp
