@@ -62,7 +62,9 @@ def add_command(
 
 def add_settings(parser: Command) -> None:
     """--storage and --set; `settings` reads them."""
-    parser.add_argument("--storage", metavar="URI", help="s3://, gs:// or az://bucket/prefix, or a path (default: the recipe's, runs)")
+    parser.add_argument(
+        "--storage", metavar="URI", help="s3://, gs://, az://bucket/prefix or a path (default: the recipe's)"
+    )
     parser.add_argument(
         "--set",
         action="append",
