@@ -1,5 +1,6 @@
 """What a store does wrong, or is asked wrongly: patience where it helps, and otherwise one line with the cause."""
 
+import contextlib
 import datetime
 import importlib
 import os
@@ -7,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +36,29 @@ class Behind(NamedTuple):
         return resolve(f"{self.uri}/behind", patience_s=patience_s)
 
 
+AtOnce = Callable[[Callable[[Behind], None]], object]
+
+
 @pytest.fixture(params=CLOUDS)
 def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Behind]:
     server = request.getfixturevalue(request.param)
     with FaultyProxy(server.endpoint, kind=request.param) as proxy:
         set_server(request.param, server, proxy.endpoint, monkeypatch)
         yield Behind(proxy, f"{SCHEMES[request.param]}://bucket")
+
+
+@pytest.fixture
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[AtOnce]:
+    """Makes the same check of every cloud, each behind its proxy, at the same time: they mostly wait."""
+    with contextlib.ExitStack() as stack:
+        places = []
+        for name in CLOUDS:
+            server = request.getfixturevalue(name)
+            proxy = stack.enter_context(FaultyProxy(server.endpoint, kind=name))
+            set_server(name, server, proxy.endpoint, monkeypatch)
+            places.append(Behind(proxy, f"{SCHEMES[name]}://bucket"))
+        pool = stack.enter_context(ThreadPoolExecutor(len(places)))
+        yield lambda check: list(pool.map(check, places))
 
 
 @pytest.fixture(params=CLOUDS)
@@ -142,31 +161,37 @@ def _reads_only(store: Store) -> None:
     assert store.read("x") == b"1"
 
 
-def test_a_store_that_refuses_for_good_says_why(behind: Behind) -> None:
-    store = behind.store(patience_s=60)
-    for why, message in (("denied", "access is denied"), ("expired", "credentials")):
-        behind.proxy.why, behind.proxy.refuse = why, 1.0
-        began = time.monotonic()
-        for ask in (lambda: store.read("x"), lambda: store.write("x", b"1"), lambda: store.create("y", b"1")):
-            with pytest.raises(UserError, match=message) as refused:
-                ask()
-            assert not isinstance(refused.value, StoreAway)
-            assert "\n" not in str(refused.value)
-        assert time.monotonic() - began < 20, "it asked again"
+def test_a_store_that_refuses_for_good_says_why(at_once: AtOnce) -> None:
+    def check(behind: Behind) -> None:
+        store = behind.store(patience_s=60)
+        for why, message in (("denied", "access is denied"), ("expired", "credentials")):
+            behind.proxy.why, behind.proxy.refuse = why, 1.0
+            began = time.monotonic()
+            for ask in (lambda: store.read("x"), lambda: store.write("x", b"1"), lambda: store.create("y", b"1")):
+                with pytest.raises(UserError, match=message) as refused:
+                    ask()
+                assert not isinstance(refused.value, StoreAway)
+                assert "\n" not in str(refused.value)
+            assert time.monotonic() - began < 20, "it asked again"
+
+    at_once(check)
 
 
-def test_a_busy_store_is_asked_again(behind: Behind) -> None:
-    store = behind.store(patience_s=60)
-    store.write("x", b"whole" * 1000)
-    behind.proxy.refuse = 0.3
-    for k in range(2):
-        assert store.read("x") == b"whole" * 1000
-        store.write(f"y{k}", b"1")
-        assert store.create(f"z{k}", b"%d" % k)
-        assert not store.create(f"z{k}", b"other")
-    behind.proxy.refuse = 0.0
-    assert [e.name for e in store.list()] == ["x", *(f"{a}{k}" for a in "yz" for k in range(2))]
-    assert behind.proxy.faults["refuse"] >= 1
+def test_a_busy_store_is_asked_again(at_once: AtOnce) -> None:
+    def check(behind: Behind) -> None:
+        store = behind.store(patience_s=60)
+        store.write("x", b"whole" * 1000)
+        behind.proxy.refuse = 0.3
+        for k in range(2):
+            assert store.read("x") == b"whole" * 1000
+            store.write(f"y{k}", b"1")
+            assert store.create(f"z{k}", b"%d" % k)
+            assert not store.create(f"z{k}", b"other")
+        behind.proxy.refuse = 0.0
+        assert [e.name for e in store.list()] == ["x", *(f"{a}{k}" for a in "yz" for k in range(2))]
+        assert behind.proxy.faults["refuse"] >= 1
+
+    at_once(check)
 
 
 def test_connections_that_break_cost_nothing(behind: Behind, tmp_path: Path) -> None:
@@ -182,47 +207,58 @@ def test_connections_that_break_cost_nothing(behind: Behind, tmp_path: Path) -> 
     assert behind.proxy.faults["cut"] > 1
 
 
-def test_an_outage_is_waited_for_and_named_when_it_lasts(behind: Behind) -> None:
-    store = behind.store(patience_s=60)
-    store.write("x", b"1")
-    behind.proxy.away(4)
-    assert store.read("x") == b"1"
-    behind.proxy.away(600)
-    began = time.monotonic()
-    with pytest.raises(StoreAway, match=r"/behind/x: the endpoint does not answer"):
-        behind.store(patience_s=2).read("x")
-    assert 2 <= time.monotonic() - began < 20
-    ended = threading.Event()
-    threading.Timer(1, ended.set).start()
-    with pytest.raises(StoreAway):
-        store.patiently("x", lambda: store.files.read(f"{store.root}/x"), unless=ended)
-    behind.proxy.away(0)
+def test_an_outage_is_waited_for_and_named_when_it_lasts(at_once: AtOnce) -> None:
+    def check(behind: Behind) -> None:
+        store = behind.store(patience_s=60)
+        store.write("x", b"1")
+        behind.proxy.away(4)
+        assert store.read("x") == b"1"
+        behind.proxy.away(600)
+        began = time.monotonic()
+        with pytest.raises(StoreAway, match=r"/behind/x: the endpoint does not answer"):
+            behind.store(patience_s=2).read("x")
+        assert 2 <= time.monotonic() - began < 20
+        ended = threading.Event()
+        threading.Timer(1, ended.set).start()
+        with pytest.raises(StoreAway):
+            store.patiently("x", lambda: store.files.read(f"{store.root}/x"), unless=ended)
+        behind.proxy.away(0)
+
+    at_once(check)
 
 
-def test_a_store_that_stalls_is_waited_for_and_not_asked_twice(behind: Behind) -> None:
+def test_a_store_that_stalls_is_waited_for_and_not_asked_twice(at_once: AtOnce) -> None:
     """Longer than the three seconds that some clients wait."""
-    store = behind.store()
-    store.write("stalled", b"late")
-    behind.proxy.requests.clear()
-    behind.proxy.stall, behind.proxy.stall_s = 1.0, 4.0
-    assert store.read("stalled") == b"late"
-    assert behind.proxy.requests == {"GET": 1}
+
+    def check(behind: Behind) -> None:
+        store = behind.store()
+        store.write("stalled", b"late")
+        behind.proxy.requests.clear()
+        behind.proxy.stall, behind.proxy.stall_s = 1.0, 4.0
+        assert store.read("stalled") == b"late"
+        assert behind.proxy.requests == {"GET": 1}
+
+    at_once(check)
 
 
 def test_a_request_that_stalls_for_too_long_is_given_up_and_asked_again(
-    behind: Behind, monkeypatch: pytest.MonkeyPatch
+    at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    behind.store().write("stalled", b"at last")
+    at_once(lambda behind: behind.store().write("stalled", b"at last"))
     monkeypatch.setattr(limits, "ANSWER_S", 1)
     monkeypatch.setattr(limits, "TRIES", 1)
-    for name in ("s3", "gcs", "azure"):
+    for name in CLOUDS:
         importlib.import_module(f"plca_dist.storage.clouds.{name}")._filesystem.cache_clear()
-    behind.proxy.stall, behind.proxy.stall_s = 1.0, 600.0
-    threading.Timer(4, setattr, (behind.proxy, "stall", 0.0)).start()
-    began = time.monotonic()
-    assert behind.store(patience_s=60).read("stalled") == b"at last"
-    assert 3 < time.monotonic() - began < 30
-    assert behind.proxy.faults["stall"] >= 2
+
+    def check(behind: Behind) -> None:
+        behind.proxy.stall, behind.proxy.stall_s = 1.0, 600.0
+        threading.Timer(4, setattr, (behind.proxy, "stall", 0.0)).start()
+        began = time.monotonic()
+        assert behind.store(patience_s=60).read("stalled") == b"at last"
+        assert 3 < time.monotonic() - began < 30
+        assert behind.proxy.faults["stall"] >= 2
+
+    at_once(check)
 
 
 @pytest.fixture(scope="module")
