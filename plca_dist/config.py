@@ -98,7 +98,7 @@ class Config(Section):
 
     def location(self, uri: str) -> "Location":
         """`uri` on the server that `storage.endpoint` names."""
-        from plca_dist.storage import Location  # here: it brings asyncio and ssl, which a mistyped recipe should not wait for
+        from plca_dist.storage import Location  # here: it brings asyncio, which a mistyped recipe should not wait for
 
         return Location(uri, self.storage.endpoint)
 

@@ -62,7 +62,8 @@ def add_command(
 
 def add_settings(parser: Command) -> None:
     """--storage and --set; `settings` reads them."""
-    parser.add_argument("--storage", metavar="URI", help="s3://, gs:// or az://bucket/prefix, or a path (default: the recipe's, runs)")
+    places = "s3://, gs:// or az://bucket/prefix, or a path"
+    parser.add_argument("--storage", metavar="URI", help=f"{places} (default: the recipe's, runs)")
     parser.add_argument(
         "--set",
         action="append",
