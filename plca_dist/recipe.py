@@ -45,7 +45,7 @@ def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
         UserError: no such file, or none of text; the message names the shipped files and the nearest name.
     """
     if "://" in name:
-        from plca_dist.storage import Location, file_at  # pyarrow, which a shipped or a local file does without
+        from plca_dist.storage import Location, file_at  # asyncio, which a shipped or a local file does without
 
         store, file = file_at(Location(name))
         if not store.exists(file):

@@ -18,6 +18,8 @@ ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
     "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/"),
+    "fsspec": ("storage/",),
+    **dict.fromkeys(("s3fs", "botocore", "gcsfs", "google", "adlfs", "azure"), ("storage/clouds/",)),
 }
 #: What DeepSpeed does not document: attributes, keys and names of its files. One file alone may touch it.
 DEEPSPEED_INTERNALS = (

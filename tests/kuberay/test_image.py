@@ -33,8 +33,9 @@ def pinned() -> dict[str, Version]:
 
 def asked() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extra = (CLUSTER / "requirements.in").read_text().splitlines()
-    return [Requirement(line) for line in (*project["dependencies"], *extra) if not line.startswith("#")]
+    clouds = [line for extra in ("gcs", "azure") for line in project["optional-dependencies"][extra]]
+    more = (CLUSTER / "requirements.in").read_text().splitlines()
+    return [Requirement(line) for line in (*project["dependencies"], *clouds, *more) if not line.startswith("#")]
 
 
 def test_the_pins_are_what_the_project_asks_for() -> None:
@@ -48,7 +49,7 @@ def test_the_pins_are_what_the_project_asks_for() -> None:
     assert not wrong, f"{wrong}; make cluster/requirements.txt again, as its first lines say"
 
 
-@pytest.mark.parametrize("package", ["ray", "torch", "deepspeed", "torchvision"])
+@pytest.mark.parametrize("package", ["ray", "torch", "deepspeed", "torchvision", "s3fs", "gcsfs", "adlfs"])
 def test_the_image_has_what_was_tested(package: str) -> None:
     """The versions of the environment in which this suite runs, up to the patch level."""
     from importlib.metadata import version
@@ -68,6 +69,18 @@ def test_what_rays_job_server_needs_is_in() -> None:
         where = {"python_version": "3.12", "python_full_version": "3.12.3", "sys_platform": "linux"}
         if any(requirement.marker and requirement.marker.evaluate({**where, "extra": extra}) for extra in extras):
             assert canonicalize_name(requirement.name) in versions, line
+
+
+@pytest.mark.parametrize("package", ["s3fs", "gcsfs", "adlfs"])
+def test_what_a_cloud_needs_is_in(package: str) -> None:
+    from importlib.metadata import requires
+
+    where = {"python_version": "3.12", "python_full_version": "3.12.3", "sys_platform": "linux", "extra": ""}
+    for requirement in map(Requirement, requires(package) or ()):
+        if requirement.marker is None or requirement.marker.evaluate(where):
+            version = pinned().get(canonicalize_name(requirement.name))
+            assert version is not None, requirement
+            assert version in requirement.specifier, f"{requirement}: pinned is {version}"
 
 
 def test_what_is_copied_is_here_and_let_in() -> None:

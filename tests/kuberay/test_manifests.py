@@ -150,6 +150,36 @@ def test_what_pods_refer_to_exists() -> None:
                     assert ("ConfigMap", source["configMapRef"]["name"]) in site
                 else:
                     assert source["secretRef"]["optional"], "it is made by hand, or not at all"
+            secrets = [volume["secret"] for volume in pod.spec["volumes"] if "secret" in volume]
+            assert [(secret["secretName"], secret["optional"]) for secret in secrets] == [("plca-files", True)]
+            for container in (pod.main, *pod.spec.get("initContainers", ())):
+                assert "/etc/plca" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
+def test_the_lines_to_uncomment_are_right(tmp_path: Path) -> None:
+    """Annotations, variables and the label of every cloud at once, in the site's three files."""
+    shutil.copytree(KUBERAY, tmp_path / "kuberay")
+    site = tmp_path / "kuberay/site"
+    for name in ("kustomization.yaml", "service-account.yaml", "settings/kustomization.yaml"):
+        text = (site / name).read_text()
+        shown, count = re.subn(r"(?m)^( *)# (?=annotations:$|patches:|  +[-\w]|- [A-Z_]+=)", r"\1", text)
+        assert count, name
+        (site / name).write_text(shown)
+    built = {item["kind"]: item for item in build(site)}
+    assert [error for item in built.values() for error in core_errors(item)] == []
+    assert {key.partition("/")[0] for key in built["ServiceAccount"]["metadata"]["annotations"]} == {
+        "eks.amazonaws.com", "iam.gke.io", "azure.workload.identity",
+    }  # fmt: skip
+    variables = set(built["ConfigMap"]["data"])
+    assert variables >= {"AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS"}
+    told = (ROOT / "docs/operations.md").read_text()
+    assert [name for name in variables if f"`{name}`" not in told] == []
+    for directory in RAY:
+        (item,) = [item for item in build(tmp_path / "kuberay" / directory) if item["kind"].startswith("Ray")]
+        assert broken_rules(item) == core_errors(item) == []
+        for pod in pods(item):
+            labelled = pod.template.get("metadata", {}).get("labels") == {"azure.workload.identity/use": "true"}
+            assert labelled == (pod.role != "submitter")
 
 
 def test_no_secret_in_any_file() -> None:
