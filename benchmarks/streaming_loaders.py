@@ -95,7 +95,7 @@ def ray_data(images: int, scratch: Path) -> Iterator[Prepared]:
         number, image, label = prepared(row["image"], row["label"])
         return {"number": number, "image": image.numpy(), "label": label.numpy()}
 
-    dataset = ray.data.read_parquet(paths, filesystem=place.filesystem, shuffle="files")
+    dataset = ray.data.read_parquet(paths, filesystem=place.arrow(), shuffle="files")
     dataset = dataset.select_columns(["image", "label"]).map(prepare)
     for row in dataset.iter_rows():
         yield row["number"], torch.from_numpy(row["image"].copy()), torch.from_numpy(row["label"].copy())
