@@ -124,6 +124,7 @@ def of_transport(error: BaseException) -> Failure | None:
         return Failure.CERTIFICATE
     if isinstance(error, aiohttp.ClientPayloadError | asyncio.IncompleteReadError):
         return Failure.CUT_SHORT
-    if isinstance(error, aiohttp.ClientConnectionError | ConnectionError | TimeoutError):
+    unreachable = aiohttp.ClientConnectionError | aiohttp.ClientHttpProxyError | ConnectionError | TimeoutError
+    if isinstance(error, unreachable):
         return Failure.UNREACHABLE
     return None

@@ -78,7 +78,7 @@ class Azure(AzureBlobFileSystem):
                 return {
                     f"{container}/{blob.name}": {"type": "file", "size": blob.size}
                     async for blob in blobs
-                    if (blob.metadata or {}).get("hdi_isfolder") != "true"
+                    if "true" not in [v for k, v in (blob.metadata or {}).items() if k.lower() == "hdi_isfolder"]
                 }
             except az.ResourceNotFoundError as error:
                 raise FileNotFoundError(container) from error

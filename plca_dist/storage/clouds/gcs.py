@@ -57,6 +57,8 @@ def filesystem(endpoint: str | None) -> Any:
         return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
     except google.auth.exceptions.GoogleAuthError as error:
         raise UserError(f"gs://: {meaning(Failure.NO_CREDENTIALS, WORDS)} ({first_line(error)}).") from error
+    except ValueError as error:  # settings of gcsfs's own that contradict each other
+        raise UserError(f"gs://: {first_line(error)}.") from error
 
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
