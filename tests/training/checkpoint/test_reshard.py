@@ -69,7 +69,7 @@ def test_another_stage_goes_on_as_the_first_would_have(
     for name, value in full_state(engine).items():
         assert torch.equal(value, saved[name]), name
     apart, moved = distance(train(engine, other, 2, 2), expected), distance(saved, expected)
-    # Processors round sums differently, up to 2e-3 of the way. A lost momentum is tens of percents.
+    # Processors round sums differently, up to 2e-3 of the way. A lost momentum is 0.96 of it.
     assert apart < 5e-3 * moved, (apart, moved)
 
 
