@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -75,15 +75,18 @@ _STATUSES = {
 
 @dataclass(frozen=True)
 class Words:
-    """How a cloud calls things, for `meaning`. Each but `bucket` names settings or variables to set."""
+    """How a cloud calls things, for `meaning`. Each but `bucket` names settings or variables to set.
+
+    `region` is empty where no answer tells of another region.
+    """
 
     bucket: str
     credentials: str
     key: str
     secret: str
-    region: str
     endpoint: str
     authority: str
+    region: str = ""
 
 
 def meaning(failure: Failure, words: Words) -> str:
@@ -109,11 +112,16 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             waiting.append(found.__context__)
 
 
-def of_status(status: int | None) -> Failure | None:
-    """The meaning of an HTTP status, where the store gave no code of its own that says more."""
-    if status is None:
-        return None
-    return _STATUSES.get(status) or (Failure.BUSY if status >= 500 else None)
+def of_answer(codes: Mapping[str, Failure], code: str, status: int | None) -> tuple[Failure, str] | None:
+    """The failure that an answer of a store is, and its code; None: unknown.
+
+    Args:
+        codes: the cloud's own, which say more than the HTTP status.
+        code: of this answer.
+        status: the HTTP status.
+    """
+    found = codes.get(code) or _STATUSES.get(status or 0) or (Failure.BUSY if (status or 0) >= 500 else None)
+    return (found, code) if found else None
 
 
 def of_transport(error: BaseException) -> Failure | None:

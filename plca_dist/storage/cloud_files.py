@@ -4,7 +4,6 @@ A path is `bucket/key`, and means itself: nothing in it is a pattern, a version 
 other processes write to the same bucket.
 """
 
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +32,9 @@ class Cloud(Protocol):
     GET: dict[str, Any]
     ERRORS: tuple[type[BaseException], ...]
 
+    def filesystem(self, endpoint: str | None, account: str | None) -> Any:
+        """fsspec's filesystem on a server, of an account, where the cloud has such; None: those of the environment."""
+
     def failure(self, error: BaseException) -> tuple[Failure, str] | None:
         """The failure that the one error is by its type and code, and the code; None: it does not say."""
 
@@ -44,13 +46,10 @@ class CloudFiles:
         errors: types of the errors that requests end with.
     """
 
-    def __init__(self, cloud: Any, filesystem: Any) -> None:
-        self._cloud: Cloud = cloud
-        self._fs = filesystem
+    def __init__(self, cloud: Cloud, endpoint: str | None, account: str | None) -> None:
+        self._cloud = cloud
+        self._fs = cloud.filesystem(endpoint, account)
         self.errors = cloud.ERRORS
-        # They print what a person reads in one line of ours.
-        for noisy in ("gcsfs", "google.auth", "azure", "aiobotocore"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         if end is not None and end <= start:
@@ -103,7 +102,7 @@ class CloudFiles:
         ]
 
     def look(self, path: str) -> None:
-        """Raises where the bucket is missing, or what is below `path` may not be listed."""
+        """Raise where the bucket is missing, or what is below `path` may not be listed."""
         self.list(f"{path}/plca-access-probe")
 
     def delete(self, path: str) -> None:

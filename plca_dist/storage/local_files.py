@@ -68,6 +68,9 @@ class LocalFiles:
                     found.append((file, Path(file).stat().st_size))
         return found
 
+    def look(self, path: str) -> None:
+        """A directory may be missing: it is made on the first write."""
+
     def delete(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
 

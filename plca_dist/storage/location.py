@@ -80,9 +80,8 @@ def resolve(location: Location | str, *, patience_s: float = PATIENCE_S) -> Stor
     if not place.bucket:
         return Store(LocalFiles(), place.key, place.key, patience_s=patience_s)
     module, extra = _CLOUDS[place.scheme]
-    cloud = _cloud(place.scheme, module, extra)
     endpoint = _endpoint_or_default(location.endpoint) if module == "s3" else None
-    files = CloudFiles(cloud, cloud.filesystem(endpoint if module == "s3" else place.account))
+    files = CloudFiles(_cloud(place.scheme, module, extra), endpoint, place.account)
     key = place.key.removesuffix("/")
     root = f"{place.bucket}/{key}" if key else place.bucket
     named = location.uri[: len(location.uri) - len(place.key)].removesuffix("/")
@@ -95,8 +94,7 @@ def probe(location: Location | str) -> Store:
     A local directory need not exist (it is made on the first write); a bucket must.
     """
     store = resolve(location, patience_s=0.0)
-    if isinstance(store.files, CloudFiles):
-        store.patiently("", lambda: store.files.look(store.root))  # type: ignore[attr-defined]
+    store.patiently("", lambda: store.files.look(store.root))
     return replace(store, patience_s=PATIENCE_S)
 
 

@@ -1,6 +1,5 @@
 """Azure's blobs through adlfs, and the meaning of their errors."""
 
-import os
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +9,9 @@ from azure.core import exceptions as az
 from fsspec.asyn import sync_wrapper
 
 from plca_dist.errors import UserError
-from plca_dist.storage.causes import Failure, Words, of_status
+from plca_dist.storage.causes import Failure, Words, of_answer
 from plca_dist.storage.clouds import limits
+from plca_dist.storage.clouds.shared import PlainPaths, Variables, variables
 
 _VARIABLES = "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME"
 WORDS = Words(
@@ -20,7 +20,6 @@ WORDS = Words(
     "this machine",
     key="AZURE_STORAGE_ACCOUNT_NAME",
     secret="AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
-    region="nothing",
     endpoint=_VARIABLES,
     authority="SSL_CERT_FILE",
 )
@@ -52,8 +51,8 @@ _CODES = {
 }
 
 
-class Azure(AzureBlobFileSystem):
-    """adlfs where a path is `container/key` and nothing else, and where a request is tried fewer times."""
+class Azure(PlainPaths, AzureBlobFileSystem):
+    """adlfs where a request is tried fewer times, and a missing container is no empty one."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -61,17 +60,9 @@ class Azure(AzureBlobFileSystem):
         policy = self.service_client._config.retry_policy
         policy.total_retries, policy.initial_backoff, policy.random_jitter_range = limits.TRIES - 1, 1, 1
 
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path
-
-    def split_path(self, path: str, delimiter: str = "/", **options: Any) -> tuple[str, str, str | None]:
-        container, _, key = path.partition(delimiter)
-        return container, key, None
-
     async def _find(self, path: str, **_: Any) -> dict[str, dict[str, Any]]:
         """All objects below a path. That of adlfs takes a missing container for an empty one, and asks twice."""
-        container, _slash, key = path.partition("/")
+        container, key, _version = self.split_path(path)
         async with self.service_client.get_container_client(container) as client:
             try:
                 blobs = client.list_blobs(name_starts_with=f"{key}/" if key else None, include=["metadata"])
@@ -86,16 +77,17 @@ class Azure(AzureBlobFileSystem):
     find = sync_wrapper(_find)
 
 
-def filesystem(account: str | None) -> Any:
+def filesystem(endpoint: str | None, account: str | None) -> Any:
     """The filesystem of an account, shared by all of this process that ask for the same.
 
     Args:
+        endpoint: for S3 alone.
         account: the account that the URI names; None: the one of the environment.
 
     Raises:
         UserError: where no account is named, or two.
     """
-    found = _filesystem(account, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AZURE_"))))
+    found = _filesystem(account, variables("AZURE_"))
     if account and found.service_client.account_name != account:
         raise UserError(
             f"the URI names the account {account}, AZURE_STORAGE_CONNECTION_STRING another; name the same account."
@@ -109,16 +101,15 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
         code = str(getattr(code, "value", code) or "")
         if isinstance(error, az.ClientAuthenticationError) and error.status_code is None:
             return Failure.NO_CREDENTIALS, ""  # none of azure.identity's ways led to a token
-        known = _CODES.get(code) or of_status(error.status_code)
-        return (known, code) if known else None
+        return of_answer(_CODES, code, error.status_code)
     if isinstance(error, az.IncompleteReadError):
         return Failure.CUT_SHORT, ""
     return None
 
 
 @lru_cache(maxsize=8)
-def _filesystem(account: str | None, environment: tuple[tuple[str, str], ...]) -> Any:
-    """`environment`: the variables that adlfs and azure.identity read. Others make another filesystem."""
+def _filesystem(account: str | None, environment: Variables) -> Any:
+    """`environment`: the variables that adlfs and azure.identity read."""
     named = dict(environment)
     if not (account or named.get("AZURE_STORAGE_ACCOUNT_NAME") or named.get("AZURE_STORAGE_CONNECTION_STRING")):
         raise UserError(f"there is no Azure account; set {WORDS.credentials}.")

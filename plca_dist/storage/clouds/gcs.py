@@ -11,8 +11,9 @@ from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError, retry_request
 
 from plca_dist.errors import UserError, first_line
-from plca_dist.storage.causes import Failure, Words, meaning, of_status
+from plca_dist.storage.causes import Failure, Words, meaning, of_answer
 from plca_dist.storage.clouds import limits
+from plca_dist.storage.clouds.shared import PlainPaths
 
 WORDS = Words(
     bucket="bucket",
@@ -20,7 +21,6 @@ WORDS = Words(
     "machine",
     key="GOOGLE_APPLICATION_CREDENTIALS",
     secret="GOOGLE_APPLICATION_CREDENTIALS",
-    region="nothing",
     endpoint="the network, and STORAGE_EMULATOR_HOST if it is set",
     authority="SSL_CERT_FILE",
 )
@@ -30,25 +30,14 @@ GET: dict[str, Any] = {}
 ERRORS = (OSError, TimeoutError, HttpError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError)
 
 
-class GCS(GCSFileSystem):
-    """gcsfs where a path is `bucket/key` and nothing else, and where a request is tried fewer times."""
-
-    protocol = ("gs", "gcs")
-
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path
-
-    @classmethod
-    def _split_path(cls, path: str, version_aware: bool = False) -> tuple[str, str, str | None]:
-        bucket, _, key = path.partition("/")
-        return bucket, key, None
+class GCS(PlainPaths, GCSFileSystem):
+    """gcsfs where a request is tried fewer times."""
 
     _request = retry_request(retries=limits.TRIES)(GCSFileSystem._request.__wrapped__)
 
 
-def filesystem(endpoint: str | None) -> Any:
-    """The filesystem, shared by all of this process that ask for the same. `endpoint` is for S3 alone.
+def filesystem(endpoint: str | None, account: str | None) -> Any:
+    """The filesystem, shared by all of this process that ask for the same. It has no use for the arguments.
 
     Raises:
         UserError: where no credentials are found.
@@ -63,8 +52,8 @@ def filesystem(endpoint: str | None) -> Any:
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
     if isinstance(error, HttpError):
-        found = of_status(int(error.code)) if str(error.code).isdigit() else None
-        return (found, str(error.code)) if found else None
+        code = str(error.code)
+        return of_answer({}, code, int(code) if code.isdigit() else None)
     if isinstance(error, google.auth.exceptions.DefaultCredentialsError):
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, google.auth.exceptions.RefreshError):

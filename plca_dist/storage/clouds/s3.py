@@ -10,8 +10,9 @@ import s3fs
 from botocore import exceptions as boto
 
 from plca_dist.errors import UserError
-from plca_dist.storage.causes import Failure, Words, chain, of_status, of_transport
+from plca_dist.storage.causes import Failure, Words, chain, of_answer, of_transport
 from plca_dist.storage.clouds import limits
+from plca_dist.storage.clouds.shared import PlainPaths, Variables, variables
 
 WORDS = Words(
     bucket="bucket",
@@ -25,6 +26,7 @@ WORDS = Words(
 READ: dict[str, Any] = {"max_concurrency": 1}  # others ask for the size first
 PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES, "max_concurrency": limits.PARTS}
 GET: dict[str, Any] = dict(PUT)
+ERRORS = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, aiohttp.ClientError)
 
 _CODES = {
     "NoSuchKey": Failure.NO_OBJECT,
@@ -63,21 +65,13 @@ _CODES = {
 }
 
 
-class S3(s3fs.S3FileSystem):
-    """s3fs where a path is `bucket/key` and nothing else, and where only botocore tries again."""
+class S3(PlainPaths, s3fs.S3FileSystem):
+    """s3fs where only botocore tries again."""
 
     retries = 1
 
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path
 
-    def split_path(self, path: str) -> tuple[str, str, str | None]:
-        bucket, _, key = path.partition("/")
-        return bucket, key, None
-
-
-def filesystem(endpoint: str | None) -> Any:
+def filesystem(endpoint: str | None, account: str | None) -> Any:
     """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same.
 
     Raises:
@@ -85,18 +79,14 @@ def filesystem(endpoint: str | None) -> Any:
     """
     if endpoint:
         _check(endpoint)
-    return _filesystem(endpoint, tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
-
-
-ERRORS = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, aiohttp.ClientError)
+    return _filesystem(endpoint, variables("AWS_"))
 
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
     if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        found = _CODES.get(code) or of_status(status)
-        return (found, code) if found else None
+        return of_answer(_CODES, code, status)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound):
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, boto.TokenRetrievalError | boto.SSOError | boto.CredentialRetrievalError):
@@ -130,8 +120,8 @@ def _check(endpoint: str) -> None:
 
 
 @lru_cache(maxsize=32)
-def _filesystem(endpoint: str | None, environment: tuple[tuple[str, str], ...]) -> Any:
-    """`environment`: the variables that AWS clients read. Others make another filesystem."""
+def _filesystem(endpoint: str | None, environment: Variables) -> Any:
+    """`environment`: the variables that AWS clients read."""
     named = dict(environment)
     client: dict[str, Any] = {}
     region = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION")
