@@ -31,9 +31,6 @@ class _Window:
     def __init__(self, data: bytes, start: int, size: int) -> None:
         self._data, self._start, self._size, self._at = pa.py_buffer(data), start, size, 0
 
-    def size(self) -> int:
-        return self._size
-
     def seek(self, offset: int, whence: int = 0) -> int:
         self._at = offset + (0, self._at, self._size)[whence]
         return self._at
@@ -53,13 +50,7 @@ class _Window:
         return self.read_buffer(count).to_pybytes()
 
     def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+        """Nothing to do: the bytes go with their last reader."""
 
 
 class ShardReader:
