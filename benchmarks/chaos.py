@@ -10,7 +10,6 @@ is given again.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import random
@@ -28,17 +27,11 @@ from typing import Any
 import psutil
 
 from benchmarks.common import save
-from benchmarks.servers import azurite, gcs, seaweed
 from benchmarks.servers.proxy import FaultyProxy
+from benchmarks.servers.stores import KINDS
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.storage import resolve
 
-#: By the name of the store: the scheme of its URIs, its server, and the variables with the server's address.
-STORES: dict[str, tuple[str, Any, Any]] = {
-    "s3": ("s3", seaweed.serving, seaweed.s3_environment),
-    "azure": ("az", azurite.serving, azurite.azure_environment),
-    "gcs": ("gs", gcs.serving, gcs.gcs_environment),
-}
 EVENTS = (
     "SIGKILL of a worker", "SIGKILL of the driver", "SIGTERM", "SIGUSR2", "store away for 12 s",
     "503s, drops and cuts for 12 s",
@@ -182,19 +175,19 @@ def _fail(proxy: FaultyProxy, *, away: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", choices=STORES, default="s3")
+    parser.add_argument("--store", choices=KINDS, default="s3")
     parser.add_argument("--events", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    scheme, serving, environment = STORES[options.store]
-    bucket = f"{scheme}://bucket"
+    store = KINDS[options.store]
+    bucket = store.bucket
     with (
         tempfile.TemporaryDirectory(prefix="plca-chaos-") as made,
-        serving(Path(made)) as server,
+        store.serving(Path(made)) as server,
         FaultyProxy(server.endpoint, kind=options.store) as proxy,
     ):
-        os.environ |= environment(dataclasses.replace(server, endpoint=proxy.endpoint))
+        os.environ |= store.through(server, proxy.endpoint)
         data, runs = resolve(f"{bucket}/data"), resolve(f"{bucket}/runs")
         prepare_toytown(data, size=(32, 64), count=24, progress=lambda what, done, total: None)
         began = time.monotonic()

@@ -23,7 +23,6 @@ of its processor that processes foreign to the benchmark took meanwhile.
 """
 
 import argparse
-import importlib
 import json
 import os
 import statistics
@@ -41,15 +40,10 @@ import psutil
 
 from benchmarks.common import save
 from benchmarks.servers.proxy import FaultyProxy
+from benchmarks.servers.stores import KINDS
 
 CHECKOUT = Path(__file__).parents[1]
 MEASURE = Path(__file__).with_name("storage_measure.py")
-#: Kind of store -> its module in servers/, the function there that gives the variables of its clients, its URIs' start.
-SERVERS = {
-    "s3": ("seaweed", "s3_environment", "s3"),
-    "azure": ("azurite", "azure_environment", "az"),
-    "gcs": ("gcs", "gcs_environment", "gs"),
-}
 #: Case -> the function in storage_measure.py, and seconds by which the proxy delays each answer; None: no proxy.
 CASES = {
     "process": ("process", None),
@@ -81,13 +75,10 @@ def store(kind: str, folder: Path) -> Iterator[Place]:
     if kind == "local":
         yield Place(str(folder / "store"), {}, {}, None)
         return
-    module, environment, scheme = SERVERS[kind]
-    servers = importlib.import_module(f"benchmarks.servers.{module}")
-    with servers.serving(folder) as server, FaultyProxy(server.endpoint) as proxy:
-        variables = getattr(servers, environment)(server)
-        proxied = {name: value.replace(server.endpoint, proxy.endpoint) for name, value in variables.items()}
-        root = getattr(server, "container", None) or server.bucket
-        yield Place(f"{scheme}://{root}/benchmark", variables, proxied, proxy)
+    known = KINDS[kind]
+    with known.serving(folder) as server, FaultyProxy(server.endpoint, kind=kind) as proxy:
+        proxied = known.through(server, proxy.endpoint)
+        yield Place(f"{known.bucket}/benchmark", known.environment(server), proxied, proxy)
 
 
 def run(case: str, checkout: Path, uri: str, shards: str, variables: dict[str, str]) -> Any:
@@ -197,13 +188,13 @@ def _commit(checkout: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stores", default="s3,local", help=f"of local, {', '.join(SERVERS)}; default s3,local")
+    parser.add_argument("--stores", default="s3,local", help=f"of local, {', '.join(KINDS)}; default s3,local")
     parser.add_argument("--rounds", type=int, default=4, help="an even number, so that each checkout is first as often")
     parser.add_argument("--against", type=Path, help="another checkout of this project, to compare with")
     parser.add_argument("--output", default="storage", help="name of the JSON in results/")
     parsed = parser.parse_args()
     kinds = parsed.stores.split(",")
-    if unknown := set(kinds) - {"local", *SERVERS}:
+    if unknown := set(kinds) - {"local", *KINDS}:
         parser.error(f"no store is called {', '.join(sorted(unknown))}")
     checkouts = {"this": CHECKOUT.resolve()}
     if parsed.against:

@@ -17,6 +17,7 @@ from benchmarks.servers import azurite
 from benchmarks.servers import gcs as google
 from benchmarks.servers.seaweed import S3, s3_environment, serving
 from tests.clock import Clock
+from tests.environment import set_all
 from tests.programs import unavailable
 
 if not torch.cuda.is_available():
@@ -86,8 +87,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 @pytest.fixture
 def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
     """The server, with its address and credentials in the usual AWS variables."""
-    for name, value in s3_environment(s3_server).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, s3_environment(s3_server))
     return s3_server
 
 
@@ -103,8 +103,7 @@ def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[azurite.A
 @pytest.fixture
 def azure(azure_server: azurite.Azure, monkeypatch: pytest.MonkeyPatch) -> azurite.Azure:
     """Azurite, with its address and key in the variables that adlfs reads."""
-    for name, value in azurite.azure_environment(azure_server).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, azurite.azure_environment(azure_server))
     return azure_server
 
 
@@ -118,8 +117,7 @@ def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[google.GCS]
 @pytest.fixture
 def gcs(gcs_server: google.GCS, monkeypatch: pytest.MonkeyPatch) -> google.GCS:
     """The emulator, with its address in the variables that gcsfs reads."""
-    for name, value in google.gcs_environment(gcs_server).items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, google.gcs_environment(gcs_server))
     return gcs_server
 
 
@@ -154,8 +152,7 @@ def ray_session(s3_server: S3, gcs_server: google.GCS, request: pytest.FixtureRe
         variables = s3_environment(s3_server) | google.gcs_environment(gcs_server)
         if not azurite.missing():
             variables |= azurite.azure_environment(request.getfixturevalue("azure_server"))
-        for name, value in variables.items():
-            patch.setenv(name, value)
+        set_all(patch, variables)
         patch.delenv("RAY_ADDRESS", raising=False)
         with connection(ClusterSettings(workers=2), print):
             yield s3_server

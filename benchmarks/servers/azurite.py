@@ -28,7 +28,7 @@ class Azure:
     endpoint: str  #: with the account's name, which Azurite has in the path: http://127.0.0.1:port/account
     account: str
     key: str
-    container: str = "bucket"
+    bucket: str = "bucket"
 
 
 def program() -> str | None:
@@ -92,7 +92,7 @@ def _create_container(server: Azure, process: subprocess.Popen, log: Path) -> No
     with BlobServiceClient.from_connection_string(connection_string(server), retry_total=0) as client:
         while True:
             try:
-                client.create_container(server.container)
+                client.create_container(server.bucket)
                 return
             except ServiceRequestError:  # nothing listens yet
                 assert process.poll() is None, f"Azurite ended: {log.read_text()[-2000:]}"
@@ -115,7 +115,7 @@ def shared_access(server: Azure, *, write: bool = False, seconds: float = 3600) 
     now = datetime.datetime.now(datetime.UTC)
     return generate_container_sas(
         server.account,
-        server.container,
+        server.bucket,
         account_key=server.key,
         permission=ContainerSasPermissions(read=True, list=True, write=write, create=write, delete=write),
         start=now - datetime.timedelta(days=1),

@@ -14,6 +14,7 @@ from pyarrow import fs
 from benchmarks.servers.seaweed import ACCESS, S3, SECRET, s3_environment
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint.commit import committed
+from tests.environment import set_all
 from tests.kuberay.manifests import ray_object
 from tests.kuberay.pods import Running
 
@@ -34,9 +35,9 @@ def cluster(s3_server: S3) -> Iterator[Running]:
         scheme="http", region="us-east-1", allow_bucket_creation=True,
     ).create_dir(bucket)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_environment(s3_server).items():
-            patch.setenv(name, value)
-        with Running(TRAIN, s3_environment(s3_server)) as running:
+        variables = s3_environment(s3_server)
+        set_all(patch, variables)
+        with Running(TRAIN, variables) as running:
             running.prepare()
             yield running
 

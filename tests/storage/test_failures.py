@@ -18,10 +18,12 @@ import pytest
 from benchmarks.servers.azurite import Azure, connection_string, shared_access
 from benchmarks.servers.proxy import FaultyProxy
 from benchmarks.servers.seaweed import READ_ACCESS, READ_SECRET, S3
+from benchmarks.servers.stores import KINDS
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, StoreAway, probe, resolve
 from plca_dist.storage.clouds import limits
-from tests.storage.clouds import CLOUDS, SCHEMES, environment, set_server
+from tests.environment import set_all
+from tests.storage.clouds import CLOUDS
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -43,8 +45,8 @@ AtOnce = Callable[[Callable[[Behind], None]], object]
 def behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Behind]:
     server = request.getfixturevalue(request.param)
     with FaultyProxy(server.endpoint, kind=request.param) as proxy:
-        set_server(request.param, server, proxy.endpoint, monkeypatch)
-        yield Behind(proxy, f"{SCHEMES[request.param]}://bucket")
+        set_all(monkeypatch, KINDS[request.param].through(server, proxy.endpoint))
+        yield Behind(proxy, KINDS[request.param].bucket)
 
 
 @pytest.fixture
@@ -55,8 +57,8 @@ def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         for name in CLOUDS:
             server = request.getfixturevalue(name)
             proxy = stack.enter_context(FaultyProxy(server.endpoint, kind=name))
-            set_server(name, server, proxy.endpoint, monkeypatch)
-            places.append(Behind(proxy, f"{SCHEMES[name]}://bucket"))
+            set_all(monkeypatch, KINDS[name].through(server, proxy.endpoint))
+            places.append(Behind(proxy, KINDS[name].bucket))
         pool = stack.enter_context(ThreadPoolExecutor(len(places)))
         yield lambda check: list(pool.map(check, places))
 
@@ -65,8 +67,8 @@ def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def nowhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket on a server that is not there."""
     server = request.getfixturevalue(request.param)
-    set_server(request.param, server, NOBODY, monkeypatch)
-    return f"{SCHEMES[request.param]}://bucket"
+    set_all(monkeypatch, KINDS[request.param].through(server, NOBODY))
+    return KINDS[request.param].bucket
 
 
 def test_a_missing_bucket(cloud: str) -> None:
@@ -315,10 +317,10 @@ def test_one_variable_makes_a_certificate_known_to_every_request(
     (tmp_path / "work.py").write_text(_WORK)
     with FaultyProxy(server.endpoint, kind=name, certificate=own_authority) as proxy:
         mine = {k: v for k, v in os.environ.items() if not k.endswith(("_CA_BUNDLE", "SSL_CERT_FILE"))}
-        mine |= {**environment(name, server, proxy.endpoint), "PYTHONPATH": ":".join(sys.path)}
+        mine |= {**KINDS[name].through(server, proxy.endpoint), "PYTHONPATH": ":".join(sys.path)}
 
         def work(**more: str) -> str:
-            command = [sys.executable, str(tmp_path / "work.py"), f"{SCHEMES[name]}://bucket/{tmp_path.name}"]
+            command = [sys.executable, str(tmp_path / "work.py"), f"{KINDS[name].bucket}/{tmp_path.name}"]
             done = subprocess.run(command, env={**mine, **more}, capture_output=True, text=True, timeout=100)
             assert done.stderr == ""
             return done.stdout

@@ -11,7 +11,7 @@ from plca_dist.run.lease import Lease
 from plca_dist.storage import Location, Store, probe, prove_created_once, resolve
 
 
-def test_every_cloud_creates_once(cloud: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_cloud_creates_once(cloud: str) -> None:
     store = probe(f"{cloud}/proof")
     assert store.create("folder/once", b"mine")
     prove_created_once(store, "folder/once", b"mine")

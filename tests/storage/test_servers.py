@@ -82,7 +82,7 @@ def test_a_reader_of_azures_objects_cannot_write_and_an_old_signature_reads_noth
     from azure.storage.blob import BlobClient
 
     def blob(address: str) -> BlobClient:
-        return BlobClient.from_connection_string(address, azure_server.container, "signed")
+        return BlobClient.from_connection_string(address, azure_server.bucket, "signed")
 
     with blob(connection_string(azure_server)) as owner:
         owner.upload_blob(b"1", overwrite=True)
