@@ -61,16 +61,17 @@ def test_another_stage_goes_on_as_the_first_would_have(
     engine = make_engine(config)
     saved = train(engine, config, 0, 2)
     save(engine, config, tmp_path, 2)
-    expected = train(engine, config, 2, 2)
+    first, second = train(engine, config, 2, 1), train(engine, config, 3, 1)
 
     other = make_config(*after)
     engine = make_engine(other)
     assert restore(engine, other, resolve(str(tmp_path)))
     for name, value in full_state(engine).items():
         assert torch.equal(value, saved[name]), name
-    apart, moved = distance(train(engine, other, 2, 2), expected), distance(saved, expected)
-    # Processors round sums differently, up to 2e-3 of the way. A lost momentum is 0.96 of it.
-    assert apart < 5e-3 * moved, (apart, moved)
+    # After one step the stages differ by the rounding of sums alone; in the second an association may turn on that.
+    for step, expected, bound in ((2, first, 1e-5), (3, second, 5e-3)):
+        apart, moved = distance(train(engine, other, step, 1), expected), distance(saved, expected)
+        assert apart < bound * moved, (step, apart, moved)
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
