@@ -32,6 +32,10 @@ class TrainingFault(RuntimeError):
     """Training cannot go on: the message names the step, the rank and the newest good checkpoint."""
 
 
+class LeaseLost(TrainingFault):
+    """Another launch has taken the run or the search over: this one may not write any more."""
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `options`, or an empty string where nothing is close."""
     close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)

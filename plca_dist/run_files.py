@@ -1,20 +1,28 @@
 """Names of the files and folders in the directory of a run and of a search.
 
 <storage>/<run>/recipe.yaml, data.json                    what is trained, and on which shards
-                lease/, history.json                      who writes, and every attempt so far
-                metrics.jsonl, tensorboard/               what training measures
+                lease/                                    who writes
+                attempts/00000003/                        what one attempt writes while it trains:
+                    recipe.yaml, history.json             its settings; every attempt so far
+                    metrics.jsonl, evaluation.json        all records so far; the newest evaluation
+                    stacks-rank-0.txt                     of a rank whose step did not end
+                tensorboard/                              the records, a file for each attempt
                 checkpoints/step-…/commit.json            states to continue from
-                evaluation.json, model.safetensors        the result
+                metrics.jsonl, evaluation.json,
+                model.safetensors                         the result, created once, at the end
                 evaluations/, report/                     what `plca evaluate` and `plca report` add
 
 <storage>/<search>/space.yaml, base.yaml                  what is searched, and in which recipe
-                   trials/trial-…/, trial.json            a run for each trial, and its state
+                   trials/trial-…/trial-….json            a run for each trial, and its state by each launch
                    best.yaml, trials.csv, index.html      the result
 """
+
+import re
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
 LEASES = "lease"
+ATTEMPTS = "attempts"
 HISTORY = "history.json"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -25,15 +33,32 @@ EVALUATIONS = "evaluations"
 WEIGHTS = "model.safetensors"
 REPORT = "report"
 PAGE = "index.html"
-#: Ray Train keeps its own files here while workers train.
+#: Ray Train keeps its own files here, in the attempt's directory, while workers train.
 RAY_STATE = ".ray"
 
 SPACE = "space.yaml"
 BASE = "base.yaml"
 TRIALS = "trials"
-TRIAL = "trial.json"
 BEST = "best.yaml"
 TABLE = "trials.csv"
+
+
+def attempt(generation: int) -> str:
+    """The directory of the attempt that holds this generation of the lease. No other attempt writes there."""
+    return f"{ATTEMPTS}/{generation:08d}"
+
+
+def trial_state(generation: int) -> str:
+    """The state of a trial, as the launch of its search with this generation of the lease knows it."""
+    return f"trial-{generation:08d}.json"
+
+
+def launch_of_state(file: str) -> int | None:
+    """The generation in the name of such a file, else None. Searches of earlier versions have `trial.json`: 0."""
+    if file == "trial.json":
+        return 0
+    match = re.fullmatch(r"trial-(\d{8})\.json", file)
+    return int(match[1]) if match else None
 
 
 def stacks(rank: int) -> str:

@@ -9,9 +9,9 @@ from plca_dist.errors import UserError
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.weights import describe, load_weights
-from plca_dist.recipe import parse
 from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
 from plca_dist.storage import Location, Store, absolute, file_at, probe
+from plca_dist.training.attempts import recipe_of
 from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.restore import weights_of
 
@@ -59,7 +59,7 @@ def load_trained(location: Location) -> TrainedNetwork:
     store = probe(location.with_uri(within[1] if within else place))
     if not store.exists(RECIPE):
         raise UserError(f"{store.uri} is no run: it holds no {RECIPE}; give a run's directory or a .safetensors file.")
-    config = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
+    config = recipe_of(store)
     if within:
         network = empty_network(config)
         network.load_state_dict(weights_of(store, within[2]))

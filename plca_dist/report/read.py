@@ -9,13 +9,13 @@ from plca_dist.config import Config
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.messages import Record
-from plca_dist.recipe import parse
 from plca_dist.run.history import Attempt, read_history
 from plca_dist.run_files import CHECKPOINTS, EVALUATION, METRICS, PAGE, RECIPE, SPACE, WEIGHTS
 from plca_dist.storage import Location, Store, probe
+from plca_dist.training.attempts import current, recipe_of
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import STEP
-from plca_dist.training.metrics_log import read_records
+from plca_dist.training.metrics_log import decode_records
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         raise UserError(f"{run.uri} is a search; its page is {run.uri}/{PAGE}, and its runs are in {run.uri}/trials.")
     if not run.exists(RECIPE):
         raise UserError(f"{run.uri} is no run: it holds no {RECIPE}; give a run's directory.")
-    config = parse(run.read(RECIPE).decode(), where=f"{run.uri}/{RECIPE}")
+    config = recipe_of(run)
     weights: Location | None = place
     if not run.exists(WEIGHTS):
         newest = next(iter(committed(run)), None)
@@ -95,35 +95,36 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         title,
         run,
         config,
-        _read_file(run, METRICS, [], lambda: _records(run)),
-        _read_file(run, EVALUATION, {}, lambda: _evaluation(run, label_set(config.labels))),
+        _read_file(run, METRICS, [], _records),
+        _read_file(run, EVALUATION, {}, lambda data: _evaluation(data, label_set(config.labels))),
         read_history(run),
         weights,
     )
 
 
-def _read_file(run: Store, file: str, absent: Any, read: Callable[[], Any]) -> Any:
-    """The result of `read`, or `absent` where the file is not there yet. Raises UserError for a damaged file."""
-    if not run.exists(file):
+def _read_file(run: Store, name: str, absent: Any, read: Callable[[bytes], Any]) -> Any:
+    """What `read` makes of the file that counts, or `absent` without one. Raises UserError for a damaged file."""
+    file = current(run, name)
+    if file is None:
         return absent
     try:
-        return read()
+        return read(run.read(file))
     except ValueError as error:
         raise UserError(f"{run.uri}/{file} is damaged: {error}; take it away to have the rest reported.") from error
 
 
-def _records(run: Store) -> list[Record]:
+def _records(data: bytes) -> list[Record]:
     """Raises ValueError for a line that is no record. A record is a mapping of names to numbers, with the step."""
-    records = read_records(run)
+    records = decode_records(data)
     for line, record in enumerate(records, 1):
         if not (isinstance(record, dict) and STEP in record and _numbers(record.values())):
             raise ValueError(f"line {line} is no record of a step")
     return records
 
 
-def _evaluation(run: Store, labels: LabelSet) -> dict[str, Any]:
+def _evaluation(data: bytes, labels: LabelSet) -> dict[str, Any]:
     """Raises ValueError for something else than a step and scores as of `training.scores.Score`, each with its λ."""
-    evaluation = json.loads(run.read(EVALUATION))
+    evaluation = json.loads(data)
     try:
         values = [evaluation[STEP]]
         for score in evaluation.get("scores", ()):

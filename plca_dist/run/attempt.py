@@ -8,13 +8,14 @@ from typing import Any
 import ray.train
 import ray.train.torch
 
-from plca_dist.errors import UserError
+from plca_dist.errors import LeaseLost, UserError
 from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT
 from plca_dist.ray_cluster.internals.train import Trainer, worker_errors
 from plca_dist.ray_cluster.mailbox import Left, Mailbox, WorkerPlace, listen
 from plca_dist.run.directory import Run
 from plca_dist.run.lost_workers import was_lost
-from plca_dist.run_files import RAY_STATE
+from plca_dist.run_files import ATTEMPTS, RAY_STATE, attempt
+from plca_dist.training.checkpoint.commit import sweep
 
 
 class WorkersFailed(Exception):
@@ -40,7 +41,7 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
     Args:
         run: claimed.
         workers: their number. Ray waits for room for them; if the recipe would take fewer, for half a minute only.
-        generation: of the lease on the run. Once there is a newer one, the workers commit nothing.
+        generation: of the lease on the run: the attempt's number. Once there is a newer one, the workers write nothing.
 
     Returns:
         None: the run is finished. Else the workers followed a stop request, and left with a checkpoint.
@@ -70,7 +71,7 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
         run_config=ray.train.RunConfig(
             # A name of its own for every attempt: Ray would resume a finished one instead of running it.
             name=time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}",
-            storage_path=f"{run.store.root}/{RAY_STATE}",
+            storage_path=f"{run.store.root}/{attempt(generation)}/{RAY_STATE}",
             storage_filesystem=run.store.arrow(),
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=0 if workers > wanted.least_workers else -1
@@ -94,36 +95,45 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
     return mailbox.left
 
 
-def clear(run: Run) -> None:
-    """Remove Ray's own files from the run's directory; a run continues without them."""
-    with contextlib.suppress(UserError):  # the next launch removes them; the run's own outcome matters more
-        run.store.delete_tree(RAY_STATE)
+def clear(run: Run, generation: int) -> None:
+    """Remove Ray's own files of an attempt from the run's directory; a run continues without them."""
+    with contextlib.suppress(UserError, LeaseLost):  # the next attempt removes them; the run's own outcome matters more
+        run.store.delete_tree(f"{attempt(generation)}/{RAY_STATE}")
+
+
+def clear_before(run: Run, generation: int) -> None:
+    """Remove what earlier attempts left unfinished: Ray's files, and checkpoints without a commit."""
+    places = {entry.name.split("/")[1] for entry in run.store.list(ATTEMPTS) if f"/{RAY_STATE}/" in entry.name}
+    for place in places:
+        if place.isdigit() and int(place) < generation:
+            run.store.delete_tree(f"{ATTEMPTS}/{place}/{RAY_STATE}")
+    sweep(run.store, generation)
 
 
 def _run_rank(settings: dict[str, Any]) -> None:
     """On every worker."""
     # Here, because the driver, which imports this module too, has no use for DeepSpeed.
     from plca_dist.config import Config
-    from plca_dist.run.lease import fenced
+    from plca_dist.run.lease import guarded
     from plca_dist.storage import resolve
     from plca_dist.training.context import Preempted, TrainContext
     from plca_dist.training.loop import run_worker
 
-    config, mailbox, attempt = Config.model_validate(settings["config"]), settings["mailbox"], settings["attempt"]
+    config, mailbox, number = Config.model_validate(settings["config"]), settings["mailbox"], settings["attempt"]
     rank = ray.train.get_context().get_world_rank()
     here = ray.get_runtime_context()
-    mailbox.arrive.remote(attempt, rank, WorkerPlace(here.get_node_id(), here.get_actor_id()))
+    mailbox.arrive.remote(number, rank, WorkerPlace(here.get_node_id(), here.get_actor_id()))
     run = resolve(config.location(config.storage.uri)).child(settings["name"])
     context = TrainContext(
-        run=run,
+        run=guarded(run, settings["generation"]),
         device=ray.train.torch.get_device(),
         report=mailbox.put.remote,
+        generation=settings["generation"],
         stop_reason=listen(mailbox),
-        lease_lost=lambda: fenced(run, settings["generation"]),
     )
     try:
         run_worker(config, context)
     except Preempted as left:
         # No error to Ray, which would end the other ranks before they have left too.
         if rank == 0:
-            ray.get(mailbox.leave.remote(attempt, left.step))
+            ray.get(mailbox.leave.remote(number, left.step))

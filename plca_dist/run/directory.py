@@ -3,15 +3,18 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.recipe import parse
-from plca_dist.run_files import DATA, EVALUATION, RECIPE, SPACE, WEIGHTS
+from plca_dist.run.lease import Lease
+from plca_dist.run_files import DATA, EVALUATION, RECIPE, SPACE, WEIGHTS, attempt
 from plca_dist.storage import Store, absolute, file_at, probe
+from plca_dist.training.attempts import current
 from plca_dist.training.build import build_objective, fresh_network
+from plca_dist.training.checkpoint.commit import survey
 from plca_dist.training.dataloading import check_data
 
 
@@ -33,18 +36,47 @@ class Run:
         return self.store.exists(WEIGHTS)
 
     def evaluation(self) -> dict[str, Any] | None:
-        return json.loads(self.store.read(EVALUATION)) if self.store.exists(EVALUATION) else None
+        """The newest one, or None where there is none yet."""
+        name = current(self.store, EVALUATION)
+        return json.loads(self.store.read(name)) if name else None
 
-    def claim(self) -> None:
-        """Write the files that make the directory this run's. Only the launch that holds the `Lease` may call it.
+    def held(self, lease: Lease) -> "Run":
+        """The same run for the launch that holds the lease: its store refuses every change once the lease is lost."""
+        return replace(self, store=lease.store)
+
+    def claim(self, generation: int) -> None:
+        """Write the files that make the directory this run's. Only the launch that holds the lease may call it.
+
+        A run that has no checkpoint yet takes another recipe: a launch that failed before leaves nothing taken.
+
+        Args:
+            generation: of the lease.
 
         Raises UserError where another launch has written another recipe there since `open_run`.
         """
-        if self.store.exists(RECIPE):
-            _compare(self.store, self.config, self.fingerprints)
-        else:
+        if not self._is_taken():
             self.store.write(DATA, json.dumps(self.fingerprints, indent=1).encode())
-        self.store.write(RECIPE, self.config.to_yaml().encode())
+            self.store.write(RECIPE, self.config.to_yaml().encode())
+        self.store.write(f"{attempt(generation)}/{RECIPE}", self.config.to_yaml().encode())
+
+    def _is_taken(self) -> bool:
+        """Whether the directory is this run's already. Raises UserError where it is that of another recipe."""
+        if not self.store.exists(RECIPE):
+            return False
+        different = self._differences()
+        if different and (self.finished or _has_checkpoints(self.store)):
+            raise UserError(
+                f"run {self.store.uri} exists with another recipe: {'; '.join(different)}. "
+                "Take another --name, or give the recipe it was started with."
+            )
+        return not different
+
+    def _differences(self) -> list[str]:
+        stored = parse(self.store.read(RECIPE).decode(), where=f"{self.store.uri}/{RECIPE}")
+        trained_on = json.loads(self.store.read(DATA))
+        return differences(stored.identity(), self.config.identity()) + [
+            f"the {name} shards" for name, mark in self.fingerprints.items() if mark != trained_on.get(name)
+        ]
 
 
 def open_run(config: Config, name: str) -> Run:
@@ -63,9 +95,9 @@ def open_run(config: Config, name: str) -> Run:
     fingerprints = check_data(config, with_target=build_objective(config).needs_target)
     if store.exists(SPACE):
         raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
-    if store.exists(RECIPE):
-        _compare(store, config, fingerprints)
-    return Run(name, store, config, fingerprints)
+    run = Run(name, store, config, fingerprints)
+    run._is_taken()
+    return run
 
 
 def check_name(name: str) -> None:
@@ -88,16 +120,9 @@ def _check_weights(config: Config, weights: str) -> None:
     fresh_network(config)
 
 
-def _compare(store: Store, config: Config, fingerprints: Mapping[str, str]) -> None:
-    stored = parse(store.read(RECIPE).decode(), where=f"{store.uri}/{RECIPE}")
-    different = differences(stored.identity(), config.identity())
-    trained_on = json.loads(store.read(DATA))
-    different += [f"the {name} shards" for name, mark in fingerprints.items() if mark != trained_on.get(name)]
-    if different:
-        raise UserError(
-            f"run {store.uri} exists with another recipe: {'; '.join(different)}. "
-            "Take another --name, or give the recipe it was started with."
-        )
+def _has_checkpoints(run: Store) -> bool:
+    found = survey(run, warn=False)
+    return bool(found.counting or found.damaged)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -1,15 +1,19 @@
-"""`history.json`: every attempt at a run, over all of its launches. Written by the driver that holds the lease."""
+"""`history.json`: every attempt at a run, over all of its launches.
+
+The driver that holds the lease writes it into the directory of its attempt, with all attempts before.
+"""
 
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from plca_dist.errors import UserError
-from plca_dist.run_files import HISTORY
+from plca_dist.errors import LeaseLost, UserError
+from plca_dist.run_files import HISTORY, attempt
 from plca_dist.storage import Store
+from plca_dist.training.attempts import newest
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +27,7 @@ class Attempt:
     """A set of workers that trains from a checkpoint on, until something ends it.
 
     Attributes:
-        launch: number of the driver, which may make several attempts: the generation of its lease.
+        launch: number of the driver, which may make several attempts.
         began, ended: Unix times. `ended` is None while the attempt is on, and where its driver was killed.
         step: the step that it began from.
         reached: the last step that its driver heard of; None where `ended` is.
@@ -47,55 +51,51 @@ class Attempt:
 class History:
     """All attempts at a run. Those of this launch are added to it; a history that cannot be written fails no run.
 
-    Args:
-        launch: number of this driver.
-        may_write: whether this driver still holds the lease.
+    Attributes:
+        launch: number of this driver, the first one's is 1.
     """
 
-    def __init__(
-        self, run: Store, launch: int, versions: Mapping[str, str | None], may_write: Callable[[], bool]
-    ) -> None:
-        self._run, self._launch, self._versions, self._may_write = run, launch, dict(versions), may_write
+    def __init__(self, run: Store, versions: Mapping[str, str | None]) -> None:
+        self._run, self._versions = run, dict(versions)
         self._attempts = read_history(run)
-        self._open = False
+        self.launch = 1 + max((a.launch for a in self._attempts), default=0)
+        self._generation: int | None = None
 
-    def begin(self, step: int, workers: int) -> None:
-        """An attempt from `step` on."""
-        self._attempts.append(Attempt(self._launch, time.time(), step, workers, self._versions))
-        self._open = True
-        self._write()
+    def begin(self, step: int, workers: int, generation: int) -> None:
+        """An attempt from `step` on; `generation` is its number."""
+        self._attempts.append(Attempt(self.launch, time.time(), step, workers, self._versions))
+        self._generation = generation
+        self._write(generation)
 
     def end(self, end: End, why: str = "", reached: int | None = None) -> None:
         """The current attempt is over; without a current attempt this does nothing."""
-        if not self._open:
+        if self._generation is None:
             return
-        self._open = False
         self._attempts[-1] = replace(self._attempts[-1], ended=time.time(), reached=reached, end=end, why=why)
-        self._write()
+        self._write(self._generation)
+        self._generation = None
 
     def count(self, end: End) -> int:
         """How many attempts of all launches ended in this way."""
         return count(self._attempts, end)
 
-    def _write(self) -> None:
-        if not self._may_write():
-            return
+    def _write(self, generation: int) -> None:
         try:
-            self._run.write(HISTORY, json.dumps([asdict(a) for a in self._attempts], indent=1).encode())
-        except UserError as error:  # the run itself matters more, and the next write holds it all
+            data = json.dumps([asdict(a) for a in self._attempts], indent=1).encode()
+            self._run.write(f"{attempt(generation)}/{HISTORY}", data)
+        except (UserError, LeaseLost) as error:  # the run itself matters more, and the next write holds it all
             log.warning("%s could not be written: %s", HISTORY, error)
 
 
 def read_history(run: Store) -> list[Attempt]:
     """The attempts so far, oldest first; none where the run has no history, or one that cannot be understood."""
-    if not run.exists(HISTORY):
+    name = newest(run, HISTORY) or HISTORY  # the latter of an earlier version
+    if not run.exists(name):
         return []
     try:
-        return [
-            Attempt(**{**attempt, "versions": dict(attempt["versions"])}) for attempt in json.loads(run.read(HISTORY))
-        ]
+        return [Attempt(**{**kept, "versions": dict(kept["versions"])}) for kept in json.loads(run.read(name))]
     except (ValueError, TypeError, LookupError) as error:
-        log.warning("%s/%s is damaged, and passed over: %s", run.uri, HISTORY, error)
+        log.warning("%s/%s is damaged, and passed over: %s", run.uri, name, error)
         return []
 
 

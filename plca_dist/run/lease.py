@@ -3,7 +3,11 @@
 The objects `lease/00000001.json`, `lease/00000002.json`, … are generations, and each is created only once. The creator
 of the newest one holds the lease, and renews it by changing that object. Another launch watches the newest generation
 by its own monotonic clock: if nothing changes for a lease's life, it may create the next. No two machines' clocks are
-ever compared. A holder that was taken for dead finds the newer generation, stops, and commits nothing (`fenced`).
+ever compared.
+
+A holder that was taken for dead may wake up later. Its store asks before every change whether there is a newer
+generation (`guarded`), and raises LeaseLost then. It may have fallen asleep between the answer and the change; that one
+change cannot be kept from happening. So all names that it may write to carry its generation, or are created once.
 """
 
 import json
@@ -14,11 +18,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from plca_dist.errors import UserError
+from plca_dist.errors import LeaseLost, RunFailed, UserError
 from plca_dist.polling import start_polling
 from plca_dist.run_files import LEASES
 from plca_dist.storage import Store, prove_created_once
@@ -39,6 +45,7 @@ class Lease:
 
     Attributes:
         generation: its number; higher ones fence lower ones.
+        store: the run's, which refuses every change once the lease is lost.
     """
 
     @classmethod
@@ -79,15 +86,40 @@ class Lease:
 
     def __init__(self, store: Store, generation: int, claim: dict[str, Any], ttl: float) -> None:
         self.generation = generation
+        self.store = replace(store, guard=self.require)
         self._store, self._claim, self._ttl = store, claim, ttl
         self._lost, self._end = threading.Event(), threading.Event()
         self._renewals = 0
+        self._writing = threading.RLock()  # the generation is as in the store while it is held
         self._thread = start_polling("lease", ttl / 4, self._renew, until=self._end.is_set, pause=self._end.wait)
 
     @property
     def lost(self) -> bool:
-        """Whether another launch has taken the lease over: this one must stop and commit nothing."""
+        """Whether another launch has taken the lease over: this one must stop and write nothing."""
         return self._lost.is_set()
+
+    def require(self) -> None:
+        """Look at the store now. Raises LeaseLost where another launch has taken the lease over."""
+        with self._writing:
+            if not self.lost and fenced(self._store, self.generation):
+                self._lose()
+        if self.lost:
+            raise LeaseLost(_lost(self._store))
+
+    def advance(self) -> int:
+        """Take the next generation, so that whatever still writes under this one is fenced. Returns its number.
+
+        Raises LeaseLost where another launch has taken the lease over.
+        """
+        with self._writing:
+            self.require()
+            claim = _claim()
+            if not self._store.create(_name(self.generation + 1), json.dumps(claim).encode()):
+                self._lose()
+                self.require()
+            self._claim, self.generation = claim, self.generation + 1
+        _sweep(self._store, self.generation)
+        return self.generation
 
     def release(self) -> None:
         """Let the next launch have the lease at once. On a lease that is released or lost already it does nothing."""
@@ -110,19 +142,56 @@ class Lease:
 
     def _write(self, **news: Any) -> None:
         try:
-            if fenced(self._store, self.generation):
-                self._lost.set()
-                self._end.set()
-            else:
-                self._store.write(_name(self.generation), json.dumps(self._claim | news).encode())
+            with self._writing:
+                if fenced(self._store, self.generation) or not self._own():
+                    self._lose()
+                else:
+                    self._store.write(_name(self.generation), json.dumps(self._claim | news).encode())
         except UserError as error:
-            # Another launch would need the same store to take over; the check before a commit decides.
+            # Another launch would need the same store to take over; the guard before each change decides.
             log.warning("the lease on the run could not be renewed: %s", error)
+
+    def _own(self) -> bool:
+        """Whether the object of this generation is the one that was created here."""
+        return _record(self._store.read(_name(self.generation))).get("token") == self._claim["token"]
+
+    def _lose(self) -> None:
+        self._lost.set()
+        self._end.set()
+
+
+@contextmanager
+def naming_the_loss(lease: Lease) -> Iterator[None]:
+    """Whatever goes wrong in the block once another launch has taken over, the takeover is the reason for it."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        try:
+            lease.require()
+        except LeaseLost as lost:
+            raise RunFailed(str(lost)) from error
+        except UserError:  # the store is away: the error itself says more
+            pass
+        raise
 
 
 def fenced(store: Store, generation: int) -> bool:
     """Whether a newer generation of the lease exists: the holder of this one has lost it."""
     return _newest(store) > generation
+
+
+def guarded(store: Store, generation: int) -> Store:
+    """The same store, for a worker: it refuses every change with LeaseLost once `generation` is fenced."""
+
+    def require() -> None:
+        if fenced(store, generation):
+            raise LeaseLost(_lost(store))
+
+    return replace(store, guard=require)
+
+
+def _lost(store: Store) -> str:
+    return f"another launch has taken {store.uri} over; this one stops, and what the other writes is untouched"
 
 
 class _Watch:

@@ -16,6 +16,7 @@ from plca_dist.ray_cluster.capacity import next_world_size, possible_world_size
 from plca_dist.ray_cluster.internals.core import draining_nodes
 from plca_dist.ray_cluster.mailbox import Mailbox
 from plca_dist.run.lease import Lease
+from plca_dist.training.context import LEASE_LOST
 
 #: SIGTERM: Kubernetes, Slurm, a shell. SIGUSR2: Slurm's `--signal=USR2@120`.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
@@ -25,7 +26,7 @@ _POLL_S = 1.0
 _STEADY_S = 10.0
 
 #: signal: to the driver. drain: of a node of the run. grew: the cluster holds more workers. lease lost: another launch
-#: took the run over. search: the run is a trial, and its search wants it to end.
+#: took the run over, and nothing is saved. search: the run is a trial, and its search wants it to end.
 StopKind = Literal["signal", "drain", "grew", "lease lost", "search"]
 
 
@@ -115,7 +116,7 @@ class _Watcher:
         if not nodes or self._requests.current:
             self._room_since = None
         elif self._lease.lost:
-            self._requests.give("lease lost", "another launch took over", final=True)
+            self._requests.give("lease lost", LEASE_LOST, final=True)
         elif draining := draining_nodes() & {*nodes, self._here}:
             self._requests.give("drain", f"node {min(draining)[:8]} drains")
         else:

@@ -21,7 +21,6 @@ from plca_dist.messages import Message, RunEvent
 from plca_dist.polling import polling
 from plca_dist.run.directory import Run
 from plca_dist.run.history import End, History
-from plca_dist.run.lease import Lease
 from plca_dist.run.preemption import StopRequest, StopRequests
 from plca_dist.run_files import TRIALS
 from plca_dist.training import metrics
@@ -84,20 +83,19 @@ class RunGauges:
     """The figures of one launch of a run.
 
     Args:
-        lease: this launch's; its generation is the launch's number.
         search: name of the search that the run is a trial of, else "".
         show: gets every record that `show` gets.
     """
 
-    def __init__(self, run: Run, lease: Lease, search: str, show: Callable[[RunEvent], None]) -> None:
+    def __init__(self, run: Run, search: str, show: Callable[[RunEvent], None]) -> None:
         self._show = show
         self._tags = {"run": run.name, "search": search}
         self._standing: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._skipped = 0
-        self._history = History(run.store, lease.generation, installed(), lambda: not lease.lost)
+        self._history = History(run.store, installed())
         self.set("plca_active", 1)
-        self.set("plca_launches", lease.generation)
+        self.set("plca_launches", self._history.launch)
         self.set("plca_steps_wanted", run.config.schedule.steps)
         self.set("plca_checkpoint_timestamp_seconds", time.time())
         self.set("plca_data_skipped", 0)
@@ -140,11 +138,11 @@ class RunGauges:
         if key == metrics.CHECKPOINT:
             self.set("plca_checkpoint_timestamp_seconds", time.time())
 
-    def begin(self, step: int, workers: int) -> None:
-        """An attempt begins from `step`; the run's history keeps it."""
+    def begin(self, step: int, workers: int, generation: int) -> None:
+        """The attempt of this number begins from `step`; the run's history keeps it."""
         self.set("plca_step", step)
         self.set("plca_workers", workers)
-        self._history.begin(step, workers)
+        self._history.begin(step, workers, generation)
 
     def reached(self, step: int) -> None:
         """So many steps are done and saved."""
@@ -165,10 +163,10 @@ class RunGauges:
 
 
 @contextmanager
-def run_gauges(run: Run, lease: Lease, show: Callable[[RunEvent], None], requests: StopRequests) -> Iterator[RunGauges]:
+def run_gauges(run: Run, show: Callable[[RunEvent], None], requests: StopRequests) -> Iterator[RunGauges]:
     """The figures of a launch, within a connection to Ray. An attempt that is current when the block ends, ends too."""
     parts = run.store.uri.split("/")
-    gauges = RunGauges(run, lease, parts[-3] if parts[-2] == TRIALS else "", show)
+    gauges = RunGauges(run, parts[-3] if parts[-2] == TRIALS else "", show)
     try:
         with polling("gauges", _AGAIN_S, gauges.again):
             yield gauges

@@ -9,9 +9,9 @@ from plca_dist.ray_cluster.capacity import hopeless, next_world_size, shortage
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.ray_cluster.internals.core import logs_directory
 from plca_dist.ray_cluster.mailbox import Left, Mailbox, mailbox
-from plca_dist.run.attempt import ControllerFailed, WorkersFailed, clear, fit
+from plca_dist.run.attempt import ControllerFailed, WorkersFailed, clear, clear_before, fit
 from plca_dist.run.directory import Run, open_run
-from plca_dist.run.lease import Lease
+from plca_dist.run.lease import Lease, naming_the_loss
 from plca_dist.run.preemption import StopRequests, can_go_on, signals, watch
 from plca_dist.run.prometheus import RunGauges, run_gauges
 from plca_dist.training.checkpoint.commit import checkpoint_name, committed
@@ -45,19 +45,20 @@ def train(config: Config, name: str, show: Callable[[RunEvent], None], requests:
     requests = requests or StopRequests()
     with warnings_shown(show), signals(requests):
         try:
-            with Lease.acquire(run.store, say=lambda text: say("lease", text)) as lease:
-                run.claim()
+            with Lease.acquire(run.store, say=lambda text: say("lease", text)) as lease, naming_the_loss(lease):
+                run = run.held(lease)
+                run.claim(lease.generation)
                 try:
                     with (
                         connection(run.config.cluster, lambda text: say("cluster", text)),
-                        run_gauges(run, lease, show, requests) as gauges,
+                        run_gauges(run, show, requests) as gauges,
                         mailbox(gauges.show, lambda: requests.reason) as opened,
                         signals(requests, training=lambda: bool(opened.places)),
                         watch(run.config, opened, lease, requests),
                     ):
                         _Driver(run, opened, lease, requests, gauges, say).persist()
                 finally:
-                    clear(run)
+                    clear(run, lease.generation)
         except KeyboardInterrupt:
             if requests.leave_at_once:
                 raise RunPreempted(f"preempted ({requests.reason}): {_standing(run)}") from None
@@ -86,11 +87,14 @@ class _Driver:
         begun = False
         while True:
             workers = self._room(begun)
+            # A generation for each attempt: workers of an earlier one may live on behind a broken network.
+            generation = self._lease.advance() if begun else self._lease.generation
+            clear_before(self._run, generation)
             self._say("starting", f"starting {workers} worker{'s' if workers > 1 else ''}")
-            self._gauges.begin(self._step, workers)
+            self._gauges.begin(self._step, workers, generation)
             begun = True
             try:
-                left = fit(self._run, self._mailbox, workers, self._lease.generation)
+                left = fit(self._run, self._mailbox, workers, generation)
             except ControllerFailed as error:
                 self._after_controller(error, workers)
             except WorkersFailed as error:
@@ -127,8 +131,7 @@ class _Driver:
     def _after_failure(self, error: WorkersFailed) -> None:
         """Return where the run may start again, else raise."""
         request = self._requests.current
-        if self._lease.lost:
-            raise RunFailed(f"another launch took {self._run.store.uri} over; this one wrote nothing more") from error
+        self._lease.require()
         if request and request.final:
             self._requests.is_leaving = True
             self._gauges.stopped(request)
@@ -158,7 +161,8 @@ class _Driver:
         self._step = left.step
         self._gauges.reached(left.step)
         took = max(left.at - request.at, 0)
-        line = f"checkpoint {checkpoint_name(left.step, workers)} committed {took:.1f} s after the notice"
+        name = checkpoint_name(left.step, workers, self._lease.generation)
+        line = f"checkpoint {name} committed {took:.1f} s after the notice"
         if request.final or not can_go_on(self._run.config):
             self._requests.is_leaving = True
             self._gauges.stopped(request)

@@ -1,7 +1,8 @@
 """A search is its directory: its space, the recipe it varies, and an ordinary run for every trial.
 
     <storage>/<name>/space.yaml, base.yaml       what is searched, and in which recipe
-                     trials/trial-000/           a run as `plca train` leaves it, and trial.json: the trial's state
+                     trials/trial-000/           a run as `plca train` leaves it, and the trial's state, a file
+                                                 trial-00000001.json for each launch of the search
                      best.yaml, trials.csv, index.html
 
 All that is known of a trial stands in its own directory, so a search continues from its directory alone. Ray Tune keeps
@@ -19,7 +20,8 @@ from plca_dist.errors import UserError
 from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
-from plca_dist.run_files import BASE, METRICS, RECIPE, SPACE, TRIAL, TRIALS, WEIGHTS
+from plca_dist.run.lease import Lease
+from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, WEIGHTS, launch_of_state, trial_state
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import Trial
@@ -31,12 +33,21 @@ from plca_dist.training.metrics_log import read_records
 
 @dataclass(frozen=True)
 class Search:
-    """A search's directory, its space, and the recipe that it varies."""
+    """A search's directory, its space, and the recipe that it varies.
+
+    Attributes:
+        generation: of the lease of this launch, if it holds one.
+    """
 
     name: str
     store: Store
     space: Space
     base: Config
+    generation: int = 0
+
+    def held(self, lease: Lease) -> "Search":
+        """The same search for the launch that holds the lease: its store refuses every change once that is lost."""
+        return replace(self, store=lease.store, generation=lease.generation)
 
     @property
     def trials(self) -> Store:
@@ -66,24 +77,28 @@ class Search:
         return self.space.grid_values()[0] if self.space.algorithm == "grid" else draw(self.space, 0)
 
     def claim(self) -> None:
-        """Write the files that make the directory this search's. Only the launch that holds the lease may call it."""
-        self.store.write(BASE, self.base.to_yaml().encode())
-        self.store.write(SPACE, self.space.to_yaml().encode())
+        """Create the files that make the directory this search's. Only the launch that holds the lease may call it."""
+        self.store.create(BASE, self.base.to_yaml().encode())
+        self.store.create(SPACE, self.space.to_yaml().encode())
 
     def record(self, trial: Trial) -> None:
         """Write the state of a trial, and its curve: the metrics of its run may have the curve later, or never."""
         kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
         data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
-        self.store.write(f"{TRIALS}/{trial.name}/{TRIAL}", data.encode())
+        self.store.write(f"{TRIALS}/{trial.name}/{trial_state(self.generation)}", data.encode())
 
     def read(self) -> list[Trial]:
         """All trials so far, in the order in which they were drawn."""
-        names = sorted(e.name.split("/")[1] for e in self.store.list(TRIALS) if e.name.endswith(f"/{TRIAL}"))
-        return [self._trial(name) for name in names]
+        states: dict[str, tuple[int, str]] = {}
+        for entry in self.store.list(TRIALS):
+            _, name, file = entry.name.split("/", 2) if entry.name.count("/") > 1 else ("", "", "")
+            if (launch := launch_of_state(file)) is not None:
+                states[name] = max((launch, file), states.get(name, (0, "")))
+        return [self._trial(name, state) for name, (_, state) in sorted(states.items())]
 
-    def _trial(self, name: str) -> Trial:
+    def _trial(self, name: str, state: str) -> Trial:
         run = self.trials.child(name)
-        kept = json.loads(run.read(TRIAL))
+        kept = json.loads(run.read(state))
         trial = Trial(
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
             max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
@@ -122,9 +137,8 @@ def open_search(space: Space, base: Config, name: str) -> Search:
 
 def curve_of(run: Store) -> list[Record]:
     """The evaluations among a run's records."""
-    records = read_records(run) if run.exists(METRICS) else []
     keys = {criterion.key for criterion in CRITERIA.values()}
-    return [r for r in records if keys & r.keys()]
+    return [r for r in read_records(run) if keys & r.keys()]
 
 
 def number_of(trial: Trial) -> int:

@@ -16,7 +16,7 @@ from plca_dist.polling import polling
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.ray_cluster.internals.core import draining_nodes, release_abandoned
 from plca_dist.ray_cluster.mailbox import mailbox
-from plca_dist.run.lease import Lease
+from plca_dist.run.lease import Lease, naming_the_loss
 from plca_dist.run.preemption import StopRequests, signals
 from plca_dist.search.directory import Search, open_search
 from plca_dist.search.samplers import proposals
@@ -57,7 +57,8 @@ def tune(space: Space, base: Config, name: str, display: SearchDisplay) -> Searc
     searcher: TrialSearcher | None = None
     with warnings_shown(lambda message: display.say(message.text)), signals(requests):
         try:
-            with Lease.acquire(search.store, say=display.say) as lease:
+            with Lease.acquire(search.store, say=display.say) as lease, naming_the_loss(lease):
+                search = search.held(lease)
                 search.claim()
                 known = search.read()
                 searcher = TrialSearcher(search, known, proposals(space, known), lambda: requests.reason is not None)

@@ -32,6 +32,10 @@ class StoreAway(UserError):
     """The store does not answer, or says that it cannot now: asking again may help."""
 
 
+def _anybody() -> None:
+    """The guard of a store that everybody may write to."""
+
+
 class Entry(NamedTuple):
     """One object: its name relative to the store, and its size in bytes."""
 
@@ -75,6 +79,7 @@ class Store:
         uri: the directory as a person writes it.
         endpoint: URL of the S3-compatible server; None: a cloud itself, or a local directory.
         patience_s: how long a request is repeated while the store is away.
+        guard: is called before every request that changes something, and raises where this process may not write.
     """
 
     files: Files
@@ -82,6 +87,7 @@ class Store:
     uri: str
     endpoint: str | None = None
     patience_s: float = PATIENCE_S
+    guard: Callable[[], None] = _anybody
 
     def child(self, name: str) -> "Store":
         """The directory `name` below this one (it need not exist yet)."""
@@ -97,10 +103,14 @@ class Store:
 
     def size(self, name: str, *, unless: threading.Event | None = None) -> int:
         """The object's size in bytes. `unless` as in `patiently`."""
-        size = self.patiently(name, lambda: self.files.size(self._path(name)), unless=unless)
+        size = self.size_or_none(name, unless=unless)
         if size is None:
             raise UserError(f"{self.uri}/{name}: no such object.")
         return size
+
+    def size_or_none(self, name: str, *, unless: threading.Event | None = None) -> int | None:
+        """`size`; None where there is no such object."""
+        return self.patiently(name, lambda: self.files.size(self._path(name)), unless=unless)
 
     def patiently(self, name: str, ask: Callable[[], T], *, unless: threading.Event | None = None) -> T:
         """The result of `ask`, a function that may be called again: it is, while the store is away.
@@ -137,12 +147,12 @@ class Store:
         Args:
             data: must differ from every other caller's: a caller that lost the answer knows its own object by it.
         """
-        return self.patiently(name, lambda: self.files.create(self._path(name), data))
+        return self._change(name, lambda: self.files.create(self._path(name), data))
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace the object, whole or not at all."""
         # One call takes all the bytes: an interruption leaves the whole object or none.
-        self.patiently(name, lambda: self.files.write(self._path(name), data))
+        self._change(name, lambda: self.files.write(self._path(name), data))
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BinaryIO]:
@@ -153,6 +163,7 @@ class Store:
         if self.local:
             with self._explained(name), local_files.filled(Path(self._path(name))) as file:
                 yield file
+                self.guard()
             return
         with self._explained(name), local_files.temporary(PurePosixPath(name).name, None) as (file, waiting):
             yield file
@@ -161,7 +172,7 @@ class Store:
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a local file into the store."""
-        self.patiently(name, lambda: self.files.upload(source, self._path(name)))
+        self._change(name, lambda: self.files.upload(source, self._path(name)))
 
     def download(self, name: str, target: Path) -> None:
         """Copy an object to a local file, which appears whole, making its directory."""
@@ -174,7 +185,7 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object; a directory is none."""
-        return self.patiently(name, lambda: self.files.size(self._path(name))) is not None
+        return self.size_or_none(name) is not None
 
     def list(self, prefix: str = "") -> list[Entry]:
         """Every object below the directory `prefix`, sorted by name; partial writes are left out."""
@@ -185,11 +196,11 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove one object; one that is absent already is no error."""
-        self.patiently(name, lambda: self.files.delete(self._path(name)))
+        self._change(name, lambda: self.files.delete(self._path(name)))
 
     def delete_tree(self, name: str) -> None:
         """Remove the directory `name` and all below it."""
-        self.patiently(name, lambda: self.files.delete_tree(self._path(name)))
+        self._change(name, lambda: self.files.delete_tree(self._path(name)))
 
     def arrow(self) -> Any:
         """The filesystem that `root` is in, as pyarrow's."""
@@ -199,6 +210,15 @@ class Store:
     def local(self) -> bool:
         """Whether it is a directory of this machine."""
         return isinstance(self.files, local_files.LocalFiles)
+
+    def _change(self, name: str, ask: Callable[[], T]) -> T:
+        """`patiently`, with the guard before every try: a store may be away for long."""
+
+        def guarded() -> T:
+            self.guard()
+            return ask()
+
+        return self.patiently(name, guarded)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

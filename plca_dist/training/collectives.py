@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from plca_dist.errors import UserError
+from plca_dist.errors import LeaseLost, UserError
+from plca_dist.training.context import LEASE_LOST
 
 
 class Agreement(NamedTuple):
@@ -39,11 +40,17 @@ class ControlGroup:
         dist.destroy_process_group(self._group)
 
     def agree(self, *, finite: bool = True, stop_reason: str | None, saving: bool = False) -> Agreement:
-        """All-reduce the flags: one rank's bad loss or reason to stop is that of all ranks. A collective call."""
+        """All-reduce the flags: one rank's bad loss or reason to stop is that of all ranks. A collective call.
+
+        Raises LeaseLost on every rank where the reason is `LEASE_LOST`.
+        """
         flags = torch.tensor([not finite, stop_reason is not None, saving], dtype=torch.int32)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self._group)
         not_finite, stopping, any_saving = flags.tolist()
-        return Agreement(not not_finite, self._first(stop_reason) if stopping else None, bool(any_saving))
+        reason = self._first(stop_reason) if stopping else None
+        if reason == LEASE_LOST:
+            raise LeaseLost(LEASE_LOST)
+        return Agreement(not not_finite, reason, bool(any_saving))
 
     def _first(self, reason: str | None) -> str:
         reasons: list[str | None] = [None] * dist.get_world_size()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from plca_dist.messages import RunEvent
+from plca_dist.run_files import attempt
 from plca_dist.storage import Store
 
 
@@ -25,22 +26,30 @@ class Preempted(Exception):
         return f"preempted ({self.reason}): checkpoint at step {self.step} committed"
 
 
+#: The reason to stop that lets nothing be saved: what this attempt would write no longer counts.
+LEASE_LOST = "another launch took over"
+
+
 @dataclass(frozen=True)
 class TrainContext:
-    """One rank of one launch.
+    """One rank of one attempt.
 
     Attributes:
-        run: the run's directory; recipe, checkpoints, metrics and results live there.
+        run: the run's directory. It refuses every change once a newer attempt exists.
         device: where this rank computes.
         report: shows a record or a message to the person watching; called on rank 0 alone, and must not block.
+        generation: the attempt's number, higher than that of every earlier attempt at the run.
         stop_reason: why the run should checkpoint and leave (such as "SIGTERM"), else None. It is asked at every
-            step on every rank, and must not block. One rank that knows is enough.
-        lease_lost: whether another launch has taken the run over, so that nothing may be committed. It is asked on
-            rank 0 just before a commit, in a thread, and may take a moment.
+            step on every rank, and must not block. One rank that knows is enough. After `LEASE_LOST` nothing is saved.
     """
 
     run: Store
     device: torch.device
     report: Callable[[RunEvent], None]
+    generation: int
     stop_reason: Callable[[], str | None] = lambda: None
-    lease_lost: Callable[[], bool] = lambda: False
+
+    @property
+    def own(self) -> Store:
+        """The attempt's own directory."""
+        return self.run.child(attempt(self.generation))

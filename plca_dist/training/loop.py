@@ -9,19 +9,20 @@ import torch.distributed as dist
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
 from plca_dist.models.weights import to_bytes
-from plca_dist.run_files import WEIGHTS
+from plca_dist.run_files import EVALUATION, WEIGHTS
 from plca_dist.storage import Store
 from plca_dist.training import health
+from plca_dist.training.attempts import newest
 from plca_dist.training.build import empty_network, fresh_network
 from plca_dist.training.checkpoint.restore import restore
 from plca_dist.training.checkpoint.save import Saver
-from plca_dist.training.collectives import ControlGroup
+from plca_dist.training.collectives import ControlGroup, on_rank_0
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.meter import Meter
-from plca_dist.training.metrics_log import MetricsLog
+from plca_dist.training.metrics_log import MetricsLog, records_until
 from plca_dist.training.validation import postponed, validate
 from plca_dist.training.watchdog import Watchdog
 
@@ -34,6 +35,7 @@ def run_worker(config: Config, context: TrainContext) -> None:
     Raises:
         Preempted: `context.stop_reason` gave a reason on some rank; on every rank, after a checkpoint of the step
             reached.
+        LeaseLost: a newer attempt exists. This one saves nothing more.
         TrainingFault: training cannot go on.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -42,7 +44,10 @@ def run_worker(config: Config, context: TrainContext) -> None:
     engine = build_engine(config, fresh_network(config), context.device)
     resumed = restore(engine, config, context.run)
     start, steps = (resumed.step if resumed else 0), config.schedule.steps
-    metrics_log = MetricsLog(context.run, context.report, start_step=start, keep=rank == 0)
+    before = on_rank_0(lambda: records_until(context.run, resumed)) if resumed else []
+    metrics_log = MetricsLog(
+        context.run, context.report, generation=context.generation, start_step=start, before=before, keep=rank == 0
+    )
     if resumed:
         metrics_log.show("continuing", f"continuing from step {start} ({resumed.name})")
     meter = Meter(config.batch.pairs, context.device, start)
@@ -52,8 +57,8 @@ def run_worker(config: Config, context: TrainContext) -> None:
     with (
         closing(stream),
         ControlGroup() as control,
-        Saver(engine, config, context.run, metrics_log, context.lease_lost) as saver,
-        Watchdog(context.run, rank, config.cluster.step_timeout_s, start) as watchdog,
+        Saver(engine, config, context.run, metrics_log, context.generation) as saver,
+        Watchdog(context.own, rank, config.cluster.step_timeout_s, start) as watchdog,
         health.naming_out_of_memory(meter, context.run),
     ):
         if resumed and postponed(config, context.run, resumed):
@@ -61,7 +66,7 @@ def run_worker(config: Config, context: TrainContext) -> None:
                 miou, stop_reason = validate(engine, config, context, control, metrics_log, start)
             if stop_reason is not None:
                 raise Preempted(start, stop_reason)
-            saver.add_miou(resumed, miou)
+            saver.save(start, miou=miou)
         for step in range(start, steps):
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
@@ -101,7 +106,7 @@ def run_worker(config: Config, context: TrainContext) -> None:
         with watchdog.patient("checkpoint"):
             saver.finish(needed=True)
 
-    write_weights(engine, config, context.run)
+    leave_result(engine, config, context.run, metrics_log)
 
 
 def prepare_torch(config: Config) -> None:
@@ -111,11 +116,20 @@ def prepare_torch(config: Config) -> None:
     torch.manual_seed(config.seed)
 
 
-def write_weights(engine: Any, config: Config, run: Store) -> None:
-    """Write the result. That it exists says that the run is finished. A collective call."""
+def leave_result(engine: Any, config: Config, run: Store, metrics_log: MetricsLog) -> None:
+    """Leave metrics.jsonl, evaluation.json and the weights, which say that the run is finished. A collective call.
+
+    Each is created once and never replaced. Where an earlier attempt that ended here has left some of them, these stay:
+    they are of the same step.
+    """
     weights = full_state(engine)
-    if dist.get_rank() == 0:
+
+    def leave() -> None:
+        metrics_log.leave()
+        if evaluation := newest(run, EVALUATION):
+            run.create(EVALUATION, run.read(evaluation))
         network = empty_network(config)
         network.load_state_dict(weights)
-        run.write(WEIGHTS, to_bytes(network, classes=label_set(config.labels).classes))
-    dist.barrier()
+        run.create(WEIGHTS, to_bytes(network, classes=label_set(config.labels).classes))
+
+    on_rank_0(leave)

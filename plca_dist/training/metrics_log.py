@@ -3,13 +3,15 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 from plca_dist.errors import UserError
 from plca_dist.messages import Message, MessageKind, Record, RunEvent
-from plca_dist.run_files import METRICS
+from plca_dist.run_files import METRICS, attempt
 from plca_dist.storage import Store
+from plca_dist.training.attempts import current
+from plca_dist.training.checkpoint.commit import Checkpoint
 from plca_dist.training.metrics import STEP
 from plca_dist.training.tensorboard import EventFile
 
@@ -21,22 +23,32 @@ _FLUSH_S = 15.0
 class MetricsLog:
     """The run's records, kept on rank 0. On other ranks (`keep=False`) it does nothing.
 
-    Object stores cannot append, so the whole file is rewritten, at most every 15 seconds and at every checkpoint.
-    Records of steps after `start_step` are dropped: a kill has undone that work.
+    Object stores cannot append, so the whole file is rewritten, at most every 15 seconds and at every checkpoint. It is
+    in the attempt's own directory.
 
     Args:
         report: shows a record to the person watching.
-        start_step: the step that this launch continues from.
+        generation: the attempt's number.
+        start_step: the step that the attempt continues from.
+        before: the records that led there.
     """
 
-    def __init__(self, run: Store, report: Callable[[RunEvent], None], *, start_step: int, keep: bool) -> None:
+    def __init__(
+        self,
+        run: Store,
+        report: Callable[[RunEvent], None],
+        *,
+        generation: int,
+        start_step: int,
+        before: Sequence[Record] = (),
+        keep: bool,
+    ) -> None:
         self._run, self._report, self._keep = run, report, keep
-        self._records: list[Record] = []
-        self._events = EventFile(start_step)
+        self._name = f"{attempt(generation)}/{METRICS}"
+        self._records: list[Record] = list(before)
+        self._events = EventFile(start_step, generation)
         self._flushed = time.monotonic()
         self._writing = Lock()
-        if keep and run.exists(METRICS):
-            self._records = [r for r in read_records(run) if r[STEP] <= start_step]
 
     def add(self, record: Record) -> None:
         """Keep the record and show it. It replaces an earlier record of the same step with the same keys."""
@@ -63,14 +75,34 @@ class MetricsLog:
         if not self._keep:
             return
         with self._writing:
-            self._run.write(METRICS, "".join(json.dumps(r) + "\n" for r in self._records).encode())
+            self._run.write(self._name, self._encoded())
             self._flushed = time.monotonic()
             try:
                 self._run.write(self._events.name, self._events.encoded())
             except UserError as error:  # no checkpoint should fail for it; the next flush writes it all
                 log.warning("TensorBoard's file could not be written: %s", error)
 
+    def leave(self) -> None:
+        """Leave all records as part of the run's result, unless an attempt has done so before."""
+        if self._keep:
+            self._run.create(METRICS, self._encoded())
+
+    def _encoded(self) -> bytes:
+        return "".join(json.dumps(r) + "\n" for r in self._records).encode()
+
 
 def read_records(run: Store) -> list[Record]:
-    """The records of a run so far, oldest first."""
-    return [json.loads(line) for line in run.read(METRICS).decode().splitlines()]
+    """The records of a run so far, oldest first; none where there is no file of them yet."""
+    name = current(run, METRICS)
+    return decode_records(run.read(name)) if name else []
+
+
+def records_until(run: Store, checkpoint: Checkpoint) -> list[Record]:
+    """The records that led to a checkpoint. Its attempt wrote them before the commit."""
+    name = f"{attempt(checkpoint.generation)}/{METRICS}" if checkpoint.generation else METRICS
+    return [r for r in decode_records(run.read(name)) if r[STEP] <= checkpoint.step] if run.exists(name) else []
+
+
+def decode_records(data: bytes) -> list[Record]:
+    """The records of a file. Raises ValueError for a line that is no JSON."""
+    return [json.loads(line) for line in data.decode().splitlines()]

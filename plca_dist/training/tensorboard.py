@@ -1,7 +1,8 @@
 """TensorBoard's event files: the records of metrics.jsonl, as `tensorboard --logdir STORAGE` shows them for every run.
 
-Every launch of a run fills a file of its own, which is named by the time it began. The file says first at which step it
-continues; TensorBoard then drops what earlier files have from that step on, because a kill had undone it.
+Every attempt at a run fills a file of its own, which is named by the time it began and by its number. The file says
+first at which step it continues; TensorBoard then drops what earlier files have from that step on, because a kill had
+undone it.
 
 The format is written here because it is small. A file is a list of records (length, checksum, data, checksum), and the
 data are `Event` messages of protocol buffers, of which six fields are used. TensorBoard's own writers need a path on a
@@ -26,18 +27,19 @@ _START = 1
 
 
 class EventFile:
-    """The event file of one launch, kept in memory: object stores cannot append.
+    """The event file of one attempt, kept in memory: object stores cannot append.
 
     Args:
-        start_step: the step that this launch continues from.
+        start_step: the step that this attempt continues from.
+        generation: the attempt's number.
 
     Attributes:
         name: the file's name in the run's directory.
     """
 
-    def __init__(self, start_step: int) -> None:
+    def __init__(self, start_step: int, generation: int) -> None:
         now = time.time()
-        self.name = f"{TENSORBOARD}/events.out.tfevents.{now:017.6f}.plca"
+        self.name = f"{TENSORBOARD}/events.out.tfevents.{now:017.6f}.plca.{generation:08d}"
         self._records: list[bytes] = []
         self._add(_double(_WALL_TIME, now) + _bytes(_FILE_VERSION, b"brain.Event:2"))
         self._add(

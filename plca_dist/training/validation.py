@@ -10,7 +10,7 @@ import torch.distributed as dist
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
 from plca_dist.data.whole_images import labelled_samples, whole_pairs
-from plca_dist.run_files import EVALUATION, METRICS
+from plca_dist.run_files import EVALUATION
 from plca_dist.storage import Store
 from plca_dist.training import criteria, metrics
 from plca_dist.training.build import empty_network
@@ -21,7 +21,7 @@ from plca_dist.training.dataloading import open_shards
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import full_state
 from plca_dist.training.evaluation import evaluate, ratios
-from plca_dist.training.metrics_log import MetricsLog, read_records
+from plca_dist.training.metrics_log import MetricsLog, records_until
 
 
 def validate(
@@ -77,7 +77,7 @@ def validate(
         record |= measured.result()
     metrics_log.add(record)
     if rank == 0:
-        context.run.write(EVALUATION, json.dumps(result, indent=1).encode())
+        context.own.write(EVALUATION, json.dumps(result, indent=1).encode())
     return record.get(metrics.MIOU), None
 
 
@@ -88,9 +88,8 @@ def postponed(config: Config, run: Store, resumed: Checkpoint) -> bool:
     if config.evaluation.uri is not None:
         return True
     # A checkpoint keeps the mIoU alone. But the records of its step were written before its commit.
-    return not on_rank_0(lambda: _measured(run, resumed.step))
+    return not on_rank_0(lambda: _measured(run, resumed))
 
 
-def _measured(run: Store, step: int) -> bool:
-    records = read_records(run) if run.exists(METRICS) else []
-    return any(r[metrics.STEP] == step and metrics.DENSITY in r for r in records)
+def _measured(run: Store, resumed: Checkpoint) -> bool:
+    return any(r[metrics.STEP] == resumed.step and metrics.DENSITY in r for r in records_until(run, resumed))

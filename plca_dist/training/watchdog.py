@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from plca_dist.errors import UserError
+from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import stacks
 from plca_dist.storage import Store
 
@@ -32,8 +32,9 @@ _STDERR = 2
 class Watchdog:
     """Ends this process when a step takes longer than `limit_s` seconds. One a process, as there is one timer.
 
-    The stacks of all threads go to stderr and to `stacks-rank-R.txt` in the run's directory, and the process ends with
-    `EXIT_CODE`. It ends at once and without cleaning up, because the code that would clean up is the code that hangs.
+    The stacks of all threads go to stderr and to `stacks-rank-R.txt` in the attempt's directory, and the process ends
+    with `EXIT_CODE`. It ends at once and without cleaning up, because the code that would clean up is the code that
+    hangs.
 
     Where the thread cannot run, the timer ends the process a little later. Then the stacks go to stderr alone, behind
     a line "Timeout (h:mm:ss)!", and the exit code is 1, which faulthandler does not let us choose. The driver sees
@@ -43,8 +44,8 @@ class Watchdog:
         done: optimizer steps that are done.
     """
 
-    def __init__(self, run: Store, rank: int, limit_s: float, done: int) -> None:
-        self._run, self._rank, self._limit_s = run, rank, limit_s
+    def __init__(self, own: Store, rank: int, limit_s: float, done: int) -> None:
+        self._own, self._rank, self._limit_s = own, rank, limit_s
         self._doing = f"step {done + 1}"
         self._allowed_s = limit_s * _PATIENCE  # the first step compiles, and waits for the slowest rank to get here
         self._since = time.monotonic()
@@ -104,8 +105,8 @@ class Watchdog:
 
     def _upload(self, text: str) -> None:
         try:
-            self._run.write(stacks(self._rank), text.encode())
-        except UserError as error:
+            self._own.write(stacks(self._rank), text.encode())
+        except (UserError, TrainingFault) as error:
             sys.stderr.write(f"{error}\n")
 
 

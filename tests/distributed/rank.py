@@ -20,6 +20,7 @@ from plca_dist.errors import TrainingFault, UserError
 from plca_dist.storage import Store, resolve
 from plca_dist.training import loop as worker
 from plca_dist.training.checkpoint.save import Saver
+from plca_dist.run.lease import guarded
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.engine import TrainingModule, full_state
 from plca_dist.training.loop import run_worker
@@ -55,7 +56,7 @@ def run(
     even: bool = False,
     seen_as: str | None = None,
     stop_reason: Callable[[], str | None] = lambda: None,
-    lease_lost: Callable[[], bool] = lambda: False,
+    lease_lost: bool = False,
 ) -> None:
     """Train, or continue, the run `name`.
 
@@ -63,7 +64,8 @@ def run(
         before_step_ends: called with the step (from 1) after its update and before anything is recorded of it.
         even: batch norm with its running statistics, so that a pair's loss does not depend on its batch.
         seen_as: what the file of what was seen is called, if not like the run.
-        stop_reason, lease_lost: as in `TrainContext`.
+        stop_reason: as in `TrainContext`.
+        lease_lost: a newer attempt exists from the beginning.
     """
     seen: dict[str, Any] = {"records": [], "states": {}, "momenta": {}, "restored": None, "error": None}
     average, save, build, restore = worker.average_buffers, Saver.save, worker.build_engine, worker.restore
@@ -96,14 +98,22 @@ def run(
     worker.restore = watched_restore
     try:
         config = recipe.parse(RECIPE, [f"data={PLACE}/data", *settings])
+        store = resolve(str(PLACE / name))
+        numbers = [int(e.name.split("/")[1]) for e in store.list("attempts")]
+        generation = 1 + max(numbers, default=0)
+        dist.barrier()
+        if RANK == 0:
+            store.write(f"attempts/{generation:08d}/recipe.yaml", config.to_yaml().encode())
+            store.write(f"lease/{generation + lease_lost:08d}.json", b"{}")
+        dist.barrier()
         run_worker(
             config,
             TrainContext(
-                resolve(str(PLACE / name)),
+                guarded(store, generation),
                 torch.device("cpu"),
                 seen["records"].append,
-                stop_reason=stop_reason,
-                lease_lost=lease_lost,
+                generation,
+                stop_reason,
             ),
         )
     except (Stopped, TrainingFault, UserError, Preempted) as error:
@@ -224,7 +234,7 @@ def _one_rank_cannot_write() -> None:
     left[0] = 99
     run("refused", zero(1), "checkpoint.max_failed_saves=1")
     Store.upload = upload  # type: ignore[method-assign]
-    run("lease-lost", zero(1), lease_lost=lambda: RANK == 0)
+    run("lease-lost", zero(1), lease_lost=True)
 
 
 def stuck() -> None:

@@ -110,11 +110,17 @@ class ShownRun:
 
 @pytest.fixture(scope="session")
 def train(group: None) -> Callable[..., ShownRun]:
-    """Train the recipe in a directory (a path or a URI), or continue there; keywords go to the TrainContext."""
+    """Train the recipe in a directory (a path or a URI), or continue there; keywords go to the TrainContext.
+
+    Each call is an attempt. Its number is the least that no other has, because it ends before the next one begins.
+    """
 
     def run(config: Config, place: Path | str, **context: Any) -> ShownRun:
         trained = ShownRun(resolve(str(place)))
-        run_worker(config, TrainContext(trained.store, CPU, trained.shown.append, **context))
+        numbers = [int(e.name.split("/")[1]) for e in trained.store.list("attempts")]
+        generation = 1 + max(numbers, default=0)
+        trained.store.write(f"attempts/{generation:08d}/recipe.yaml", config.to_yaml().encode())
+        run_worker(config, TrainContext(trained.store, CPU, trained.shown.append, generation, **context))
         return trained
 
     return run

@@ -1,8 +1,9 @@
 """Which checkpoints count: those whose commit, which is written last, agrees with the files beside it.
 
-A checkpoint is a directory `checkpoints/step-00000500-of-2/` in the run (step, ranks that wrote it). Its `commit.json`
-holds the step, the world size, the ZeRO stage, the recipe's fingerprint, and every file's size and hash. Without a
-commit that matches its files a checkpoint does not exist: it is passed over with a warning that names it.
+A checkpoint is a directory `checkpoints/step-00000500-of-2-g3/` in the run: the step, the ranks that wrote it, and the
+generation of their lease, so that no attempt writes where another one does. Its `commit.json` holds the step, the
+world size, the ZeRO stage, the recipe's fingerprint, and every file's size and hash. Without a commit that matches its
+files a checkpoint does not exist: it is passed over with a warning that names it.
 """
 
 import hashlib
@@ -10,17 +11,26 @@ import json
 import logging
 import math
 import re
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from plca_dist.errors import UserError
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.internals import rank_of
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-(\d+)-of-(\d+)$")
+#: Checkpoints of earlier versions have no generation.
+_NAME = re.compile(r"step-(\d+)-of-(\d+)(?:-g(\d+))?$")
+#: Letters, digits and a few signs, in folders or not: nothing that leads out of the checkpoint's directory.
+_FILE = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _RANK_FILE = re.compile(r"rank-(\d+)\.pt$")
+#: Seconds before a file whose hash differs is read again.
+_PAUSES_S = (0.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -40,10 +50,15 @@ class Checkpoint:
         """Its directory in the run."""
         return f"{CHECKPOINTS}/{self.name}"
 
+    @property
+    def generation(self) -> int:
+        """Number of the attempt that wrote it; 0 for a checkpoint of an earlier version."""
+        return _generation(self.name)
 
-def checkpoint_name(step: int, world_size: int) -> str:
+
+def checkpoint_name(step: int, world_size: int, generation: int) -> str:
     """The name of a checkpoint's directory."""
-    return f"step-{step:08d}-of-{world_size}"
+    return f"step-{step:08d}-of-{world_size}" + (f"-g{generation}" if generation else "")
 
 
 def rank_file(rank: int) -> str:
@@ -54,12 +69,9 @@ def rank_file(rank: int) -> str:
 def commit(run: Store, checkpoint: Checkpoint) -> None:
     """Declare the checkpoint complete. All its files must be in the store."""
     record = {key: value for key, value in asdict(checkpoint).items() if key != "name"}
-    run.write(f"{checkpoint.place}/{COMMIT}", json.dumps(record, indent=1).encode())
-
-
-def revoke(run: Store, name: str) -> None:
-    """Take the commit back, so that the checkpoint does not count while its files are deleted or written again."""
-    run.delete(f"{CHECKPOINTS}/{name}/{COMMIT}")
+    if _miou(checkpoint) == -math.inf:  # NaN is no JSON
+        record["miou"] = None
+    run.write(f"{checkpoint.place}/{COMMIT}", json.dumps(record, indent=1, allow_nan=False).encode())
 
 
 def committed(run: Store) -> list[Checkpoint]:
@@ -67,14 +79,44 @@ def committed(run: Store) -> list[Checkpoint]:
 
     Sizes are compared here, hashes when files are fetched.
     """
-    found = []
+    return survey(run).counting
+
+
+class Survey(NamedTuple):
+    """The checkpoints of a run at one look.
+
+    Attributes:
+        counting: those that count, newest first.
+        damaged: name -> what is wrong, of those that were committed.
+        unfinished: names of those that were never committed.
+    """
+
+    counting: list[Checkpoint]
+    damaged: dict[str, str]
+    unfinished: list[str]
+
+
+def survey(run: Store, *, warn: bool = True) -> Survey:
+    """Look at every checkpoint of the run.
+
+    A listing is a hint only: what it does not show is asked for by name before a checkpoint is called unfinished or
+    damaged. A checkpoint that is deleted at the same time is left out.
+    """
+    found = Survey([], {}, [])
     for name, present in _sizes(run).items():
-        checkpoint, problem = _examine(run, name, present)
-        if checkpoint is None:
-            log.warning("passing over checkpoint %s: %s", name, problem)
+        data = _read_commit(run, name)
+        if data is None:
+            if COMMIT not in present:
+                found.unfinished.append(name)
         else:
-            found.append(checkpoint)
-    return sorted(found, key=_recency, reverse=True)
+            _judge(run, name, data, present, found)
+    if warn:
+        for name in found.unfinished:
+            log.warning("passing over checkpoint %s: it was never committed", name)
+        for name, problem in found.damaged.items():
+            log.warning("passing over checkpoint %s: %s", name, problem)
+    found.counting.sort(key=_recency, reverse=True)
+    return found
 
 
 def _sizes(run: Store) -> dict[str, dict[str, int]]:
@@ -87,21 +129,46 @@ def _sizes(run: Store) -> dict[str, dict[str, int]]:
     return sizes
 
 
-def _recency(checkpoint: Checkpoint) -> tuple[int, str]:
-    return checkpoint.step, checkpoint.name
+def _recency(checkpoint: Checkpoint) -> tuple[int, int, str]:
+    return checkpoint.step, checkpoint.generation, checkpoint.name
 
 
-def _examine(run: Store, name: str, present: dict[str, int]) -> tuple[Checkpoint | None, str]:
-    if COMMIT not in present:
-        return None, "it was never committed"
+def _generation(name: str) -> int:
+    match = _NAME.match(name)
+    return int(match[3] or 0) if match else 0
+
+
+def _read_commit(run: Store, name: str) -> bytes | None:
+    file = f"{CHECKPOINTS}/{name}/{COMMIT}"
     try:
-        checkpoint = _parse(name, run.read(f"{CHECKPOINTS}/{name}/{COMMIT}"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return None, f"its {COMMIT} is unreadable ({error!r})"
+        return run.read(file)
+    except UserError:
+        if run.exists(file):
+            raise
+        return None
+
+
+def _judge(run: Store, name: str, data: bytes, present: Mapping[str, int], found: Survey) -> None:
+    """Put the checkpoint with this commit where it belongs."""
+    try:
+        checkpoint = _parse(name, data)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        found.damaged[name] = f"its {COMMIT} is unreadable ({error!r})"
+        return
+    sizes = {file: present.get(file) for file in checkpoint.files}
     for file, (size, _) in checkpoint.files.items():
-        if present.get(file) != size:
-            return None, f"{file} has {present.get(file, 'no')} bytes where the commit says {size}"
-    return checkpoint, ""
+        if sizes[file] != size:
+            sizes[file] = run.size_or_none(f"{checkpoint.place}/{file}")
+    if all(size is None for size in sizes.values()):
+        # Its attempt was taken for dead, its files were swept, and then it woke up and committed.
+        found.unfinished.append(name)
+        return
+    for file, (size, _) in checkpoint.files.items():
+        if sizes[file] != size:
+            there = "no" if sizes[file] is None else sizes[file]
+            found.damaged[name] = f"{file} has {there} bytes where the commit says {size}"
+            return
+    found.counting.append(checkpoint)
 
 
 def _parse(name: str, data: bytes) -> Checkpoint:
@@ -117,32 +184,46 @@ def _parse(name: str, data: bytes) -> Checkpoint:
         miou=None if miou is None else float(miou),
         files={file: (int(size), str(digest)) for file, (size, digest) in record["files"].items()},
     )
-    if checkpoint_name(checkpoint.step, checkpoint.world_size) != name:
-        raise ValueError(f"it is the commit of {checkpoint_name(checkpoint.step, checkpoint.world_size)}")
+    own = checkpoint_name(checkpoint.step, checkpoint.world_size, checkpoint.generation)
+    if own != name:
+        raise ValueError(f"it is the commit of {own}")
     if not checkpoint.files:
         raise ValueError("it lists no files")
+    for file in checkpoint.files:
+        if not _FILE.fullmatch(file):
+            raise ValueError(f"{file!r} is no file of a checkpoint")
     return checkpoint
 
 
-def prune(run: Store, keep: int) -> None:
-    """Keep the newest `keep` and the best by mIoU (of equals the newest); delete the others.
+def prune(run: Store, keep: int, newest: Checkpoint) -> None:
+    """Keep the newest `keep` checkpoints and the best by mIoU (of equals the newest); delete the others.
 
     The commit is deleted first, so that a deletion cut short leaves nothing that looks complete. Checkpoints that were
-    never committed are deleted too, because nobody else writes here. Damaged ones stay for a person to look at.
+    never committed are deleted too, where their attempt has ended or gone on. Damaged ones stay for a person to see.
+
+    Args:
+        newest: the one that was just committed. Nothing that may be newer is deleted.
     """
-    found = []
-    for name, present in _sizes(run).items():
-        checkpoint, _ = _examine(run, name, present)
-        if checkpoint is not None:
-            found.append(checkpoint)
-        elif COMMIT not in present:
-            run.delete_tree(f"{CHECKPOINTS}/{name}")
-    found.sort(key=_recency, reverse=True)
-    best = max(found, key=_miou, default=None)
-    for checkpoint in found[keep:]:
+    found = survey(run, warn=False)
+    counting = [c for c in found.counting if _recency(c) <= _recency(newest)]
+    best = max(counting, key=_miou, default=None)
+    for checkpoint in counting[keep:]:
         if checkpoint is not best or _miou(checkpoint) == -math.inf:
-            revoke(run, checkpoint.name)
+            run.delete(f"{checkpoint.place}/{COMMIT}")
             run.delete_tree(checkpoint.place)
+    for name in found.unfinished:
+        if _generation(name) < newest.generation or name < newest.name:
+            run.delete_tree(f"{CHECKPOINTS}/{name}")
+
+
+def sweep(run: Store, generation: int) -> None:
+    """Delete what attempts before `generation` did not commit: a commit that comes too late finds no files.
+
+    Only the attempt of this generation may call it, before it looks for a checkpoint to continue from.
+    """
+    for name in survey(run, warn=False).unfinished:
+        if _generation(name) < generation:
+            run.delete_tree(f"{CHECKPOINTS}/{name}")
 
 
 def _miou(checkpoint: Checkpoint) -> float:
@@ -153,6 +234,8 @@ def _miou(checkpoint: Checkpoint) -> float:
 def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = None) -> str | None:
     """Download the files that `rank` needs (None: all files) and compare their hashes.
 
+    A file that differs is downloaded again: the bytes may be sound in the store, and lost on their way.
+
     Returns:
         What is damaged, or None.
 
@@ -162,9 +245,14 @@ def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = N
     for file, (_, digest) in checkpoint.files.items():
         if rank is not None and rank_that_needs(file) not in (None, rank):
             continue
-        run.download(f"{checkpoint.place}/{file}", folder / file)
-        if sha256(folder / file) != digest:
-            return f"{file} differs from the hash in its commit"
+        for pause in (*_PAUSES_S, None):
+            run.download(f"{checkpoint.place}/{file}", folder / file)
+            if sha256(folder / file) == digest:
+                break
+            if pause is None:
+                return f"{file} differs from the hash in its commit"
+            log.warning("%s of checkpoint %s differs from its hash; reading it again", file, checkpoint.name)
+            time.sleep(pause)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plca_dist.config import Config
-from plca_dist.errors import UserError
+from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import Checkpoint, committed, fetch, rank_file
+from plca_dist.training.checkpoint.commit import Checkpoint, Survey, committed, fetch, rank_file, survey
 from plca_dist.training.checkpoint.reshard import install, read_module, read_state
 from plca_dist.training.collectives import on_every_rank, on_rank_0
 
@@ -26,17 +27,22 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
     The world size and the ZeRO stage may differ from those that it was written with.
 
     Returns:
-        The checkpoint, or None where there is none.
+        The checkpoint, or None where none was ever committed.
 
     Raises:
         UserError: the checkpoint is of another recipe; or its world size or stage differs, and DeepSpeed keeps the
             optimizer's state on a disk.
+        TrainingFault: there are checkpoints, and all are damaged.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    damaged: set[str] = set()
+    damaged: dict[str, str] = {}
     while True:
-        checkpoint = on_rank_0(lambda: next((c for c in committed(run) if c.name not in damaged), None))
+        found: Survey = on_rank_0(lambda: survey(run))
+        damaged = found.damaged | damaged
+        checkpoint = next((c for c in found.counting if c.name not in damaged), None)
         if checkpoint is None:
+            if damaged:
+                raise TrainingFault(_all_damaged(run, damaged))
             return None
         same = (checkpoint.world_size, checkpoint.zero_stage) == (world_size, config.zero_stage)
         # Without ZeRO rank 0's file serves any number of ranks.
@@ -49,7 +55,7 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
             if problem := next(filter(None, problems), None):
                 if rank == 0:
                     log.warning("passing over checkpoint %s: %s", checkpoint.name, problem)
-                damaged.add(checkpoint.name)
+                damaged[checkpoint.name] = problem
                 continue
             if native:
                 loaded, _ = engine.load_checkpoint(scratch, tag=checkpoint.name, load_lr_scheduler_states=False)
@@ -60,6 +66,14 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
             if own.exists():  # a rank that did not exist when the checkpoint was written keeps its seed
                 torch.set_rng_state(torch.load(own, weights_only=True)["torch_rng"])
         return checkpoint
+
+
+def _all_damaged(run: Store, damaged: Mapping[str, str]) -> str:
+    problems = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())
+    return (
+        f"{run.uri} has checkpoints, and none of them can be loaded ({problems}); restore one from a copy, or delete "
+        f"{run.uri}/{CHECKPOINTS} to begin again at step 0."
+    )
 
 
 def _check(checkpoint: Checkpoint, config: Config, native: bool) -> None:

@@ -13,7 +13,6 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +31,8 @@ from plca_dist.training.checkpoint.commit import (
     commit,
     prune,
     rank_file,
-    revoke,
     sha256,
 )
-from plca_dist.training.collectives import on_rank_0
 from plca_dist.training.metrics import CHECKPOINT
 from plca_dist.training.metrics_log import MetricsLog
 
@@ -76,19 +73,12 @@ class Saver:
     """Saves a run's checkpoints, at most one at a time. Every rank calls each method alike.
 
     Args:
-        lease_lost: as in `TrainContext`.
+        generation: as in `TrainContext`.
     """
 
-    def __init__(
-        self,
-        engine: Any,
-        config: Config,
-        run: Store,
-        metrics_log: MetricsLog,
-        lease_lost: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, engine: Any, config: Config, run: Store, metrics_log: MetricsLog, generation: int) -> None:
         self._engine, self._config, self._run = engine, config, run
-        self._metrics_log, self._lease_lost = metrics_log, lease_lost
+        self._metrics_log, self._generation = metrics_log, generation
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: _Pending | None = None
         self._failures, self._problem = 0, ""  # in a row, and the last of them
@@ -121,7 +111,7 @@ class Saver:
         began = time.monotonic()
         rank, world_size = dist.get_rank(), dist.get_world_size()
         checkpoint = Checkpoint(
-            checkpoint_name(step, world_size),
+            checkpoint_name(step, world_size, self._generation),
             step=step,
             world_size=world_size,
             zero_stage=self._config.zero_stage,
@@ -129,20 +119,10 @@ class Saver:
             miou=miou,
             files={},
         )
-        try:
-            on_rank_0(lambda: revoke(self._run, checkpoint.name))  # a damaged one of this name may be there
-        except UserError as error:
-            self._failed(checkpoint, str(error))
-            return
         # Every rank saves into a folder of its own, so that ranks on one host do not upload each other's files.
         scratch = Path(tempfile.mkdtemp(prefix="plca-save-"))
         folder = snapshot(self._engine, scratch, checkpoint.name, rank)
         self._pending = _Pending(checkpoint, began, self._thread.submit(self._upload, scratch, folder, checkpoint))
-
-    def add_miou(self, checkpoint: Checkpoint, miou: float | None) -> None:
-        """Begin to commit a checkpoint again, with the mIoU that it was saved without. A collective call."""
-        self.finish()
-        self._begin_commit(replace(checkpoint, miou=miou), time.monotonic())
 
     def _begin_commit(self, checkpoint: Checkpoint, began: float) -> None:
         self._pending = _Pending(checkpoint, began, self._thread.submit(self._commit, checkpoint), committing=True)
@@ -223,14 +203,9 @@ class Saver:
         """Commit the checkpoint and delete older ones that are not to be kept, in rank 0's thread."""
         if dist.get_rank() == 0:
             self._metrics_log.flush()  # before the commit: a resume from it must find every record up to it
-            if self._lease_lost():
-                raise TrainingFault(
-                    f"another launch has taken this run over; checkpoint {checkpoint.name} was not committed. "
-                    "Let one launch of a run go on at a time."
-                )
             commit(self._run, checkpoint)
             try:
-                prune(self._run, self._config.checkpoint.keep)
+                prune(self._run, self._config.checkpoint.keep, checkpoint)
             except UserError as error:  # the next one does it
                 log.warning("older checkpoints could not be removed: %s", error)
         return {}
