@@ -76,6 +76,6 @@ def run(tmp_path: Path, toytown_settings: list[str], weights: Callable[..., byte
     """A finished run, `runs/made`, with the files that training leaves but random weights."""
     config = load("toytown", [*toytown_settings, f"storage.uri={tmp_path}/runs"])
     made = open_run(config, "made")
-    made.claim()
+    made.claim(1)
     made.store.write("model.safetensors", weights(LABEL_SETS["toytown"].classes))
     return Path(made.store.root)

@@ -17,10 +17,10 @@ import torch.distributed as dist
 
 from plca_dist import recipe
 from plca_dist.errors import TrainingFault, UserError
+from plca_dist.run.lease import guarded
 from plca_dist.storage import Store, resolve
 from plca_dist.training import loop as worker
 from plca_dist.training.checkpoint.save import Saver
-from plca_dist.run.lease import guarded
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.engine import TrainingModule, full_state
 from plca_dist.training.loop import run_worker

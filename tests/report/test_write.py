@@ -51,7 +51,7 @@ def make(tmp_path: Path, toytown_settings: list[str]) -> Make:
         place = f"storage.uri={storage or tmp_path / 'runs'}"
         config = load("toytown", [*toytown_settings, place, "schedule.steps=40", *settings])
         run = open_run(config, name)
-        run.claim()
+        run.claim(1)
         run.store.write("metrics.jsonl", "".join(json.dumps(r) + "\n" for r in RECORDS).encode())
         run.store.write("history.json", json.dumps([vars(a) for a in ATTEMPTS]).encode())
         if finished:

@@ -10,6 +10,8 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.recipe import load
 from plca_dist.run.directory import Run, open_run, portable
+from plca_dist.training.attempts import recipe_of
+from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit
 
 
 @pytest.fixture
@@ -21,9 +23,9 @@ def config(settings: list[str], *more: str) -> Config:
     return load("toytown", [*settings, *more])
 
 
-def claimed(config: Config, name: str) -> Run:
+def claimed(config: Config, name: str, generation: int = 1) -> Run:
     run = open_run(config, name)
-    run.claim()
+    run.claim(generation)
     return run
 
 
@@ -31,7 +33,7 @@ def test_a_claimed_run_holds_its_recipe_and_what_it_trains_on(settings: list[str
     run = claimed(config(settings), "a")
     assert not run.finished
     assert run.evaluation() is None
-    assert sorted(p.name for p in (tmp_path / "runs" / "a").iterdir()) == ["data.json", "recipe.yaml"]
+    assert sorted(p.name for p in (tmp_path / "runs" / "a").iterdir()) == ["attempts", "data.json", "recipe.yaml"]
     written = yaml.safe_load((tmp_path / "runs" / "a" / "recipe.yaml").read_text())
     assert Config.model_validate(written) == run.config
     assert set(json.loads((tmp_path / "runs" / "a" / "data.json").read_text())) == {"source", "target"}
@@ -39,10 +41,25 @@ def test_a_claimed_run_holds_its_recipe_and_what_it_trains_on(settings: list[str
 
 def test_what_does_not_change_the_result_may_change(settings: list[str], tmp_path: Path) -> None:
     claimed(config(settings), "a")
-    changed = claimed(config(settings, "cluster.workers=1", "log.every=3", "checkpoint.every=7"), "a")
+    first = (tmp_path / "runs" / "a" / "recipe.yaml").read_bytes()
+    changed = claimed(config(settings, "cluster.workers=1", "log.every=3", "checkpoint.every=7"), "a", 2)
     assert changed.config.cluster.workers == 1
-    written = yaml.safe_load((tmp_path / "runs" / "a" / "recipe.yaml").read_text())
-    assert written["log"]["every"] == 3
+    assert recipe_of(changed.store).log.every == 3
+    assert (tmp_path / "runs" / "a" / "recipe.yaml").read_bytes() == first, "no attempt writes over another's"
+
+
+def test_a_run_that_has_no_checkpoint_takes_another_recipe(settings: list[str]) -> None:
+    run = claimed(config(settings, "seed=1"), "a")
+    claimed(config(settings, "seed=2"), "a", 2)
+    assert recipe_of(run.store).seed == 2
+    checkpoint = Checkpoint(checkpoint_name(5, 1, 2), 5, 1, 0, "print", None, {"file": (1, "hash")})
+    run.store.write(f"{checkpoint.place}/file", b"x")
+    commit(run.store, checkpoint)
+    with pytest.raises(UserError, match=r"another recipe: seed \(2 there, 3 here\)"):
+        claimed(config(settings, "seed=3"), "a", 3)
+    run.store.write(f"{checkpoint.place}/commit.json", b"damaged")
+    with pytest.raises(UserError, match="another recipe: seed"):
+        open_run(config(settings, "seed=3"), "a")
 
 
 def test_a_run_without_a_target_names_no_target(settings: list[str], tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """What a run remembers of its attempts, and that remembering never endangers it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from plca_dist.errors import UserError
+from plca_dist.errors import LeaseLost, UserError
 from plca_dist.run.history import Attempt, History, read_history
-from plca_dist.run_files import HISTORY
+from plca_dist.run_files import HISTORY, attempt
 from plca_dist.storage import Store, resolve
 
 VERSIONS = {"torch": "2.11", "ray": None}
@@ -19,14 +20,14 @@ def run(tmp_path: Path) -> Store:
 
 
 def test_attempts_of_all_launches_are_kept_with_what_ended_them(run: Store) -> None:
-    first = History(run, 1, VERSIONS, lambda: True)
-    first.begin(0, 4)
+    first = History(run, VERSIONS)
+    first.begin(0, 4, 1)
     (on,) = read_history(run)
     assert (on.end, on.ended, on.reached) == ("", None, None), "a killed driver leaves it so"
-    second = History(run, 2, VERSIONS, lambda: True)
-    second.begin(20, 2)
+    second = History(run, VERSIONS)
+    second.begin(20, 2, 2)
     second.end("restarted", "ValueError: a bug", 35)
-    second.begin(30, 2)
+    second.begin(30, 2, 3)
     second.end("finished", reached=60)
     second.end("failed", "nothing is on", 70)
     read = read_history(run)
@@ -41,27 +42,30 @@ def test_attempts_of_all_launches_are_kept_with_what_ended_them(run: Store) -> N
 
 
 def test_who_lost_the_run_writes_nothing_more(run: Store) -> None:
-    zombie = History(run, 1, VERSIONS, lambda: False)
-    zombie.begin(0, 1)
+    def lost() -> None:
+        raise LeaseLost("another launch took over")
+
+    zombie = History(replace(run, guard=lost), VERSIONS)
+    zombie.begin(0, 1, 1)
     zombie.end("failed", "another launch took over", 3)
-    assert not run.exists(HISTORY)
+    assert run.list() == []
 
 
 def test_a_store_that_is_away_does_not_end_the_run(
     run: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    history = History(run, 1, VERSIONS, lambda: True)
+    history = History(run, VERSIONS)
     with monkeypatch.context() as away:
 
         def refuse(self: Store, name: str, data: bytes) -> None:
             raise UserError("the store is away")
 
         away.setattr(Store, "write", refuse)
-        history.begin(0, 1)
+        history.begin(0, 1, 1)
         history.end("restarted", "a bug", 3)
     assert history.count("restarted") == 1
     assert "history.json could not be written: the store is away" in caplog.text
-    history.begin(2, 1)
+    history.begin(2, 1, 2)
     assert [a.end for a in read_history(run)] == ["restarted", ""], "the next write holds it all"
 
 
@@ -74,8 +78,8 @@ UNVERSIONED = json.dumps([{"launch": 1, "began": 1.0, "step": 0, "workers": 2, "
 def test_a_damaged_history_is_passed_over_with_a_warning(
     content: bytes, run: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run.write(HISTORY, content)
-    history = History(run, 3, VERSIONS, lambda: True)
+    run.write(f"{attempt(1)}/{HISTORY}", content)
+    history = History(run, VERSIONS)
     assert "history.json is damaged" in caplog.text
-    history.begin(5, 1)
-    assert read_history(run) == [Attempt(3, read_history(run)[0].began, 5, 1, VERSIONS)]
+    history.begin(5, 1, 2)
+    assert read_history(run) == [Attempt(1, read_history(run)[0].began, 5, 1, VERSIONS)]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plca_dist.errors import UserError
-from plca_dist.run.lease import Lease, fenced
+from plca_dist.errors import LeaseLost, RunFailed, UserError
+from plca_dist.run.lease import Lease, fenced, guarded, naming_the_loss
 from plca_dist.storage import Store, probe, resolve
 
 TTL = 1.5
@@ -105,3 +105,47 @@ def test_damage_is_taken_over_like_silence(run: Store) -> None:
     run.write("lease/00000007.json", b"\x00not json")
     with Lease.acquire(run, ttl=TTL, say=lambda _: None) as lease:
         assert lease.generation == 8
+
+
+def test_a_holder_advances_and_fences_what_it_started_before(run: Store) -> None:
+    with Lease.acquire(run, ttl=TTL) as held:
+        worker = guarded(run, held.generation)
+        worker.write("early", b"")
+        assert held.advance() == held.generation == 2
+        held.store.write("file", b"")
+        time.sleep(2 * TTL)  # it is renewed under its new number
+        assert not held.lost
+        for change in (
+            lambda: worker.write("late", b""),
+            lambda: worker.create("late", b""),
+            lambda: worker.delete("file"),
+            lambda: worker.delete_tree("lease"),
+            lambda: worker.upload(Path(run.root) / "file", "late"),
+            lambda: worker.child("folder").write("late", b""),
+        ):
+            with pytest.raises(LeaseLost, match="another launch has taken"):
+                change()
+        with pytest.raises(LeaseLost), worker.writer("late") as file:
+            file.write(b"late")
+    assert sorted(e.name for e in run.list()) == ["early", "file", "lease/00000002.json"]
+
+
+def test_a_holder_whose_generation_was_written_by_another_stops(run: Store) -> None:
+    """On a store that creates twice, both writers hold the same generation."""
+    with Lease.acquire(run, ttl=TTL) as held:
+        run.write("lease/00000001.json", b'{"token": "another"}')
+        deadline = time.monotonic() + 5 * TTL
+        while not held.lost and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(LeaseLost):
+            held.store.write("file", b"")
+    assert run.read("lease/00000001.json") == b'{"token": "another"}'
+
+
+def test_what_goes_wrong_after_a_takeover_is_called_by_its_reason(run: Store) -> None:
+    with Lease.acquire(run, ttl=TTL) as held:
+        with pytest.raises(ZeroDivisionError), naming_the_loss(held):
+            raise ZeroDivisionError
+        run.create("lease/00000002.json", b"{}")
+        with pytest.raises(RunFailed, match="another launch has taken"), naming_the_loss(held):
+            raise ZeroDivisionError

@@ -5,7 +5,6 @@ import re
 import time
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +143,7 @@ def test_the_docs_list_what_there_is() -> None:
 @pytest.fixture
 def run(toytown_settings: list[str], tmp_path: Path) -> Run:
     made = open_run(config(toytown_settings, tmp_path), "run")
-    made.claim()
+    made.claim(1)
     return made
 
 
@@ -165,12 +164,8 @@ def standing(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return values
 
 
-def lease(generation: int = 1) -> Any:
-    return SimpleNamespace(generation=generation, lost=False)
-
-
 def launch(run: Run) -> RunGauges:
-    return RunGauges(run, lease(), "", lambda record: None)
+    return RunGauges(run, "", lambda record: None)
 
 
 def stopped(kind: StopKind) -> StopRequest:
@@ -182,12 +177,12 @@ def test_preemptions_are_counted_over_launches(kind: StopKind, run: Run, standin
     for times in (1, 2):
         told = launch(run)
         assert standing["preemptions"] == times - 1, "a launch begins with what the run has seen"
-        told.begin(10 * times, 2)
+        told.begin(10 * times, 2, times)
         told.stopped(stopped(kind))
         assert standing["preemptions"] == times
         told.stopped(stopped(kind))
         assert standing["preemptions"] == times, "one attempt ends once"
-    told.begin(20, 1)
+    told.begin(20, 1, 3)
     told.end("restarted", "ValueError: a bug")
     assert (standing["restarts"], standing["preemptions"]) == (1, 2)
 
@@ -195,7 +190,7 @@ def test_preemptions_are_counted_over_launches(kind: StopKind, run: Run, standin
 @pytest.mark.parametrize("kind", ["grew", "search", "lease lost"])
 def test_leaving_for_the_runs_own_good_is_no_preemption(kind: StopKind, run: Run, standing: dict[str, float]) -> None:
     told = launch(run)
-    told.begin(0, 1)
+    told.begin(0, 1, 1)
     told.stopped(stopped(kind))
     assert standing["preemptions"] == 0
     assert read_history(run.store)[-1].end == "left"
@@ -231,7 +226,7 @@ def test_what_stands_is_set_again_and_again_until_the_end(
     run: Run, standing: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(under_test, "_AGAIN_S", 0.01)
-    with run_gauges(run, lease(), lambda record: None, StopRequests()) as told:
+    with run_gauges(run, lambda record: None, StopRequests()) as told:
         told.show({"step": 3, "miou": 40.0})
         standing.clear()
         deadline = time.monotonic() + 10
@@ -251,9 +246,9 @@ def test_ray_forgets_no_figure_of_a_run_at_work_and_all_of_one_that_ended(run: R
     def exported() -> list[float]:
         return [v for labels, v in scrape().get("ray_plca_launches", []) if labels["run"] == run.name]
 
-    with run_gauges(run, lease(7), lambda record: None, StopRequests()):
+    with run_gauges(run, lambda record: None, StopRequests()):
         time.sleep(45)
-        assert exported() == [7]
+        assert exported() == [1]
     time.sleep(45)
     assert exported() == []
 
@@ -265,13 +260,13 @@ def test_the_run_is_inactive_however_it_ends(
     error: BaseException, end: str, run: Run, standing: dict[str, float]
 ) -> None:
     def ended() -> None:
-        with run_gauges(run, lease(3), lambda record: None, StopRequests()) as told:
-            assert (standing["active"], standing["launches"]) == (1, 3)
-            told.begin(0, 1)
+        with run_gauges(run, lambda record: None, StopRequests()) as told:
+            assert (standing["active"], standing["launches"]) == (1, 1)
+            told.begin(0, 1, 1)
             raise error
 
     with pytest.raises(type(error)):
         ended()
     assert standing["active"] == standing["workers"] == 0
     (attempt,) = read_history(run.store)
-    assert (attempt.launch, attempt.end, attempt.why) == (3, end, str(error))
+    assert (attempt.launch, attempt.end, attempt.why) == (1, end, str(error))

@@ -21,6 +21,7 @@ from plca_dist.run.attempt import ControllerFailed, WorkersFailed
 from plca_dist.run.directory import Run
 from plca_dist.run.preemption import StopKind, StopRequests
 from plca_dist.run.train import train
+from plca_dist.run_files import HISTORY, attempt
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit
 
@@ -39,8 +40,8 @@ def broken() -> WorkersFailed:
     return WorkersFailed([ValueError("a bug\nin many lines")], lost=False)
 
 
-def reach(store: Store, step: int) -> None:
-    name = checkpoint_name(step, 2)
+def reach(store: Store, step: int, generation: int) -> None:
+    name = checkpoint_name(step, 2, generation)
     store.write(f"checkpoints/{name}/file", b"x")
     commit(store, Checkpoint(name, step, 2, 0, "print", None, {"file": (1, "hash")}))
 
@@ -74,15 +75,15 @@ def story(tmp_path: Path, toytown_settings: list[str], monkeypatch: pytest.Monke
     def tell(events: Sequence[Event], max_failures: int = 0) -> Told:
         coming = iter(events)
 
-        def fit(run: Run, *_: Any) -> Left | None:
-            run.store.write(".ray/state", b"")
+        def fit(run: Run, mailbox: Any, workers: int, generation: int) -> Left | None:
+            run.store.write(f"{attempt(generation)}/.ray/state", b"")
             for coming_event in coming:
                 event = coming_event() if callable(coming_event) else coming_event
                 if isinstance(event, BaseException):
                     raise event
                 if isinstance(event, Left):
                     return event
-                reach(run.store, event)
+                reach(run.store, event, generation)
             run.store.write("model.safetensors", b"")
             return None
 
@@ -103,7 +104,7 @@ def story(tmp_path: Path, toytown_settings: list[str], monkeypatch: pytest.Monke
         except (UserError, RunFailed, RunPreempted, KeyboardInterrupt) as error:
             return said, error
         finally:
-            assert not (tmp_path / "run" / ".ray").exists(), "Ray's state is left in the run"
+            assert not list((tmp_path / "run").rglob(".ray")), "Ray's state is left in the run"
             assert next(coming, None) is None, "it stopped before the story's end"
         return said, None
 
@@ -190,12 +191,12 @@ def test_a_finished_run_is_left_alone(story: Story) -> None:
 
 
 def test_a_checkpoint_that_does_not_count_is_named(story: Story, tmp_path: Path) -> None:
-    (tmp_path / "run" / "checkpoints" / checkpoint_name(30, 2)).mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / checkpoint_name(30, 2) / "part").write_text("half of it")
+    (tmp_path / "run" / "checkpoints" / checkpoint_name(30, 2, 1)).mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / checkpoint_name(30, 2, 1) / "part").write_text("half of it")
     said, error = story([10, broken(), 40], max_failures=1)
     assert error is None
     assert said[-1].endswith("restarting from step 10")
-    assert f"warning: passing over checkpoint {checkpoint_name(30, 2)}: it was never committed" in said
+    assert f"warning: passing over checkpoint {checkpoint_name(30, 2, 1)}: it was never committed" in said
 
 
 def test_a_notice_before_workers_train_leaves_at_once_and_says_where_the_run_stands(
@@ -230,13 +231,16 @@ def test_workers_that_leave_on_a_final_notice_end_the_run_and_on_another_they_st
         [20, noticed("grew", "the cluster grew", final=False), 30, noticed("signal", "SIGTERM", final=True)]
     )
     assert said == [
-        "the cluster grew: checkpoint step-00000020-of-2 committed 1.2 s after the notice; "
+        "the cluster grew: checkpoint step-00000020-of-2-g1 committed 1.2 s after the notice; "
         "going on with what the cluster holds"
     ]
     assert isinstance(error, RunPreempted)
-    assert "preempted (SIGTERM): checkpoint step-00000030-of-2 committed 1.2 s after the notice; the same" in str(error)
+    assert "preempted (SIGTERM): checkpoint step-00000030-of-2-g2 committed 1.2 s after the notice; the same" in str(
+        error
+    )
     assert history(tmp_path) == [(0, "left", "the cluster grew"), (20, "preempted", "SIGTERM")]
-    assert [a["reached"] for a in json.loads((tmp_path / "run" / "history.json").read_text())] == [20, 30]
+    newest = max((tmp_path / "run").glob(f"attempts/*/{HISTORY}"))
+    assert [a["reached"] for a in json.loads(newest.read_text())] == [20, 30]
 
 
 def test_workers_lost_on_their_way_out_are_a_preemption_all_the_same(
@@ -261,6 +265,6 @@ def test_the_driver_imports_no_deepspeed() -> None:
 
 def history(storage: Path) -> list[tuple[int, str, str]]:
     """(step from which, how, why) of every attempt at a story's run, as its directory says."""
-    attempts = json.loads((storage / "run" / "history.json").read_text())
+    attempts = json.loads(max((storage / "run").glob(f"attempts/*/{HISTORY}")).read_text())
     assert all(a["workers"] == 2 and a["versions"]["torch"] and a["ended"] >= a["began"] for a in attempts)
     return [(a["step"], a["end"], a["why"]) for a in attempts]

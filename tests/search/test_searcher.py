@@ -12,6 +12,7 @@ from plca_dist.errors import UserError
 from plca_dist.messages import Message, TrialEvent
 from plca_dist.recipe import load
 from plca_dist.run.directory import open_run
+from plca_dist.run_files import trial_state
 from plca_dist.search.directory import Search, open_search
 from plca_dist.search.samplers import draw, proposals
 from plca_dist.search.schedulers import scheduler
@@ -81,7 +82,7 @@ def test_a_second_launch_tries_what_the_first_would_have_tried(base: Config, tex
     wanted = {suggested(alone, f"t{k}"): dict(alone.trials[k].values) for k in range(4)}
     alone.on_trial_complete("t0", result(8, **{SECONDS: 1.0}))
     search = opened(base, text)
-    (Path(search.trials.root) / "trial-003" / "trial.json").unlink()  # killed before it was drawn
+    (Path(search.trials.root) / "trial-003" / trial_state(0)).unlink()  # killed before it was drawn
 
     again = planned(search)
     assert [t.state for t in again.trials] == ["finished", "waiting", "waiting"]
@@ -189,7 +190,7 @@ def test_runs_and_searches_keep_apart(base: Config) -> None:
     opened(base)
     with pytest.raises(UserError, match="is a search"):
         open_run(base, "search")
-    open_run(base, "run").claim()
+    open_run(base, "run").claim(1)
     with pytest.raises(UserError, match="is a run"):
         open_search(parse_space(SPACE), base, "run")
 
@@ -234,7 +235,7 @@ def test_optuna_learns_from_the_trials_of_both_launches(base: Config) -> None:
             value = by_name(plan)[name].values["objective.association"]
             values.append(value)
             plan.on_trial_complete(f"t{k}", result(8, 1 - value, **{SECONDS: 1.0}))
-            open_run(plan._search.config(by_name(plan)[name].values), name).claim()
+            open_run(plan._search.config(by_name(plan)[name].values), name).claim(1)
     assert len(set(values)) == 40
     late = values[28:]
     assert sum(v > 0.3 for v in late) > len(late) / 2, late

@@ -107,7 +107,7 @@ def test_a_run_resumed_where_it_was_measured_is_not_measured_again(
         train(config, tmp_path)
     interrupt.end()
     again = train(config, tmp_path)
-    assert again.shown == [Message("continuing", "continuing from step 6 (step-00000006-of-1)")]
+    assert again.shown == [Message("continuing", "continuing from step 6 (step-00000006-of-1-g1)")]
     assert evaluations(again) == evaluations(whole)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 

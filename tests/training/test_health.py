@@ -60,7 +60,7 @@ def test_a_nan_between_two_records_is_not_saved(
     assert "total nan" in message
     assert "lovasz nan" in message
     assert "cross_entropy nan" not in message, "the weights are those of step 2"
-    assert "newest good checkpoint: step-00000002-of-1" in message
+    assert "newest good checkpoint: step-00000002-of-1-g1" in message
     assert "optimizer.lr" in message
     assert "\n" not in message
 
@@ -99,7 +99,7 @@ def test_weights_that_ran_away_under_a_finite_loss_are_not_saved(
     monkeypatch.setattr(worker, "average_buffers", spoil)
     message = fault(train, make_config("log.every=10"), tmp_path)
     assert "weights or gradients are not finite by step 4 " in message
-    assert "newest good checkpoint: step-00000002-of-1" in message
+    assert "newest good checkpoint: step-00000002-of-1-g1" in message
 
 
 def test_a_step_that_deepspeed_leaves_out_is_a_fault(
@@ -127,7 +127,7 @@ def test_memory_that_runs_out_names_step_rank_and_checkpoint(
     spoil(4, no_memory)
     message = fault(train, make_config(), tmp_path)
     assert "out of memory at step 4, rank 0 (CUDA out of memory. Tried to allocate 2.00 GiB.)" in message
-    assert "newest good checkpoint: step-00000002-of-1" in message
+    assert "newest good checkpoint: step-00000002-of-1-g1" in message
     assert "batch.micro" in message
     assert "\n" not in message
 

@@ -19,7 +19,7 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def keep(run: Path, *, start_step: int = 0) -> MetricsLog:
-    return MetricsLog(resolve(str(run)), lambda record: None, start_step=start_step, keep=True)
+    return MetricsLog(resolve(str(run)), lambda record: None, generation=1, start_step=start_step, keep=True)
 
 
 def test_what_is_measured_is_read_back_and_nothing_else(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_step_undone_and_never_reached_again_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_large_step_and_a_long_name_survive(tmp_path: Path) -> None:
-    events = EventFile(start_step=2**33)
+    events = EventFile(start_step=2**33, generation=1)
     events.add({"step": 2**33 + 1, "x" * 300: 1.5})
     (tmp_path / TENSORBOARD).mkdir()
     (tmp_path / events.name).write_bytes(events.encoded())
@@ -69,7 +69,7 @@ def test_a_large_step_and_a_long_name_survive(tmp_path: Path) -> None:
 def test_other_ranks_leave_no_file_and_a_store_that_refuses_fails_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = MetricsLog(resolve(str(tmp_path)), lambda record: None, start_step=0, keep=False)
+    other = MetricsLog(resolve(str(tmp_path)), lambda record: None, generation=1, start_step=0, keep=False)
     other.add({"step": 1, "miou": 1.0})
     other.flush()
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit, committed, prune
+from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit, committed, prune, survey, sweep
 
 
 @pytest.fixture
@@ -15,12 +15,13 @@ def run(tmp_path: Path) -> Store:
     return resolve(str(tmp_path))
 
 
-def put(run: Store, step: int, *, miou: float | None = None, world_size: int = 1) -> None:
+def put(run: Store, step: int, *, miou: float | None = None, world_size: int = 1, generation: int = 1) -> Checkpoint:
     checkpoint = Checkpoint(
-        checkpoint_name(step, world_size), step, world_size, 0, "print", miou, {"file": (4, "hash")}
+        checkpoint_name(step, world_size, generation), step, world_size, 0, "print", miou, {"file": (4, "hash")}
     )
     run.write(f"{checkpoint.place}/file", b"data")
     commit(run, checkpoint)
+    return checkpoint
 
 
 def left(run: Store) -> list[str]:
@@ -41,10 +42,9 @@ def left(run: Store) -> list[str]:
 )
 def test_the_newest_and_the_best_are_kept(run: Store, keep: int, scores: list[float | None], steps: list[int]) -> None:
     for step, miou in enumerate(scores, 1):
-        put(run, step, miou=miou)
-        prune(run, keep)
+        prune(run, keep, put(run, step, miou=miou))
     assert [c.step for c in committed(run)] == steps[::-1]
-    assert left(run) == [checkpoint_name(step, 1) for step in steps]
+    assert left(run) == [checkpoint_name(step, 1, 1) for step in steps]
 
 
 def test_newest_first_whatever_wrote_them(run: Store) -> None:
@@ -61,21 +61,66 @@ def test_a_deletion_cut_short_leaves_nothing_that_looks_whole(run: Store, monkey
         raise Cut(name)
 
     put(run, 2)
-    put(run, 4)
+    newest = put(run, 4)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "delete_tree", cut)
-        with pytest.raises(Cut, match=checkpoint_name(2, 1)):
-            prune(run, keep=1)
-    assert (Path(run.root) / CHECKPOINTS / checkpoint_name(2, 1) / "file").exists()
+        with pytest.raises(Cut, match=checkpoint_name(2, 1, 1)):
+            prune(run, 1, newest)
+    assert (Path(run.root) / CHECKPOINTS / checkpoint_name(2, 1, 1) / "file").exists()
     assert [c.step for c in committed(run)] == [4]
-    prune(run, keep=1)
-    assert left(run) == [checkpoint_name(4, 1)], "leftovers go the next time"
+    prune(run, 1, newest)
+    assert left(run) == [checkpoint_name(4, 1, 1)], "leftovers go the next time"
 
 
 def test_what_is_damaged_is_left_for_a_person_to_look_at(run: Store) -> None:
-    for step in (2, 4, 6):
+    newest = [put(run, step) for step in (2, 4, 6)][-1]
+    run.write(f"{CHECKPOINTS}/{checkpoint_name(2, 1, 1)}/file", b"cut")
+    prune(run, 1, newest)
+    assert left(run) == [checkpoint_name(2, 1, 1), checkpoint_name(6, 1, 1)]
+    assert run.exists(f"{CHECKPOINTS}/{checkpoint_name(2, 1, 1)}/{COMMIT}")
+
+
+def test_a_sweep_takes_what_earlier_attempts_left_and_a_late_commit_finds_no_files(run: Store) -> None:
+    """An attempt that was taken for dead wakes up between its look at the lease and its commit."""
+    put(run, 2, generation=1)
+    late = put(run, 4, generation=1)
+    run.delete(f"{late.place}/{COMMIT}")
+    run.write(f"{CHECKPOINTS}/{checkpoint_name(5, 1, 2)}/file", b"data")
+    sweep(run, 2)
+    assert left(run) == [checkpoint_name(2, 1, 1), checkpoint_name(5, 1, 2)], "its own it keeps"
+    commit(run, late)
+    found = survey(run)
+    assert [c.step for c in found.counting] == [2]
+    assert not found.damaged, "nobody has to look at it"
+
+
+def test_an_attempt_prunes_nothing_that_may_be_newer(run: Store) -> None:
+    """One that wakes up late goes by what it committed, and others have got further since."""
+    late = put(run, 4, generation=1)
+    for step in (5, 6):
+        put(run, step, generation=2)
+    run.write(f"{CHECKPOINTS}/{checkpoint_name(7, 1, 2)}/file", b"data")
+    prune(run, 1, late)
+    assert left(run) == [checkpoint_name(4, 1, 1), *(checkpoint_name(s, 1, 2) for s in (5, 6, 7))]
+
+
+def test_a_checkpoint_that_is_deleted_while_one_looks_is_left_out(run: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (2, 4):
         put(run, step)
-    run.write(f"{CHECKPOINTS}/{checkpoint_name(2, 1)}/file", b"cut")
-    prune(run, keep=1)
-    assert left(run) == [checkpoint_name(2, 1), checkpoint_name(6, 1)]
-    assert run.exists(f"{CHECKPOINTS}/{checkpoint_name(2, 1)}/{COMMIT}")
+    read = Store.read
+
+    def deleted_first(self: Store, name: str) -> bytes:
+        if checkpoint_name(2, 1, 1) in name:
+            self.delete_tree(name.rpartition("/")[0])
+        return read(self, name)
+
+    monkeypatch.setattr(Store, "read", deleted_first)
+    found = survey(run)
+    assert ([c.step for c in found.counting], found.damaged, found.unfinished) == ([4], {}, [])
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/escaped", "a/../../b", "", "a\nb", "\\a"])
+def test_a_commit_leads_nowhere_else(run: Store, name: str) -> None:
+    checkpoint = Checkpoint(checkpoint_name(2, 1, 1), 2, 1, 0, "print", None, {name: (4, "hash")})
+    commit(run, checkpoint)
+    assert "is no file of a checkpoint" in survey(run).damaged[checkpoint.name]

@@ -36,7 +36,8 @@ def train(engine: Any, config: Config, start: int, steps: int) -> dict[str, Tens
 
 def save(engine: Any, config: Config, place: Path, step: int) -> None:
     run = resolve(str(place))
-    with Saver(engine, config, run, MetricsLog(run, lambda record: None, start_step=step, keep=True)) as saver:
+    metrics_log = MetricsLog(run, lambda record: None, generation=1, start_step=step, keep=True)
+    with Saver(engine, config, run, metrics_log, 1) as saver:
         saver.save(step, miou=None)
         saver.finish(needed=True)
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from plca_dist.config import Config
-from plca_dist.errors import UserError
+from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint.commit import checkpoint_name, committed
+from plca_dist.training.checkpoint import commit as commits
+from plca_dist.training.checkpoint.commit import checkpoint_name, committed, prune
 from plca_dist.training.checkpoint.restore import restore, weights_of
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.engine import full_state
 from plca_dist.training.metrics_log import MetricsLog
 
-OLD, NEW = "step-00000002-of-1", "step-00000004-of-1"
+OLD, NEW = "step-00000002-of-1-g1", "step-00000004-of-1-g1"
 MODEL = "mp_rank_00_model_states.pt"
 
 
@@ -38,7 +39,7 @@ def saved(config: Config, make_engine: Callable, tmp_path_factory: pytest.TempPa
     states = {}
     for step in (2, 4):
         scribble(engine, step)
-        states[checkpoint_name(step, 1)] = full_state(engine)
+        states[checkpoint_name(step, 1, 1)] = full_state(engine)
         save(engine, config, run, step)
     assert list(states) == [OLD, NEW]
     return SimpleNamespace(engine=engine, path=Path(run.root), states=states)
@@ -46,7 +47,8 @@ def saved(config: Config, make_engine: Callable, tmp_path_factory: pytest.TempPa
 
 def save(engine: Any, config: Config, run: Store, step: int, miou: float | None = None) -> None:
     """And wait for the commit."""
-    with Saver(engine, config, run, MetricsLog(run, lambda record: None, start_step=step, keep=True)) as saver:
+    metrics_log = MetricsLog(run, lambda record: None, generation=1, start_step=step, keep=True)
+    with Saver(engine, config, run, metrics_log, 1) as saver:
         saver.save(step, miou=miou)
         saver.finish(needed=True)
 
@@ -87,7 +89,7 @@ def test_what_is_saved_comes_back(saved: SimpleNamespace, config: Config, run: S
     torch.manual_seed(0)
     found = restore(saved.engine, config, run)
     assert found == committed(run)[0]
-    assert (found.name, found.step, found.world_size, found.zero_stage) == ("step-00000006-of-1", 6, 1, 0)
+    assert (found.name, found.step, found.world_size, found.zero_stage) == ("step-00000006-of-1-g1", 6, 1, 0)
     assert (found.fingerprint, found.miou) == (config.fingerprint(), 31.5)
     for name, value in full_state(saved.engine).items():
         assert torch.equal(value, state[name]), name
@@ -153,41 +155,94 @@ DAMAGE: dict[str, tuple[Callable[[Store], object], str]] = {
     "files in a list": (recommit(lambda r: r.update(files=[MODEL])), "unreadable"),
     "sizes in words": (recommit(lambda r: r.update(files={MODEL: ["large", "hash"]})), "unreadable"),
     "a step in words": (recommit(lambda r: r.update(step="four")), "unreadable"),
-    "another's commit": (recommit(lambda r: r.update(step=400)), "it is the commit of step-00000400-of-1"),
+    "another's commit": (recommit(lambda r: r.update(step=400)), "it is the commit of step-00000400-of-1-g1"),
     "another hash": (recommit(lambda r: r["files"][MODEL].__setitem__(1, "0" * 64)), f"{MODEL} differs"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_it(
-    saved: SimpleNamespace, config: Config, run: Store, caplog: pytest.LogCaptureFixture, damage: str
+    saved: SimpleNamespace,
+    config: Config,
+    run: Store,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
 ) -> None:
     harm, said = DAMAGE[damage]
     harm(run)
+    monkeypatch.setattr(commits, "_PAUSES_S", (0.0,))
     with caplog.at_level(logging.WARNING):
         found = restore(saved.engine, config, run)
     assert found is not None
     assert found.name == OLD
     for name, value in full_state(saved.engine).items():
         assert torch.equal(value, saved.states[OLD][name]), name
-    assert caplog.records
-    assert all(r.message.startswith(f"passing over checkpoint {NEW}: ") for r in caplog.records)
-    assert said in caplog.records[-1].message
+    told = [r.message for r in caplog.records if not r.message.endswith("reading it again")]
+    assert told
+    assert all(text.startswith(f"passing over checkpoint {NEW}: ") for text in told)
+    assert said in told[-1]
     with pytest.raises(UserError, match=NEW):
         weights_of(run, NEW)
 
 
-def test_with_every_checkpoint_damaged_training_starts_over_and_says_so(
-    saved: SimpleNamespace, config: Config, run: Store, caplog: pytest.LogCaptureFixture
+def test_with_every_checkpoint_damaged_training_does_not_start_over(
+    saved: SimpleNamespace, config: Config, run: Store
 ) -> None:
     flip(MODEL)(run)
-    part(run, OLD, COMMIT).unlink()
+    part(run, OLD, COMMIT).write_text("[]")
+    with pytest.raises(TrainingFault) as error:
+        restore(saved.engine, config, run)
+    assert f"{run.uri}/checkpoints to begin again at step 0" in str(error.value)
+    assert {NEW, OLD} == {word.rstrip(":") for word in str(error.value).replace("(", " ").split()} & {NEW, OLD}
+
+
+def test_what_was_never_committed_is_no_reason_to_stop(
+    saved: SimpleNamespace, config: Config, run: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (OLD, NEW):
+        part(run, name, COMMIT).unlink()
     assert restore(saved.engine, config, run) is None
     assert {NEW, OLD} == {r.message.split()[3].rstrip(":") for r in caplog.records}
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_bytes_that_are_lost_on_their_way_are_read_again(
+    saved: SimpleNamespace, config: Config, run: Store, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    download, left = Store.download, {"mp_rank_00_model_states.pt": times, "rank-00000.pt": times}
+
+    def truncated(self: Store, name: str, target: Path) -> None:
+        download(self, name, target)
+        if left.get(target.name, 0):
+            left[target.name] -= 1
+            target.write_bytes(target.read_bytes()[:-7])
+
+    monkeypatch.setattr(Store, "download", truncated)
+    monkeypatch.setattr(commits, "_PAUSES_S", (0.0, 0.0))
+    found = restore(saved.engine, config, run)
+    assert found is not None
+    assert found.name == NEW
+    assert not any(left.values())
+
+
+def test_a_listing_that_lags_costs_no_checkpoint(
+    saved: SimpleNamespace, config: Config, run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory is listed, some of its files are not yet."""
+    shown = Store.list
+
+    def lagging(self: Store, prefix: str = "") -> list[Any]:
+        return [e for e in shown(self, prefix) if not e.name.endswith((f"{NEW}/{COMMIT}", f"{OLD}/{COMMIT}", MODEL))]
+
+    monkeypatch.setattr(Store, "list", lagging)
+    assert [c.name for c in committed(run)] == [NEW, OLD]
+    prune(run, 1, committed(run)[0])
+    assert [c.name for c in committed(run)] == [NEW]
+
+
 def test_other_things_in_the_directory_do_not_count(saved: SimpleNamespace, config: Config, run: Store) -> None:
-    for name in ("notes.txt", "step-5-of-1.bak/commit.json", "latest/commit.json"):
+    for name in ("notes.txt", "step-5-of-1-g1.bak/commit.json", "latest/commit.json"):
         run.write(f"{CHECKPOINTS}/{name}", b"{}")
     assert [c.name for c in committed(run)] == [NEW, OLD]
 
@@ -227,24 +282,5 @@ def test_what_does_not_change_the_result_may_change(
 
 
 def test_no_such_checkpoint_names_those_there_are(run: Store) -> None:
-    with pytest.raises(UserError, match=rf"step-00000003-of-1 is no committed checkpoint; committed: {NEW}, {OLD}"):
-        weights_of(run, "step-00000003-of-1")
-
-
-def test_while_it_is_written_again_a_checkpoint_does_not_count(
-    saved: SimpleNamespace, config: Config, run: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commit of a damaged predecessor must not vouch for half of its successor's files."""
-    flip("rank-00000.pt")(run)
-    seen = []
-    upload = Store.upload
-
-    def look(self: Store, source: Path, name: str) -> None:
-        seen.append([c.name for c in committed(run)])
-        upload(self, source, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "upload", look)
-        save(saved.engine, config, run, 4)
-    assert seen == [[OLD], [OLD]]
-    assert [c.name for c in committed(run)] == [NEW, OLD]
+    with pytest.raises(UserError, match=rf"step-00000003-of-1-g1 is no committed checkpoint; committed: {NEW}, {OLD}"):
+        weights_of(run, "step-00000003-of-1-g1")

@@ -4,15 +4,16 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from plca_dist.config import Config
-from plca_dist.errors import TrainingFault, UserError
+from plca_dist.errors import LeaseLost, TrainingFault, UserError
 from plca_dist.messages import Message
-from plca_dist.run_files import METRICS
+from plca_dist.run_files import METRICS, attempt
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint import save as under_test
 from plca_dist.training.checkpoint.commit import committed
@@ -27,14 +28,16 @@ def engine(make_engine: Callable, make_config: Callable[..., Config]) -> Any:
 
 
 @contextlib.contextmanager
-def saving(
-    engine: Any, config: Config, run: Store, lease_lost: bool = False
-) -> Iterator[tuple[Saver, list[str], MetricsLog]]:
+def saving(engine: Any, config: Config, run: Store) -> Iterator[tuple[Saver, list[str], MetricsLog]]:
     messages: list[str] = []
     metrics_log = MetricsLog(
-        run, lambda e: messages.append(e.text if isinstance(e, Message) else ""), start_step=0, keep=True
+        run,
+        lambda e: messages.append(e.text if isinstance(e, Message) else ""),
+        generation=1,
+        start_step=0,
+        keep=True,
     )
-    with Saver(engine, config, run, metrics_log, lambda: lease_lost) as saver:
+    with Saver(engine, config, run, metrics_log, 1) as saver:
         yield saver, messages, metrics_log
 
 
@@ -80,8 +83,13 @@ def test_saving_waits_for_nothing_but_the_one_before(
         assert not saver.busy
         saver.advance()  # nothing to do
     assert [(c.step, c.miou) for c in committed(run)] == [(4, 7.5), (2, None)]
-    assert [line for line in messages if line] == ["checkpoint step-00000002-of-1", "checkpoint step-00000004-of-1"]
-    assert json.loads(run.read(METRICS)) == {"step": 2, "loss/total": 1.0}, "the metrics_log goes before the commit"
+    assert [line for line in messages if line] == [
+        "checkpoint step-00000002-of-1-g1",
+        "checkpoint step-00000004-of-1-g1",
+    ]
+    assert json.loads(run.read(f"{attempt(1)}/{METRICS}")) == {"step": 2, "loss/total": 1.0}, (
+        "it goes before the commit"
+    )
 
 
 def test_the_snapshot_is_of_the_step_it_was_taken_at(
@@ -95,7 +103,7 @@ def test_the_snapshot_is_of_the_step_it_was_taken_at(
         weight.data.add_(1.0)
         gate.set()
         saver.finish()
-    assert weights_of(run, "step-00000002-of-1")["backbone.conv1.weight"].equal(before)
+    assert weights_of(run, "step-00000002-of-1-g1")["backbone.conv1.weight"].equal(before)
     weight.data.copy_(before)
 
 
@@ -125,7 +133,7 @@ def test_failed_saves_are_announced_and_bounded(
         assert steps(run) == [6], "one that succeeds starts the count anew; nothing of the others is left"
         assert len(messages) == 3
         for k in (1, 2):
-            name = f"checkpoint step-0000000{2 * k}-of-1"
+            name = f"checkpoint step-0000000{2 * k}-of-1-g1"
             assert messages[k - 1].startswith(f"{name} failed, {k} in a row (at most 2): {run.uri}/")
             assert messages[k - 1].endswith("the endpoint does not answer.")
         refuse(3)
@@ -148,11 +156,14 @@ def test_one_that_is_needed_must_not_fail(
 
 
 def test_who_has_lost_the_run_commits_nothing(engine: Any, config: Config, run: Store) -> None:
-    with saving(engine, config, run, lease_lost=True) as (saver, _, _):
+    def lost() -> None:
+        raise LeaseLost("another launch has taken the run over")
+
+    with saving(engine, config, replace(run, guard=lost)) as (saver, _, _):
         saver.save(2, miou=None)
-        with pytest.raises(TrainingFault, match="another launch has taken this run over; checkpoint step"):
+        with pytest.raises(LeaseLost, match="another launch has taken the run over"):
             saver.finish()
-    assert steps(run) == []
+    assert run.list() == []
 
 
 def test_after_an_error_nothing_here_writes_any_more(
