@@ -64,6 +64,11 @@ class CloudFiles:
             if self._is(error, Failure.NO_BUCKET):
                 raise
             return None
+        except self.errors as error:
+            found = self._failure(error)
+            if found is None or (found[1].isdigit() and found[0] not in PASSING):
+                self.read(path, 0, 1)  # of a HEAD the answer has no body to say why
+            raise
         return int(info["size"]) if info["type"] == "file" else None
 
     def write(self, path: str, data: bytes) -> None:
@@ -143,8 +148,8 @@ class CloudFiles:
             if found := self._cloud.failure(one):
                 return found
         for one in reversed(errors):  # the innermost error of a connection says most
-            if failure := of_transport(one):
-                return failure, ""
+            if found := of_transport(one):
+                return found
         if any(isinstance(one, FileNotFoundError) for one in errors):
             return Failure.NO_OBJECT, ""
         if any(isinstance(one, PermissionError) for one in errors):

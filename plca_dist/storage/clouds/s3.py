@@ -1,6 +1,5 @@
 """S3, of AWS or of a compatible server, through s3fs; and the meaning of its errors."""
 
-import os
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ from botocore import exceptions as boto
 from plca_dist.errors import UserError
 from plca_dist.storage.causes import Failure, Words, chain, of_answer, of_transport
 from plca_dist.storage.clouds import limits
-from plca_dist.storage.clouds.shared import PlainPaths, Variables, variables
+from plca_dist.storage.clouds.shared import PlainPaths, Variables, authorities, variables
 
 WORDS = Words(
     bucket="bucket",
@@ -79,20 +78,20 @@ def filesystem(endpoint: str | None, account: str | None) -> Any:
     """
     if endpoint:
         _check(endpoint)
-    return _filesystem(endpoint, variables("AWS_"))
+    return _filesystem(endpoint, authorities("AWS_CA_BUNDLE", "SSL_CERT_FILE"), variables("AWS_"))
 
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
     if isinstance(error, boto.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        said = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return of_answer(_CODES, code, status)
+        code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+        # The answer to a HEAD has no body; botocore takes the status and its name for both.
+        return of_answer(_CODES, code, status, "" if code.isdigit() else message)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound):
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, boto.TokenRetrievalError | boto.SSOError | boto.CredentialRetrievalError):
         return Failure.EXPIRED, ""
-    if isinstance(error, boto.SSLError):
-        return Failure.CERTIFICATE, ""
     if isinstance(error, boto.IncompleteReadError):
         return Failure.CUT_SHORT, ""
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError) and not _by_transport(error):
@@ -102,7 +101,7 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
 
 def _by_transport(error: BaseException) -> bool:
     """Whether an error within this one says more: of a certificate, or of an answer that was cut short."""
-    return any(of_transport(one) in (Failure.CERTIFICATE, Failure.CUT_SHORT) for one in chain(error))
+    return any(found[0] is not Failure.UNREACHABLE for one in chain(error) if (found := of_transport(one)))
 
 
 def _check(endpoint: str) -> None:
@@ -120,14 +119,13 @@ def _check(endpoint: str) -> None:
 
 
 @lru_cache(maxsize=32)
-def _filesystem(endpoint: str | None, environment: Variables) -> Any:
+def _filesystem(endpoint: str | None, authority: str | None, environment: Variables) -> Any:
     """`environment`: the variables that AWS clients read."""
     named = dict(environment)
     client: dict[str, Any] = {}
     region = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION")
     if region or endpoint:
         client["region_name"] = region or "us-east-1"
-    authority = named.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     if authority:
         client["verify"] = authority
     # S3-compatible servers can reject the checksums that newer AWS clients add by default.
