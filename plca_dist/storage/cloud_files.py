@@ -4,6 +4,7 @@ A path is `bucket/key`, and means itself: nothing in it is a pattern, a version 
 other processes write to the same bucket.
 """
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -125,7 +126,8 @@ class CloudFiles:
         """What an error means for a person, and whether asking again may help."""
         found = self._failure(error)
         if found is None:
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+            said = re.sub(r"//[^@\s'\"]*@", "//…@", str(error))  # a proxy's password, say
+            return f"{type(error).__name__}: {' '.join(said.split())[:200]}", False
         failure, code = found
         text = meaning(failure, self._cloud.WORDS)
         return (f"{text} ({code})" if code else text), failure in PASSING

@@ -15,6 +15,7 @@ from plca_dist.errors import UserError, first_line
 from plca_dist.storage.causes import Failure, Words, meaning, of_answer
 from plca_dist.storage.clouds import limits
 from plca_dist.storage.clouds.shared import PlainPaths, authorities
+from plca_dist.storage.endpoint import checked
 
 WORDS = Words(
     bucket="bucket",
@@ -56,6 +57,8 @@ def filesystem(endpoint: str | None, account: str | None) -> Any:
         UserError: where no credentials are found.
     """
     authorities("SSL_CERT_FILE")
+    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+        checked(emulator if "://" in emulator else f"http://{emulator}")
     try:
         return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
     except google.auth.exceptions.GoogleAuthError as error:

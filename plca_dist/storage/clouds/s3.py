@@ -2,13 +2,11 @@
 
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import s3fs
 from botocore import exceptions as boto
 
-from plca_dist.errors import UserError
 from plca_dist.storage.causes import Failure, Words, chain, of_answer, of_transport
 from plca_dist.storage.clouds import limits
 from plca_dist.storage.clouds.shared import PlainPaths, Variables, authorities, variables
@@ -71,13 +69,7 @@ class S3(PlainPaths, s3fs.S3FileSystem):
 
 
 def filesystem(endpoint: str | None, account: str | None) -> Any:
-    """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same.
-
-    Raises:
-        UserError: for an endpoint that is no URL of a server alone.
-    """
-    if endpoint:
-        _check(endpoint)
+    """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same."""
     return _filesystem(endpoint, authorities("AWS_CA_BUNDLE", "SSL_CERT_FILE"), variables("AWS_"))
 
 
@@ -102,20 +94,6 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
 def _by_transport(error: BaseException) -> bool:
     """Whether an error within this one says more: of a certificate, or of an answer that was cut short."""
     return any(found[0] is not Failure.UNREACHABLE for one in chain(error) if (found := of_transport(one)))
-
-
-def _check(endpoint: str) -> None:
-    try:
-        url = urlsplit(endpoint)
-        host, _ = url.hostname, url.port
-    except ValueError:
-        raise UserError("the endpoint is no URL; write https://host or http://host:port.") from None
-    if url.username is not None or url.password is not None or "@" in url.netloc:
-        raise UserError(f"the endpoint of {host} holds credentials; leave them out, and set {WORDS.credentials}.")
-    if url.scheme not in ("http", "https") or not host:
-        raise UserError(f"endpoint {endpoint!r} is no URL of a server; write https://host or http://host:port.")
-    if url.path.strip("/") or url.query or url.fragment:
-        raise UserError(f"endpoint {endpoint!r} has a path; write {url.scheme}://{url.netloc}, and paths into URIs.")
 
 
 @lru_cache(maxsize=32)
