@@ -31,7 +31,7 @@ class FaultyProxy:
     Attributes:
         endpoint: URL to use instead of the server's.
         refuse: share of requests, 0-1, that get a 503, in the form of this `kind` of store: "s3", "azure" or "gcs".
-        why: "busy", or what a refused request gets in place of the 503: "denied" or "expired".
+        why: "busy", or what a refused request gets in place of the 503: "denied", "expired" or "quota".
         drop: share of requests whose connection is reset instead of an answer.
         cut: share of GETs that get half of a body, then a reset.
         stall: share of requests that are answered only after `stall_s` seconds.

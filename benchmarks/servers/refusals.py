@@ -18,7 +18,8 @@ def refusal(kind: str, why: str) -> Refusal:
     """The answer of a store of this kind ("s3", "azure", "gcs").
 
     Args:
-        why: "busy", "denied" (credentials that may not do this) or "expired" (credentials that no longer count).
+        why: "busy", "denied" (credentials that may not do this), "expired" (credentials that no longer count), or
+            "quota" (the store is full).
     """
     status, code, message = _ANSWERS[kind, why]
     if kind == "gcs":
@@ -37,6 +38,7 @@ _ANSWERS = {
     ("s3", "busy"): (503, "SlowDown", "Please reduce your request rate."),
     ("s3", "denied"): (403, "AccessDenied", "Access Denied"),
     ("s3", "expired"): (400, "ExpiredToken", "The provided token has expired."),
+    ("s3", "quota"): (403, "BucketQuotaExceeded", "The bucket is full."),
     ("azure", "busy"): (503, "ServerBusy", "The server is busy."),
     ("azure", "denied"): (
         403,
@@ -44,7 +46,9 @@ _ANSWERS = {
         "This request is not authorized to perform this operation using this permission.",
     ),
     ("azure", "expired"): (401, "InvalidAuthenticationInfo", "Lifetime validation failed. The token is expired."),
+    ("azure", "quota"): (409, "AccountLimitExceeded", "The account has reached its limit."),
     ("gcs", "busy"): (503, "backendError", "We encountered an internal error. Please try again."),
     ("gcs", "denied"): (403, "forbidden", "The caller does not have storage.objects.get access to the object."),
     ("gcs", "expired"): (401, "authError", "Invalid Credentials"),
+    ("gcs", "quota"): (403, "quotaExceeded", "The project has exceeded its quota for this operation."),
 }

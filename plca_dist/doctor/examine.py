@@ -1,23 +1,21 @@
 """Checks of everything that a run needs, as findings, each with its fix."""
 
 import os
-import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import plca_dist.training  # noqa: F401  it quiets DeepSpeed, which is imported below
-from plca_dist.doctor.finding import Finding, first_missing
+from plca_dist.doctor.finding import Finding
+from plca_dist.doctor.mount import network_disk
+from plca_dist.doctor.store import try_store
 from plca_dist.errors import UserError
-from plca_dist.storage import Location, probe, prove_created_once
+from plca_dist.storage import Location, resolve
 
 _PYTHON = (3, 11)
 _TORCH = (2, 11)
-#: Larger than one part of a multipart upload, which stores handle by other code than small objects.
-_ROUND_TRIP_BYTES = 24 << 20
 
 
 def examine(storage: Location, *, cluster: bool = False, gpu: bool = False) -> Iterator[Finding]:
@@ -35,11 +33,12 @@ def examine(storage: Location, *, cluster: bool = False, gpu: bool = False) -> I
         "CUDA": lambda: _cuda(wanted=gpu and not cluster),
         "DeepSpeed": _deepspeed,
         "Ray": _ray,
-        "store": lambda: _store(storage),
+        "store": lambda: try_store(storage),
     }
     for what, check in checks.items():
         if not (cluster and what == "Ray"):
             yield _find(what, check)
+    yield from _disk(storage)
     if cluster:
         yield from _nodes(storage, gpu)
 
@@ -51,6 +50,17 @@ def _nodes(storage: Location, gpu: bool) -> Iterator[Finding]:
         yield from examine_nodes(storage, gpu=gpu)
     except Exception as error:
         yield _failure("cluster", error)
+
+
+def _disk(storage: Location) -> Iterator[Finding]:
+    """A finding where the storage is a directory on another machine's disk."""
+    try:
+        store = resolve(storage)
+        found = network_disk(Path(store.root)) if store.local else None
+    except UserError:  # the check of the store says so
+        return
+    if found:
+        yield found
 
 
 def _find(what: str, check: Callable[[], str]) -> Finding:
@@ -118,30 +128,3 @@ def _ray() -> str:
             raise UserError(f"the {where} runs ray {answer}, this is {version('ray')}; install the same on both.")
         cpus = ray.cluster_resources().get("CPU", 0)
     return f"{answer}, {where} with {cpus:g} CPUs ran a task after {time.monotonic() - began:.1f} s"
-
-
-def _store(location: Location) -> str:
-    """Every kind of request that a run makes: the round trip of an object in parts, a range, and creating once."""
-    store = probe(location)
-    made = None if "://" in store.uri else first_missing(Path(store.root))
-    folder = f"plca-doctor-{uuid.uuid4().hex}"
-    large, small = f"{folder}/large", f"{folder}/once"
-    data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)
-    began = time.monotonic()
-    try:
-        with store.writer(large) as file:
-            file.write(data)
-        if store.read(large) != data or store.read_range(large, 5 << 20, 6 << 20) != data[5 << 20 : 6 << 20]:
-            raise UserError(f"{store.uri}: what was read differs from what was written; do not use this store.")
-        token = uuid.uuid4().bytes
-        store.create(small, token)
-        prove_created_once(store, small, token)
-        store.write(small, b"replaced")
-        if store.read(small) != b"replaced":
-            raise UserError(f"{store.uri}: an object that was replaced reads as before; do not use this store.")
-    finally:
-        store.delete_tree(folder)
-        if made:
-            shutil.rmtree(made, ignore_errors=True)
-    took = time.monotonic() - began
-    return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted, creates only once, in {took:.1f} s"

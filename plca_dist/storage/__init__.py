@@ -2,7 +2,8 @@
 
 Everything that the project reads or leaves behind goes through a `Store` (store.py). `resolve` and `probe`
 (location.py) open one at a `Location`: a URI, and the server that it is on. A store stands on local_files.py, or
-through fsspec on cloud_files.py. `clouds/` has what is special to each cloud, and causes.py says what errors mean.
+through fsspec on cloud_files.py. `clouds/` has what is special to each cloud, causes.py says what errors mean, and
+endpoint.py which URLs name a server.
 """
 
 from plca_dist.storage.location import Location, absolute, file_at, probe, resolve

@@ -28,6 +28,8 @@ class Failure(Enum):
     CONFLICT = auto()
     UNCONDITIONAL = auto()
     CERTIFICATE = auto()
+    BAD_CERTIFICATE = auto()
+    NO_TLS = auto()
     THROTTLED = auto()
     BUSY = auto()
     CUT_SHORT = auto()
@@ -54,6 +56,9 @@ _MEANINGS = {
     Failure.UNCONDITIONAL: "the store has no create-only-once writes; use one that has",
     Failure.CERTIFICATE: "the server's certificate is of an authority that is not known here; set {authority} to a "
     "file with the authority's certificate",
+    Failure.BAD_CERTIFICATE: "the server's certificate does not count; check it, this machine's clock, and the name of "
+    "the server in {endpoint}",
+    Failure.NO_TLS: "server and client agree on no encryption; check {endpoint}: is it http:// in place of https://?",
     Failure.THROTTLED: "the store asks for fewer requests",
     Failure.BUSY: "the store answers with an error of its own",
     Failure.CUT_SHORT: "the store's answer was cut short",
@@ -71,6 +76,13 @@ _STATUSES = {
     501: Failure.UNCONDITIONAL,
     507: Failure.QUOTA,
 }
+
+
+#: Of codes that no list here has, such as those of S3-compatible stores.
+_WORDS = {"quota": Failure.QUOTA, "expired": Failure.EXPIRED, "slowdown": Failure.THROTTLED}
+_MESSAGE_LETTERS = 160
+#: OpenSSL's numbers (X509_V_ERR_...) of a chain of certificates that ends in none that is trusted.
+_UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21, 27}
 
 
 @dataclass(frozen=True)
@@ -112,27 +124,44 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             waiting.append(found.__context__)
 
 
-def of_answer(codes: Mapping[str, Failure], code: str, status: int | None) -> tuple[Failure, str] | None:
+def of_answer(
+    codes: Mapping[str, Failure], code: str, status: int | None, message: str = ""
+) -> tuple[Failure, str] | None:
     """The failure that an answer of a store is, and its code; None: unknown.
 
     Args:
         codes: the cloud's own, which say more than the HTTP status.
         code: of this answer.
         status: the HTTP status.
+        message: of this answer. It is added to the code where that alone does not say why.
     """
-    found = codes.get(code) or _STATUSES.get(status or 0) or (Failure.BUSY if (status or 0) >= 500 else None)
-    return (found, code) if found else None
+    known = codes.get(code) or next((failure for word, failure in _WORDS.items() if word in code.lower()), None)
+    found = known or _STATUSES.get(status or 0) or (Failure.BUSY if (status or 0) >= 500 else None)
+    if found is None:
+        return None
+    if not known or found is Failure.DENIED:
+        said = " ".join(message.split())[:_MESSAGE_LETTERS].rstrip(". ")
+        code = ": ".join(filter(None, (code, said)))
+    return found, code
 
 
-def of_transport(error: BaseException) -> Failure | None:
-    """The failure of a connection, by the type of the error; None where the error is another one."""
+def of_transport(error: BaseException) -> tuple[Failure, str] | None:
+    """The failure of a connection, and what is wrong with it; None where the error is another one."""
     import aiohttp  # here: with a local directory nothing needs it
 
-    if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-        return Failure.CERTIFICATE
+    of_tls: BaseException = error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        of_tls = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorSSLError):
+        of_tls = error.os_error
+    if isinstance(of_tls, ssl.SSLCertVerificationError):
+        unknown = of_tls.verify_code in _UNKNOWN_AUTHORITY
+        return Failure.CERTIFICATE if unknown else Failure.BAD_CERTIFICATE, of_tls.verify_message.rstrip(".")
+    if isinstance(of_tls, ssl.SSLError) and of_tls.reason:
+        return Failure.NO_TLS, of_tls.reason
     if isinstance(error, aiohttp.ClientPayloadError | asyncio.IncompleteReadError):
-        return Failure.CUT_SHORT
+        return Failure.CUT_SHORT, ""
     unreachable = aiohttp.ClientConnectionError | aiohttp.ClientHttpProxyError | ConnectionError | TimeoutError
     if isinstance(error, unreachable):
-        return Failure.UNREACHABLE
+        return Failure.UNREACHABLE, ""
     return None

@@ -4,6 +4,7 @@ A path is `bucket/key`, and means itself: nothing in it is a pattern, a version 
 other processes write to the same bucket.
 """
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,6 +65,11 @@ class CloudFiles:
             if self._is(error, Failure.NO_BUCKET):
                 raise
             return None
+        except self.errors as error:
+            found = self._failure(error)
+            if found is None or (found[1].isdigit() and found[0] not in PASSING):
+                self.read(path, 0, 1)  # of a HEAD the answer has no body to say why
+            raise
         return int(info["size"]) if info["type"] == "file" else None
 
     def write(self, path: str, data: bytes) -> None:
@@ -120,7 +126,8 @@ class CloudFiles:
         """What an error means for a person, and whether asking again may help."""
         found = self._failure(error)
         if found is None:
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", False
+            said = re.sub(r"//[^@\s'\"]*@", "//…@", str(error))  # a proxy's password, say
+            return f"{type(error).__name__}: {' '.join(said.split())[:200]}", False
         failure, code = found
         text = meaning(failure, self._cloud.WORDS)
         return (f"{text} ({code})" if code else text), failure in PASSING
@@ -143,8 +150,8 @@ class CloudFiles:
             if found := self._cloud.failure(one):
                 return found
         for one in reversed(errors):  # the innermost error of a connection says most
-            if failure := of_transport(one):
-                return failure, ""
+            if found := of_transport(one):
+                return found
         if any(isinstance(one, FileNotFoundError) for one in errors):
             return Failure.NO_OBJECT, ""
         if any(isinstance(one, PermissionError) for one in errors):

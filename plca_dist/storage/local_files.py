@@ -1,5 +1,12 @@
-"""Local files that appear whole: a file is filled beside its name, and gets the name when it is complete."""
+"""Local files that appear whole: a file is filled beside its name, and gets the name when it is complete.
 
+What is published stays through a loss of power: the bytes are on the disk before the file has its name, and the name
+is before the call returns. That takes half a millisecond for a small file, and as long again as the write for a large
+one (200 MB: 0.2 s to 0.5 s, on one disk).
+"""
+
+import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -7,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from plca_dist.errors import UserError
 
 #: End of the name of a file that is being filled.
 PARTIAL = ".partial"
@@ -20,6 +29,17 @@ def _file_mode() -> int:
 
 
 _FILE_MODE = _file_mode()  # once, while no other thread makes files
+
+#: Errors that say nothing about a file: a network disk whose server is away, or a handle that its server forgot.
+_PASSING = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO, errno.ENOTCONN,
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH,
+}  # fmt: skip
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: How a file system says that it has no hard links, no renames that keep what is there, no syncing of directories.
+_UNKNOWN = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 
 
 class LocalFiles:
@@ -41,15 +61,17 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes) -> bool:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make(target.parent)
         with temporary(target.name, target.parent) as (file, partial):
             file.write(data)
             file.close()
+            _sync(partial)
             partial.chmod(_FILE_MODE)
             try:
-                target.hardlink_to(partial)
+                _name_once(partial, target)
             except FileExistsError:
                 return target.read_bytes() == data
+            _sync(target.parent)
             return True
 
     def upload(self, source: Path, path: str) -> None:
@@ -80,7 +102,14 @@ class LocalFiles:
 
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """What an error means for a person, and whether asking again may help."""
-        return ("no such object" if isinstance(error, FileNotFoundError) else str(error)), False
+        number = getattr(error, "errno", None)
+        if isinstance(error, FileNotFoundError):
+            return "no such object", False
+        if number in _FULL:
+            return f"{error}: the disk is full or its quota is used up; make room", False
+        if number in _PASSING:
+            return f"{error}: the disk does not answer as it should; look at it, or at its server", True
+        return str(error), False
 
     def arrow(self) -> Any:
         """The same files for pyarrow."""
@@ -91,12 +120,14 @@ class LocalFiles:
 
 @contextmanager
 def filled(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to fill, which replaces `path` when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A binary file to fill, which replaces `path` for good when the block ends without an exception."""
+    _make(path.parent)
     with temporary(path.name, path.parent) as (file, partial):
         yield file
         file.close()
+        _sync(partial)
         publish(partial, path)
+        _sync(path.parent)
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -113,3 +144,58 @@ def temporary(name: str, folder: Path | None) -> Iterator[tuple[BinaryIO, Path]]
             yield file, Path(file.name)  # type: ignore[misc]
         finally:
             Path(file.name).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes to the disk, or a directory's names where its file system keeps them apart."""
+    with suppress(FileNotFoundError):  # somebody has removed it meanwhile
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in _UNKNOWN:
+                raise
+        finally:
+            os.close(handle)
+
+
+def _make(folder: Path) -> None:
+    """Make a directory and those above it, each with its name on the disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _sync(each.parent)
+
+
+def _name_once(partial: Path, target: Path) -> None:
+    """Give a file the name `target`, which it must not take from another: FileExistsError. One of many callers wins.
+
+    A hard link does so on most disks and on NFS; a rename that keeps what is there on SMB, FAT and some of FUSE's.
+    """
+    try:
+        target.hardlink_to(partial)
+        return
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+    try:
+        _rename_once(partial, target)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+        raise UserError(
+            f"{target.parent}: its file system has neither hard links nor renames that keep what is there, so nothing "
+            "in it can be created only once, and a run could have two writers; use a bucket, or another disk."
+        ) from None
+
+
+def _rename_once(partial: Path, target: Path) -> None:
+    """`rename` of Linux with RENAME_NOREPLACE."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
+    if rename(_AT_FDCWD, os.fsencode(partial), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(target))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError
 from plca_dist.storage.cloud_files import CloudFiles
+from plca_dist.storage.endpoint import checked
 from plca_dist.storage.local_files import LocalFiles
 from plca_dist.storage.store import PATIENCE_S, Store
 
@@ -77,10 +78,14 @@ def resolve(location: Location | str, *, patience_s: float = PATIENCE_S) -> Stor
     """
     location = _located(location)
     place = _parsed(location.uri)
+    if location.endpoint:  # also where none is asked: it would stand in the run's recipe
+        checked(location.endpoint)
     if not place.bucket:
         return Store(LocalFiles(), place.key, place.key, patience_s=patience_s)
     module, extra = _CLOUDS[place.scheme]
     endpoint = _endpoint_or_default(location.endpoint) if module == "s3" else None
+    if endpoint:
+        checked(endpoint)
     files = CloudFiles(_cloud(place.scheme, module, extra), endpoint, place.account)
     key = place.key.removesuffix("/")
     root = f"{place.bucket}/{key}" if key else place.bucket
@@ -117,6 +122,8 @@ def _endpoint_or_default(endpoint: str | None) -> str | None:
 
 
 def _local_path(path: str) -> str:
+    if "\0" in path:
+        raise UserError(f"{path!r}: a path has no NUL; write it without.")
     try:
         return str(Path(path).expanduser().absolute())
     except RuntimeError:
@@ -129,25 +136,27 @@ def _parsed(uri: str) -> _Place:
     if not separator:
         return _Place("", "", None, _local_path(uri))
     bucket, _, key = rest.partition("/")
+    shown = repr(uri) if "@" not in rest else f"{scheme[:20]}://…"  # what is before an @ may be a password
     if scheme == "file":
         if bucket not in ("", "localhost"):
-            raise UserError(f"{uri!r} names a host; write file:///{rest} with three slashes.")
+            raise UserError(f"{shown} names a host; write file:///path with three slashes.")
         return _Place(scheme, "", None, _local_path(f"/{key}"))
     if scheme not in _CLOUDS:
-        raise UserError(f"{uri!r}: scheme {scheme!r} is unknown; use {_USES}.")
+        raise UserError(f"{shown}: scheme {scheme[:20]!r} is unknown; use {_USES}.")
     if not bucket:
-        raise UserError(f"{uri!r} names no bucket; use {_USES}.")
+        raise UserError(f"{shown} names no bucket; use {_USES}.")
     account = None
     if scheme.startswith("abfs") and (named := _ACCOUNT.fullmatch(bucket)):
         bucket, account = named.groups()
-    if "@" in bucket:
+    # A password may have a slash: then the @ is not in what stands for the bucket.
+    if "@" in bucket or ("@" in key and not _BUCKET.fullmatch(bucket)):
         raise UserError(
             f"a URI {scheme}://… holds no credentials; leave out all up to the @, and see docs/operations.md."
         )
     if not _BUCKET.fullmatch(bucket):
-        raise UserError(f"{uri!r}: {bucket!r} is no name of a bucket; use {_USES}.")
+        raise UserError(f"{shown}: {bucket!r} is no name of a bucket; use {_USES}.")
     if {".", ".."} & set(key.split("/")):
-        raise UserError(f"{uri!r}: a key has no '.' and no '..'; write it without.")
+        raise UserError(f"{shown}: a key has no '.' and no '..'; write it without.")
     return _Place(scheme, bucket, account, key)
 
 

@@ -99,6 +99,6 @@ def test_the_policy_lets_data_be_read_and_no_more(requests: list[tuple[str, str]
 
 def test_the_versions_are_the_images() -> None:
     named = re.findall(r"\b(s3fs|botocore|gcsfs|adlfs|azure-storage-blob|azure-identity) (\d[\d.]*\d)", TEXT)
-    pins = (ROOT / "cluster/requirements.txt").read_text().splitlines()
+    pins = [line.partition(" ")[0] for line in (ROOT / "cluster/requirements.txt").read_text().splitlines()]
     assert len(named) == 6
     assert [pin for pin in ("==".join(one) for one in named) if pin not in pins] == []

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "cluster" / "kuberay"
 OVERLAYS = ("cpu-smoke", "gpu-spot", "gpu-ondemand")
 KINDS = ("train", "tune", "interactive")
-#: Every directory that a person applies; those of RAY hold one RayJob or RayCluster.
+#: Every directory that a person applies; those of RAY hold one RayJob or RayCluster, and its NetworkPolicy.
 RAY = tuple(f"overlays/{overlay}/{kind}" for overlay in OVERLAYS for kind in KINDS)
 APPLIED = ("site", *RAY)
 
@@ -57,9 +57,9 @@ def build(directory: str | Path) -> list[Object]:
     return list(yaml.load_all(_built(KUBERAY / directory), Loader=yaml.CSafeLoader))
 
 
-def ray_object(directory: str) -> Object:
-    """The only object of a directory of overlays/."""
-    (found,) = build(directory)
+def ray_object(directory: str | Path) -> Object:
+    """The RayJob or RayCluster of a directory of overlays/."""
+    (found,) = [item for item in build(directory) if item["kind"].startswith("Ray")]
     return found
 
 

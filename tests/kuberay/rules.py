@@ -17,7 +17,12 @@ _LEAST_GRACE_S = 120
 
 def broken_rules(item: Object) -> list[str]:
     """Every rule that a RayJob or RayCluster breaks."""
-    return [*_of_operator(item), *(e for pod in pods(item) for e in _of_pod(pod)), *_of_preemption(item)]
+    return [
+        *_of_operator(item),
+        *(e for pod in pods(item) for e in _of_pod(pod)),
+        *_of_token(item),
+        *_of_preemption(item),
+    ]
 
 
 def _of_operator(item: Object) -> Iterator[str]:
@@ -64,6 +69,19 @@ def _of_job(spec: Object) -> Iterator[str]:
         yield "entrypoint: without --name and --storage a retry does not continue the run"
 
 
+def _of_container(where: str, container: Object, volumes: dict[str, Object]) -> Iterator[str]:
+    """What a container may do, and what it can write: nothing that outlives it or fills a node."""
+    secure = container.get("securityContext", {})
+    if secure.get("allowPrivilegeEscalation") is not False or secure.get("capabilities", {}).get("drop") != ["ALL"]:
+        yield f"{where}: not confined"
+    if secure.get("readOnlyRootFilesystem") is not True:
+        yield f"{where}: its image is writable"
+    mounts = {m["mountPath"]: volumes.get(m["name"], {}) for m in container.get("volumeMounts", ())}
+    for path in filter(None, ("/tmp", container.get("workingDir"))):
+        if not mounts.get(path, {}).get("emptyDir", {}).get("sizeLimit"):
+            yield f"{where}: {path} is not writable up to a limit"
+
+
 def _of_pod(pod: Pod) -> Iterator[str]:
     volumes = {v["name"]: v for v in pod.spec.get("volumes", ())}
     for container in (*pod.spec["containers"], *pod.spec.get("initContainers", ())):
@@ -80,12 +98,43 @@ def _of_pod(pod: Pod) -> Iterator[str]:
                 yield f"{where}: asks for more {name} than its limit"
         if limits.get("nvidia.com/gpu") != requests.get("nvidia.com/gpu"):
             yield f"{where}: GPUs cannot be overcommitted"
-        secure = container.get("securityContext", {})
-        if secure.get("allowPrivilegeEscalation") is not False or secure.get("capabilities", {}).get("drop") != ["ALL"]:
-            yield f"{where}: not confined"
+        yield from _of_container(where, container, volumes)
+    if pod.spec.get("automountServiceAccountToken") is not False:
+        yield f"{pod.role}: every container gets a token of Kubernetes"
+    for volume in volumes.values():
+        if "secret" in volume and volume["secret"].get("defaultMode", 0o644) & 0o007:
+            yield f"{pod.role}: the secret {volume['name']} is readable by every user"
     user = pod.spec.get("securityContext", {})
     if not user.get("runAsNonRoot") or not user.get("runAsUser") or "seccompProfile" not in user:
         yield f"{pod.role}: may run as root, or without seccomp"
+
+
+def _of_token(item: Object) -> Iterator[str]:
+    """Kubernetes' token is the autoscaler's alone, and the account whose it is the head's alone."""
+    cluster = cluster_spec(item)
+    if cluster.get("authOptions", {}).get("mode") != "token":
+        yield "authOptions.mode: whoever reaches a port of Ray runs what he likes"
+    of_cluster = [pod for pod in pods(item) if pod.role != "submitter"]
+    tokens = {
+        volume["name"]
+        for pod in of_cluster
+        for volume in pod.spec.get("volumes", ())
+        if any("serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ()))
+    }
+    options = cluster.get("autoscalerOptions", {})
+    mounted = {mount["name"]: mount["mountPath"] for mount in options.get("volumeMounts", ())}
+    if [mounted.get(name) for name in tokens] != ["/var/run/secrets/kubernetes.io/serviceaccount"]:
+        yield "autoscaler: no token of Kubernetes, with which it adds workers"
+    volumes = {v["name"]: v for v in cluster["headGroupSpec"]["template"]["spec"].get("volumes", ())}
+    yield from _of_container("head/autoscaler", options, volumes)
+    (head, *workers) = of_cluster
+    for pod in of_cluster:
+        for container in (*pod.spec["containers"], *pod.spec.get("initContainers", ())):
+            if tokens & {mount["name"] for mount in container.get("volumeMounts", ())}:
+                yield f"{pod.role}/{container['name']}: has the autoscaler's token"
+    for pod in workers:
+        if pod.spec.get("serviceAccountName") == head.spec.get("serviceAccountName"):
+            yield f"{pod.role}: has the head's service account, which may change pods"
 
 
 def _of_preemption(item: Object) -> Iterator[str]:

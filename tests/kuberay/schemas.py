@@ -43,7 +43,8 @@ def core_errors(item: Object) -> list[str]:
 
 def _core(item: Object) -> Iterator[str]:
     for release in RELEASES:
-        kind = f"{item['kind'].lower()}-{item['apiVersion'].replace('/', '-')}"
+        group, _, version = item["apiVersion"].rpartition("/")
+        kind = "-".join(filter(None, (item["kind"].lower(), group.partition(".")[0], version)))
         for error in _core_validator(kind, release).iter_errors(item):
             yield f"{release}: {error.json_path}: {error.message[:200]}"
 

@@ -1,6 +1,7 @@
 """The image: what its Dockerfile copies is here, what it pins is what the project asks for, and pods fit it."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.kuberay.manifests import RAY, ROOT, build, pods, ray_object
+from tests.kuberay.manifests import RAY, ROOT, pods, ray_object
 
 CLUSTER = ROOT / "cluster"
 #: Instructions with their continuation lines joined.
@@ -21,13 +22,12 @@ def arguments(instruction: str) -> list[str]:
 
 
 def pinned() -> dict[str, Version]:
-    lines = (CLUSTER / "requirements.txt").read_text().splitlines()
+    text = re.sub(r"(?m)^#.*\n", "", (CLUSTER / "requirements.txt").read_text()).replace(" \\\n", " ")
     found = {}
-    for line in lines:
-        if not line.startswith("#"):
-            assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", line), f"not pinned: {line}"
-            name, _, version = line.partition("==")
-            found[canonicalize_name(name)] = Version(version)
+    for line in text.splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+( +--hash=sha256:[0-9a-f]{64})+", line), line
+        name, _, version = line.partition(" ")[0].partition("==")
+        found[canonicalize_name(name)] = Version(version)
     return found
 
 
@@ -83,6 +83,24 @@ def test_what_a_cloud_needs_is_in(package: str) -> None:
             assert version in requirement.specifier, f"{requirement}: pinned is {version}"
 
 
+def test_nothing_is_installed_that_could_be_another_thing_tomorrow() -> None:
+    """Packages by their hashes, also those that only build others; the base image by its digest, or not at all."""
+    installs = [word for step in arguments("RUN") for word in re.findall(r"pip install [^&]*", step)]
+    assert len(installs) == 3
+    for command in installs:
+        assert "--require-hashes" in command or "--no-deps --no-build-isolation /opt/plca/source" in command
+    (builds, packages, _own) = installs
+    assert "setuptools" in pinned()
+    assert "--no-build-isolation" in packages
+    assert "build.txt" in builds
+    assert arguments("ARG") == ["BASE", "BASE"], "a default would be a tag"
+    (check,) = [step for step in arguments("RUN") if "sha256:" in step]
+    for base, status in (("nvidia/cuda:13.2.1-base", 1), (f"nvidia/cuda@sha256:{64 * 'a'}", 0)):
+        done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True, check=False)
+        assert done.returncode == status
+        assert ("has no digest; give --build-arg BASE=" in done.stderr) == bool(status)
+
+
 def test_what_is_copied_is_here_and_let_in() -> None:
     let_in = {
         line[1:] for line in (CLUSTER / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
@@ -127,8 +145,7 @@ def test_pods_ask_for_the_ray_of_the_image() -> None:
 def test_the_tag_is_the_projects_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for directory in RAY:
-        for item in build(directory):
-            assert {pod.main["image"].rpartition(":")[2] for pod in pods(item)} == {version}
+        assert {pod.main["image"].rpartition(":")[2] for pod in pods(ray_object(directory))} == {version}
 
 
 def test_the_operators_probes_find_their_program() -> None:

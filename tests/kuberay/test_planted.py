@@ -38,6 +38,21 @@ def shm(item: Object) -> Object:
     return pod(item)["volumes"][0]["emptyDir"]
 
 
+def volume(item: Object, name: str) -> Object:
+    (found,) = [volume for volume in pod(item)["volumes"] if volume["name"] == name]
+    return found
+
+
+def head_ray(item: Object) -> Object:
+    return head(item)["template"]["spec"]["containers"][0]
+
+
+def autoscaler(item: Object) -> Object:
+    return cluster(item)["autoscalerOptions"]
+
+
+TOKEN = {"name": "api", "mountPath": "/x"}
+
 #: name: (change, what the refusal says)
 AGAINST_THE_DEFINITION: dict[str, tuple[Change, str]] = {
     "a field of another spelling": (lambda i: group(i).update(minReplica=1), "minReplica"),
@@ -87,6 +102,16 @@ AGAINST_THE_RULES: dict[str, tuple[Change, str]] = {
     "half a GPU request": (lambda i: ray(i)["resources"]["requests"].pop("nvidia.com/gpu"), "overcommitted"),
     "root": (lambda i: pod(i)["securityContext"].pop("runAsNonRoot"), "root"),
     "all capabilities": (lambda i: ray(i)["securityContext"].pop("capabilities"), "not confined"),
+    "an image that can be written": (lambda i: ray(i)["securityContext"].pop("readOnlyRootFilesystem"), "is writable"),
+    "no place for temporary files": (lambda i: ray(i)["volumeMounts"].pop(1), "/tmp is not writable"),
+    "caches without a limit": (lambda i: volume(i, "home")["emptyDir"].clear(), "/home/plca is not writable up to"),
+    "a token for all": (lambda i: pod(i).pop("automountServiceAccountToken"), "every container gets a token"),
+    "the head's account": (lambda i: pod(i).update(serviceAccountName="plca"), "has the head's service account"),
+    "the autoscaler's token": (lambda i: head_ray(i)["volumeMounts"].append(TOKEN), "head/ray: has the autoscaler's"),
+    "an autoscaler without one": (lambda i: autoscaler(i)["volumeMounts"].pop(), "autoscaler: no token"),
+    "an autoscaler that is root": (lambda i: autoscaler(i).pop("securityContext"), "head/autoscaler: not confined"),
+    "a secret for every user": (lambda i: volume(i, "files")["secret"].pop("defaultMode"), "readable by every user"),
+    "open ports of Ray": (lambda i: cluster(i).pop("authOptions"), "whoever reaches a port"),
     "nobody to the bucket": (lambda i: pod(i).pop("serviceAccountName"), "service account"),
     "a fixed cluster": (lambda i: cluster(i).pop("enableInTreeAutoscaling"), "no autoscaling"),
 }
@@ -127,7 +152,7 @@ def test_every_mistake_of_several_is_named() -> None:
 
 
 def test_a_core_object_is_held_to_its_schema() -> None:
-    (account,) = [item for item in build("site") if item["kind"] == "ServiceAccount"]
+    account = next(item for item in build("site") if item["kind"] == "ServiceAccount")
     account["imagePullSecret"] = [{"name": "x"}]
     assert any("imagePullSecret" in error for error in core_errors(account))
 

@@ -20,7 +20,7 @@ from benchmarks.servers.proxy import FaultyProxy
 from benchmarks.servers.seaweed import READ_ACCESS, READ_SECRET, S3
 from benchmarks.servers.stores import KINDS
 from plca_dist.errors import UserError
-from plca_dist.storage import Store, StoreAway, probe, resolve
+from plca_dist.storage import Location, Store, StoreAway, probe, resolve
 from plca_dist.storage.clouds import limits
 from tests.environment import set_all
 from tests.storage.clouds import CLOUDS
@@ -163,18 +163,30 @@ def _reads_only(store: Store) -> None:
     assert store.read("x") == b"1"
 
 
-def test_a_store_that_refuses_for_good_says_why(at_once: AtOnce) -> None:
+def test_a_store_that_refuses_for_good_says_why(at_once: AtOnce, tmp_path: Path) -> None:
+    """Whatever it was asked: a HEAD too, whose answer has no body for the reason."""
+    (tmp_path / "source").write_bytes(b"1")
+
     def check(behind: Behind) -> None:
         store = behind.store(patience_s=60)
-        for why, message in (("denied", "access is denied"), ("expired", "credentials")):
+        ways = (
+            lambda: store.read("x"), lambda: store.read_range("x", 0, 1), lambda: store.exists("x"), store.list,
+            lambda: store.write("x", b"1"), lambda: store.create("y", b"1"), lambda: store.delete("x"),
+            lambda: store.upload(tmp_path / "source", "x"), lambda: store.download("x", tmp_path / behind.uri[:2]),
+        )  # fmt: skip
+        for why, message in (
+            ("denied", "access is denied.*(AccessDenied|AuthorizationPermissionMismatch|does not have storage)"),
+            ("expired", "the credentials have expired; renew them"),
+            ("quota", "its quota is used up; make room"),
+        ):
             behind.proxy.why, behind.proxy.refuse = why, 1.0
-            began = time.monotonic()
-            for ask in (lambda: store.read("x"), lambda: store.write("x", b"1"), lambda: store.create("y", b"1")):
+            for ask in ways:
+                began = time.monotonic()
                 with pytest.raises(UserError, match=message) as refused:
                     ask()
                 assert not isinstance(refused.value, StoreAway)
                 assert "\n" not in str(refused.value)
-            assert time.monotonic() - began < 20, "it asked again"
+                assert time.monotonic() - began < 20, "it asked again"
 
     at_once(check)
 
@@ -263,9 +275,8 @@ def test_a_request_that_stalls_for_too_long_is_given_up_and_asked_again(
     at_once(check)
 
 
-@pytest.fixture(scope="module")
-def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that nobody knows, and its key."""
+def _certificate(file: Path, address: str = "127.0.0.1", days: int = 1) -> Path:
+    """A certificate for an address that nobody knows, of yesterday for some days, and its key."""
     from ipaddress import ip_address
 
     from cryptography import x509
@@ -281,17 +292,21 @@ def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .not_valid_before(now - datetime.timedelta(days=9))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    file = tmp_path_factory.mktemp("authority") / "house.pem"
     form = serialization.PrivateFormat.PKCS8
     secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     file.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
     return file
+
+
+@pytest.fixture(scope="module")
+def own_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _certificate(tmp_path_factory.mktemp("authority") / "house.pem")
 
 
 #: Every kind of request.
@@ -325,5 +340,38 @@ def test_one_variable_makes_a_certificate_known_to_every_request(
             assert done.stderr == ""
             return done.stdout
 
-        assert "certificate is of an authority that is not known here; set " in work()
+        assert (
+            f"certificate is of an authority that is not known here; set {'AWS_CA_BUNDLE' if name == 's3' else 'SSL'}"
+            in work()
+        )
+        assert "(self-signed certificate)" in work()
         assert work(**{variable: str(own_authority)}) == "['y', 'z'] b'1'\n"
+        for broken in (tmp_path / "none.pem", tmp_path / "work.py"):
+            said = work(**{variable: str(broken)})
+            assert said == f"{variable}={broken} is no file of certificates (PEM) that can be read; correct it.\n"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "message"),
+    [
+        ({"days": -1}, r"certificate does not count; .*this machine's clock.*\(certificate has expired\)"),
+        ({"address": "127.0.0.2"}, r"certificate does not count; .*\(IP address mismatch, .*127\.0\.0\.1"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_named(
+    certificate: dict[str, Any], message: str, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _certificate(tmp_path / "house.pem", **certificate)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(file))
+    with FaultyProxy(s3.endpoint, certificate=file) as proxy, pytest.raises(UserError, match=message):
+        probe(Location("s3://bucket/x", proxy.endpoint))
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_https_to_a_server_without_it_is_named(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server: Any = request.getfixturevalue(name)
+    set_all(monkeypatch, KINDS[name].through(server, server.endpoint.replace("http://", "https://")))
+    with pytest.raises(UserError, match=r"agree on no encryption; check .* http:// in place of https://\? \(\w+\)"):
+        probe(f"{KINDS[name].bucket}/x")

@@ -1,5 +1,6 @@
 """Azure's blobs through adlfs, and the meaning of their errors."""
 
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from fsspec.asyn import sync_wrapper
 from plca_dist.errors import UserError
 from plca_dist.storage.causes import Failure, Words, of_answer
 from plca_dist.storage.clouds import limits
-from plca_dist.storage.clouds.shared import PlainPaths, Variables, variables
+from plca_dist.storage.clouds.shared import PlainPaths, Variables, authorities, variables
 
 _VARIABLES = "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME"
 WORDS = Words(
@@ -51,6 +52,10 @@ _CODES = {
 }
 
 
+#: In what Azure says about a signature or a token whose time is over.
+_TOO_LATE = re.compile(r"not valid in the specified time frame|expired", re.IGNORECASE)
+
+
 class Azure(PlainPaths, AzureBlobFileSystem):
     """adlfs where a request is tried fewer times, and a missing container is no empty one."""
 
@@ -87,6 +92,7 @@ def filesystem(endpoint: str | None, account: str | None) -> Any:
     Raises:
         UserError: where no account is named, or two.
     """
+    authorities("SSL_CERT_FILE")
     found = _filesystem(account, variables("AZURE_"))
     if account and found.service_client.account_name != account:
         raise UserError(
@@ -101,7 +107,9 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
         code = str(getattr(code, "value", code) or "")
         if isinstance(error, az.ClientAuthenticationError) and error.status_code is None:
             return Failure.NO_CREDENTIALS, ""  # none of azure.identity's ways led to a token
-        return of_answer(_CODES, code, error.status_code)
+        if code == "AuthenticationFailed" and _TOO_LATE.search(str(error)):
+            return Failure.EXPIRED, code
+        return of_answer(_CODES, code, error.status_code, str(error.reason or ""))
     if isinstance(error, az.IncompleteReadError):
         return Failure.CUT_SHORT, ""
     return None

@@ -1,6 +1,7 @@
 """Google Cloud Storage through gcsfs, and the meaning of its errors."""
 
 import os
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,8 @@ from gcsfs.retry import HttpError, retry_request
 from plca_dist.errors import UserError, first_line
 from plca_dist.storage.causes import Failure, Words, meaning, of_answer
 from plca_dist.storage.clouds import limits
-from plca_dist.storage.clouds.shared import PlainPaths
+from plca_dist.storage.clouds.shared import PlainPaths, authorities
+from plca_dist.storage.endpoint import checked
 
 WORDS = Words(
     bucket="bucket",
@@ -30,10 +32,22 @@ GET: dict[str, Any] = {}
 ERRORS = (OSError, TimeoutError, HttpError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError)
 
 
+async def _request(self: GCSFileSystem, *args: Any, **options: Any) -> Any:
+    """A request of gcsfs, whose error for a refused one may be a ValueError, which bugs have too."""
+    try:
+        return await GCSFileSystem._request.__wrapped__(self, *args, **options)
+    except ValueError as error:
+        if str(error).startswith("Bad Request: "):
+            raise HttpError({"code": 400, "message": str(error).partition("\n")[2]}) from error
+        raise
+
+
 class GCS(PlainPaths, GCSFileSystem):
     """gcsfs where a request is tried fewer times."""
 
-    _request = retry_request(retries=limits.TRIES)(GCSFileSystem._request.__wrapped__)
+    _request = retry_request(retries=limits.TRIES)(_request)
+    _get_file_request = retry_request(retries=limits.TRIES)(GCSFileSystem._get_file_request.__wrapped__)
+    _get_file_concurrent = GCSFileSystem._get_file_concurrent.__wrapped__  # all that it calls tries again by itself
 
 
 def filesystem(endpoint: str | None, account: str | None) -> Any:
@@ -42,6 +56,9 @@ def filesystem(endpoint: str | None, account: str | None) -> Any:
     Raises:
         UserError: where no credentials are found.
     """
+    authorities("SSL_CERT_FILE")
+    if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
+        checked(emulator if "://" in emulator else f"http://{emulator}")
     try:
         return _filesystem(os.environ.get("STORAGE_EMULATOR_HOST"), os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
     except google.auth.exceptions.GoogleAuthError as error:
@@ -52,8 +69,10 @@ def filesystem(endpoint: str | None, account: str | None) -> Any:
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
     if isinstance(error, HttpError):
-        code = str(error.code)
-        return of_answer({}, code, int(code) if code.isdigit() else None)
+        code, message = str(error.code), str(error.message)
+        if code == "401" and "Invalid Credentials" in message:
+            return Failure.EXPIRED, code
+        return of_answer({}, code, int(code) if code.isdigit() else None, message)
     if isinstance(error, google.auth.exceptions.DefaultCredentialsError):
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, google.auth.exceptions.RefreshError):
@@ -61,7 +80,8 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
     if isinstance(error, google.auth.exceptions.TransportError | requests.exceptions.ProxyError):
         return Failure.UNREACHABLE, ""
     if type(error) is OSError and error.errno is None:  # gcsfs's error for status 403, and for nothing else
-        return Failure.DENIED, ""
+        message = str(error).partition("\n")[2]
+        return of_answer({}, "quota" if re.search(r"\bquota\b", message, re.IGNORECASE) else "", 403, message)
     return None
 
 

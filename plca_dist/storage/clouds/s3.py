@@ -1,18 +1,15 @@
 """S3, of AWS or of a compatible server, through s3fs; and the meaning of its errors."""
 
-import os
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import s3fs
 from botocore import exceptions as boto
 
-from plca_dist.errors import UserError
 from plca_dist.storage.causes import Failure, Words, chain, of_answer, of_transport
 from plca_dist.storage.clouds import limits
-from plca_dist.storage.clouds.shared import PlainPaths, Variables, variables
+from plca_dist.storage.clouds.shared import PlainPaths, Variables, authorities, variables
 
 WORDS = Words(
     bucket="bucket",
@@ -72,27 +69,21 @@ class S3(PlainPaths, s3fs.S3FileSystem):
 
 
 def filesystem(endpoint: str | None, account: str | None) -> Any:
-    """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same.
-
-    Raises:
-        UserError: for an endpoint that is no URL of a server alone.
-    """
-    if endpoint:
-        _check(endpoint)
-    return _filesystem(endpoint, variables("AWS_"))
+    """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same."""
+    return _filesystem(endpoint, authorities("AWS_CA_BUNDLE", "SSL_CERT_FILE"), variables("AWS_"))
 
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
     if isinstance(error, boto.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        said = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return of_answer(_CODES, code, status)
+        code, message = str(said.get("Code", "")), str(said.get("Message", ""))
+        # The answer to a HEAD has no body; botocore takes the status and its name for both.
+        return of_answer(_CODES, code, status, "" if code.isdigit() else message)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound):
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, boto.TokenRetrievalError | boto.SSOError | boto.CredentialRetrievalError):
         return Failure.EXPIRED, ""
-    if isinstance(error, boto.SSLError):
-        return Failure.CERTIFICATE, ""
     if isinstance(error, boto.IncompleteReadError):
         return Failure.CUT_SHORT, ""
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError) and not _by_transport(error):
@@ -102,32 +93,17 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
 
 def _by_transport(error: BaseException) -> bool:
     """Whether an error within this one says more: of a certificate, or of an answer that was cut short."""
-    return any(of_transport(one) in (Failure.CERTIFICATE, Failure.CUT_SHORT) for one in chain(error))
-
-
-def _check(endpoint: str) -> None:
-    try:
-        url = urlsplit(endpoint)
-        host, _ = url.hostname, url.port
-    except ValueError:
-        raise UserError("the endpoint is no URL; write https://host or http://host:port.") from None
-    if url.username is not None or url.password is not None or "@" in url.netloc:
-        raise UserError(f"the endpoint of {host} holds credentials; leave them out, and set {WORDS.credentials}.")
-    if url.scheme not in ("http", "https") or not host:
-        raise UserError(f"endpoint {endpoint!r} is no URL of a server; write https://host or http://host:port.")
-    if url.path.strip("/") or url.query or url.fragment:
-        raise UserError(f"endpoint {endpoint!r} has a path; write {url.scheme}://{url.netloc}, and paths into URIs.")
+    return any(found[0] is not Failure.UNREACHABLE for one in chain(error) if (found := of_transport(one)))
 
 
 @lru_cache(maxsize=32)
-def _filesystem(endpoint: str | None, environment: Variables) -> Any:
+def _filesystem(endpoint: str | None, authority: str | None, environment: Variables) -> Any:
     """`environment`: the variables that AWS clients read."""
     named = dict(environment)
     client: dict[str, Any] = {}
     region = named.get("AWS_REGION") or named.get("AWS_DEFAULT_REGION")
     if region or endpoint:
         client["region_name"] = region or "us-east-1"
-    authority = named.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     if authority:
         client["verify"] = authority
     # S3-compatible servers can reject the checksums that newer AWS clients add by default.
