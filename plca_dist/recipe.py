@@ -5,15 +5,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError, nearest
+from plca_dist.parsing import from_yaml, read_text, settings_text
 
 Model = TypeVar("Model", bound=BaseModel)
-#: Loads safe YAML. libyaml's loader is several times as fast, and `plca recipes` reads ten files.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def recipes() -> dict[str, Path]:
@@ -50,7 +48,7 @@ def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
         store, file = file_at(Location(name))
         if not store.exists(file):
             raise UserError(f"{kind} {name} does not exist.")
-        return store.read(file).decode()
+        return read_text(store, file)
     path = shipped.get(name) or Path(name)
     if not path.exists():
         beside = [p.name for p in path.parent.glob("*.yaml")]
@@ -58,10 +56,7 @@ def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
             f"{kind} {name!r} does not exist; give a file, or one of the shipped: {', '.join(shipped)}."
             f"{nearest(path.name, [*beside, *shipped])}"
         )
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{kind} {name!r} is no readable text file ({error}).") from error
+    return settings_text(path, f"{kind} {name!r}")
 
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:
@@ -74,10 +69,7 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Co
 
 def mapping(text: str, where: str, form: str) -> dict[str, Any]:
     """The YAML mapping in `text`. An error cites `form`, which says how such a file looks."""
-    try:
-        tree = yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {error}") from error
+    tree = from_yaml(text, where)
     if not isinstance(tree, dict):
         raise UserError(f"{where}: {form}; got {type(tree).__name__}.")
     return tree
@@ -134,11 +126,8 @@ def _override(tree: dict[str, Any], text: str) -> None:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UserError(f"--set {text!r}: write key=value, for instance --set optimizer.lr=0.01.")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: the value is not valid YAML: {error}") from error
-    _put(tree, key, parsed, f"--set {text!r}")
+    shown = f"--set {text if len(text) <= 80 else text[:80] + '…'!r}"
+    _put(tree, key, from_yaml(value, shown), shown)
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data", "sections",
-    "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search", "doctor", "demo",
+    "errors", "parsing", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data",
+    "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search", "doctor", "demo",
     "cli",
 )  # fmt: skip
 ONLY_IN = {
@@ -103,3 +103,27 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda p: p.relative_to(BENCHMARKS).as_posix())
 def test_benchmarks_run_without_the_tests(path: Path) -> None:
     assert not [name for name in _imports(path) if name.split(".")[0] in ("tests", "pytest")]
+
+
+#: Calls that make text or structure of bytes, as they end in source. `data/` reads images and shards as it needs to.
+PARSING = re.compile(
+    r"\bjson\.loads?$|\byaml\.(\w*load\w*|parse|compose|scan)$|\.(decode|read_text)$|\bpickle\.loads?$"
+)
+#: Each decodes what is no object of a store.
+OF_NO_STORE = {
+    ("doctor/mount.py", "MOUNTS.read_text"),
+    ("doctor/node.py", "json.loads"),  # it travels to nodes where this package is missing
+    ("report/markup.py", "base64.b64encode(png).decode"),
+    ("report/write.py", "target.read(PAGE).decode"),  # errors="replace": the page of an earlier report
+}
+
+
+def test_bytes_become_structure_in_one_place() -> None:
+    found = {
+        (path.relative_to(PACKAGE).as_posix(), ast.unparse(node.func))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and PARSING.search(ast.unparse(node.func))
+    }
+    elsewhere = {(file, call) for file, call in found if not file.startswith(("parsing.py", "data/"))}
+    assert elsewhere == OF_NO_STORE, "ask parsing.py"

@@ -46,8 +46,16 @@ def _answer(arguments: Sequence[str] | None) -> int:
         return 141
     except OSError as error:
         if error.filename is None:  # a fault of this program, not of a file that somebody named
-            raise
+            return _unexpected(error)
         return _fail(f"{error.filename}: {error.strerror}.", 2)
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    from plca_dist.cli.unexpected import explained
+
+    return _fail(explained(error), 1)
 
 
 def _fail(message: object, code: int) -> int:

@@ -8,6 +8,10 @@ from typing import Literal
 
 from plca_dist.errors import UserError, nearest
 
+#: The head's dilations: how many, and the largest. The paper has four, up to 24.
+MOST_RATES = 16
+LARGEST_RATE = 1024
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from plca_dist.errors import UserError
-from plca_dist.models.architecture import BACKBONES
+from plca_dist.models.architecture import BACKBONES, LARGEST_RATE, MOST_RATES, STYLES
 from plca_dist.models.authors import fill_as_authors
 from plca_dist.models.backbone import build_backbone
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import differences, load_strict, safetensors_of, state_dict_of, torch_payload
+from plca_dist.parsing import MISFITS, Unreadable, from_json, json_as
 
 _FORMAT = "weights-1"
 _KEY = "plca_dist"
@@ -98,13 +99,12 @@ def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
 
 def describe(data: bytes, *, origin: str = "the weight file") -> Description:
     """The description in a file that `to_bytes` wrote. Raises UserError for any other file."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        written = json.loads(header["__metadata__"][_KEY])
-        if written.pop("format") == _FORMAT:
-            rates, classes = tuple(written.pop("rates")), tuple(written.pop("classes"))
-            return Description(**written, rates=rates, classes=classes)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        written = json_as(header, lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another")
+        if "format" not in written or written["format"] == _FORMAT:
+            return _description(written)
+    except (Unreadable, *MISFITS):
         raise UserError(
             f"{origin} was not written by plca_dist (a safetensors file with its metadata is expected): give weights"
             " that a run or an export of this project left."
@@ -112,6 +112,23 @@ def describe(data: bytes, *, origin: str = "the weight file") -> Description:
     raise UserError(
         f"{origin} is not in the format {_FORMAT!r} that this version reads: use the version that wrote it."
     )
+
+
+def _description(written: Mapping[str, Any]) -> Description:
+    """Raises one of `MISFITS` for the description of no network that can be built."""
+    fields = {key: value for key, value in written.items() if key != "format"}
+    found = Description(**fields | {"rates": tuple(fields["rates"]), "classes": tuple(fields["classes"])})
+    if (
+        written["format"] != _FORMAT
+        or found.backbone not in BACKBONES
+        or found.style not in STYLES
+        or not 0 < len(found.rates) <= MOST_RATES
+        or not all(type(rate) is int and 0 < rate <= LARGEST_RATE for rate in found.rates)
+        or not 0 < len(found.classes) <= 255
+        or not all(isinstance(name, str) for name in found.classes)
+    ):
+        raise ValueError("it describes no network")
+    return found
 
 
 def load_weights(data: bytes, *, origin: str = "the weight file") -> Network:

@@ -1,21 +1,19 @@
 """Reads what a run has written so far, whether it is finished or not."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from plca_dist.config import Config
-from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.messages import Record
 from plca_dist.run.history import Attempt, read_history
-from plca_dist.run_files import CHECKPOINTS, EVALUATION, METRICS, PAGE, RECIPE, SPACE, WEIGHTS
+from plca_dist.run_files import CHECKPOINTS, PAGE, RECIPE, SPACE, WEIGHTS
 from plca_dist.storage import Location, Store, probe
-from plca_dist.training.attempts import current, recipe_of
+from plca_dist.training.attempts import evaluation_of, recipe_of
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import STEP
-from plca_dist.training.metrics_log import decode_records
+from plca_dist.training.metrics_log import read_records
 
 
 @dataclass(frozen=True)
@@ -95,47 +93,8 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         title,
         run,
         config,
-        _read_file(run, METRICS, [], _records),
-        _read_file(run, EVALUATION, {}, lambda data: _evaluation(data, label_set(config.labels))),
+        read_records(run),
+        evaluation_of(run, config.labels) or {},
         read_history(run),
         weights,
     )
-
-
-def _read_file(run: Store, name: str, absent: Any, read: Callable[[bytes], Any]) -> Any:
-    """What `read` makes of the file that counts, or `absent` without one. Raises UserError for a damaged file."""
-    file = current(run, name)
-    if file is None:
-        return absent
-    try:
-        return read(run.read(file))
-    except ValueError as error:
-        raise UserError(f"{run.uri}/{file} is damaged: {error}; take it away to have the rest reported.") from error
-
-
-def _records(data: bytes) -> list[Record]:
-    """Raises ValueError for a line that is no record. A record is a mapping of names to numbers, with the step."""
-    records = decode_records(data)
-    for line, record in enumerate(records, 1):
-        if not (isinstance(record, dict) and STEP in record and _numbers(record.values())):
-            raise ValueError(f"line {line} is no record of a step")
-    return records
-
-
-def _evaluation(data: bytes, labels: LabelSet) -> dict[str, Any]:
-    """Raises ValueError for something else than a step and scores as of `training.scores.Score`, each with its λ."""
-    evaluation = json.loads(data)
-    try:
-        values = [evaluation[STEP]]
-        for score in evaluation.get("scores", ()):
-            values += [score["aggregation"], score["miou"], *(score["means"][name] for name in labels.means)]
-            values += [iou for iou in score["iou"].values() if iou is not None]
-    except (AttributeError, IndexError, KeyError, TypeError):
-        values = [None]
-    if not _numbers(values):
-        raise ValueError("it holds no scores of a step")
-    return evaluation
-
-
-def _numbers(values: Any) -> bool:
-    return all(isinstance(value, int | float) for value in values)

@@ -8,11 +8,12 @@ from typing import Any
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
+from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import DATA, EVALUATION, RECIPE, SPACE, WEIGHTS, attempt
+from plca_dist.run_files import DATA, RECIPE, SPACE, WEIGHTS, attempt
 from plca_dist.storage import Store, absolute, file_at, probe
-from plca_dist.training.attempts import current
+from plca_dist.training.attempts import evaluation_of
 from plca_dist.training.build import build_objective, fresh_network
 from plca_dist.training.checkpoint.commit import survey
 from plca_dist.training.dataloading import check_data
@@ -37,8 +38,7 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """The newest one, or None where there is none yet."""
-        name = current(self.store, EVALUATION)
-        return json.loads(self.store.read(name)) if name else None
+        return evaluation_of(self.store, self.config.labels)
 
     def held(self, lease: Lease) -> "Run":
         """The same run for the launch that holds the lease: its store refuses every change once the lease is lost."""
@@ -72,8 +72,8 @@ class Run:
         return not different
 
     def _differences(self) -> list[str]:
-        stored = parse(self.store.read(RECIPE).decode(), where=f"{self.store.uri}/{RECIPE}")
-        trained_on = json.loads(self.store.read(DATA))
+        stored = parse(read_text(self.store, RECIPE), where=f"{self.store.uri}/{RECIPE}")
+        trained_on = read_json(self.store, DATA, dict, "put a sound copy there, or take another --name")
         return differences(stored.identity(), self.config.identity()) + [
             f"the {name} shards" for name, mark in self.fingerprints.items() if mark != trained_on.get(name)
         ]

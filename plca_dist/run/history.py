@@ -5,12 +5,14 @@ The driver that holds the lease writes it into the directory of its attempt, wit
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from plca_dist.errors import LeaseLost, UserError
+from plca_dist.parsing import Unreadable, read_json
 from plca_dist.run_files import HISTORY, attempt
 from plca_dist.storage import Store
 from plca_dist.training.attempts import newest
@@ -93,10 +95,25 @@ def read_history(run: Store) -> list[Attempt]:
     if not run.exists(name):
         return []
     try:
-        return [Attempt(**{**kept, "versions": dict(kept["versions"])}) for kept in json.loads(run.read(name))]
-    except (ValueError, TypeError, LookupError) as error:
-        log.warning("%s/%s is damaged, and passed over: %s", run.uri, name, error)
+        return read_json(run, name, lambda kept: [_attempt(one) for one in kept], "it is passed over")
+    except Unreadable as error:
+        log.warning("%s", error)
         return []
+
+
+def _attempt(kept: Any) -> Attempt:
+    """Raises one of many exceptions for what is no attempt."""
+    made = Attempt(**{**kept, "versions": dict(kept["versions"])})
+    numbers = (made.launch, made.began, made.step, made.workers)
+    maybe = (made.ended, made.reached)
+    texts = (made.end, made.why, *made.versions)
+    if not (
+        all(isinstance(n, int | float) and math.isfinite(n) for n in (*numbers, *(m for m in maybe if m is not None)))
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(version, str | None) for version in made.versions.values())
+    ):
+        raise ValueError("it holds something else than attempts")
+    return made
 
 
 def count(attempts: Sequence[Attempt], end: End | Literal[""]) -> int:

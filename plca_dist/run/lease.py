@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from plca_dist.errors import LeaseLost, RunFailed, UserError
+from plca_dist.parsing import Unreadable, json_as
 from plca_dist.polling import start_polling
 from plca_dist.run_files import LEASES
 from plca_dist.storage import Store, prove_created_once
@@ -239,10 +240,9 @@ def _holder(content: bytes) -> str:
 
 def _record(content: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(content)
-    except ValueError:
+        return json_as(content, dict, "the lease", "it is as good as empty")
+    except Unreadable:
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def _newest(store: Store) -> int:

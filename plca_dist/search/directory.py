@@ -13,21 +13,22 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.messages import Record
+from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run.lease import Lease
 from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, WEIGHTS, launch_of_state, trial_state
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
-from plca_dist.search.trials import Trial
+from plca_dist.search.trials import State, Trial
 from plca_dist.storage import Store, probe
 from plca_dist.training.checkpoint.commit import committed
-from plca_dist.training.metrics import CRITERIA
+from plca_dist.training.metrics import CRITERIA, STEP
 from plca_dist.training.metrics_log import read_records
 
 
@@ -98,7 +99,7 @@ class Search:
 
     def _trial(self, name: str, state: str) -> Trial:
         run = self.trials.child(name)
-        kept = json.loads(run.read(state))
+        kept = read_json(run, state, _state, "put a sound copy there, or take it away to run the trial again")
         trial = Trial(
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
             max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
@@ -135,6 +136,21 @@ def open_search(space: Space, base: Config, name: str) -> Search:
     return search
 
 
+def _state(kept: Any) -> dict[str, Any]:
+    """The state of a trial as `Search.record` wrote it. Raises one of many exceptions for anything else."""
+    state = {**kept, "values": dict(kept["values"]), "curve": [dict(record) for record in kept["curve"]]}
+    numbers = [kept["step"], *(record[STEP] for record in state["curve"])]
+    numbers += [value for record in state["curve"] for value in record.values()]
+    numbers += [] if kept["seconds"] is None else [kept["seconds"]]
+    if (
+        not all(isinstance(number, int | float) for number in numbers)
+        or not isinstance(kept["note"], str)
+        or kept["state"] not in get_args(State)
+    ):
+        raise ValueError("it is no state of a trial")
+    return state
+
+
 def curve_of(run: Store) -> list[Record]:
     """The evaluations among a run's records."""
     keys = {criterion.key for criterion in CRITERIA.values()}
@@ -149,8 +165,8 @@ def number_of(trial: Trial) -> int:
 
 def _compare(search: Search) -> None:
     there = f"{search.store.uri}/{SPACE}"
-    theirs = parse_space(search.store.read(SPACE).decode(), where=there)
-    base = parse(search.store.read(BASE).decode(), where=f"{search.store.uri}/{BASE}")
+    theirs = parse_space(read_text(search.store, SPACE), where=there)
+    base = parse(read_text(search.store, BASE), where=f"{search.store.uri}/{BASE}")
     different = differences(theirs.identity(), search.space.identity())
     different += differences(base.identity(), search.base.identity())
     if different:

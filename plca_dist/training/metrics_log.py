@@ -5,9 +5,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import Any
 
 from plca_dist.errors import UserError
 from plca_dist.messages import Message, MessageKind, Record, RunEvent
+from plca_dist.parsing import lines_as
 from plca_dist.run_files import METRICS, attempt
 from plca_dist.storage import Store
 from plca_dist.training.attempts import current
@@ -94,15 +96,22 @@ class MetricsLog:
 def read_records(run: Store) -> list[Record]:
     """The records of a run so far, oldest first; none where there is no file of them yet."""
     name = current(run, METRICS)
-    return decode_records(run.read(name)) if name else []
+    return _records(run, name) if name else []
 
 
 def records_until(run: Store, checkpoint: Checkpoint) -> list[Record]:
     """The records that led to a checkpoint. Its attempt wrote them before the commit."""
     name = f"{attempt(checkpoint.generation)}/{METRICS}" if checkpoint.generation else METRICS
-    return [r for r in decode_records(run.read(name)) if r[STEP] <= checkpoint.step] if run.exists(name) else []
+    return [r for r in _records(run, name) if r[STEP] <= checkpoint.step] if run.exists(name) else []
 
 
-def decode_records(data: bytes) -> list[Record]:
-    """The records of a file. Raises ValueError for a line that is no JSON."""
-    return [json.loads(line) for line in data.decode().splitlines()]
+def _records(run: Store, name: str) -> list[Record]:
+    """Raises UserError for a line that is no record. A record is a mapping of names to numbers, with the step."""
+    fix = "put a sound copy there, or take it away to do without these records"
+    return lines_as(run.read(name), _record, f"{run.uri}/{name}", fix)
+
+
+def _record(kept: Any) -> Record:
+    if STEP not in kept or not all(isinstance(value, int | float) for value in kept.values()):
+        raise ValueError("it is no record of a step")
+    return dict(kept)

@@ -15,9 +15,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError
+from plca_dist.parsing import Unreadable, json_as
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.internals import rank_of
@@ -151,9 +152,9 @@ def _read_commit(run: Store, name: str) -> bytes | None:
 def _judge(run: Store, name: str, data: bytes, present: Mapping[str, int], found: Survey) -> None:
     """Put the checkpoint with this commit where it belongs."""
     try:
-        checkpoint = _parse(name, data)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        found.damaged[name] = f"its {COMMIT} is unreadable ({error!r})"
+        checkpoint = json_as(data, lambda record: _checkpoint(name, record), f"its {COMMIT}", "read an older one")
+    except Unreadable as error:
+        found.damaged[name] = str(error).partition("; ")[0]
         return
     sizes = {file: present.get(file) for file in checkpoint.files}
     for file, (size, _) in checkpoint.files.items():
@@ -171,9 +172,8 @@ def _judge(run: Store, name: str, data: bytes, present: Mapping[str, int], found
     found.counting.append(checkpoint)
 
 
-def _parse(name: str, data: bytes) -> Checkpoint:
-    """The checkpoint that a commit describes. Bytes that are no commit of this name raise one of many exceptions."""
-    record = json.loads(data)
+def _checkpoint(name: str, record: Any) -> Checkpoint:
+    """The checkpoint that a commit describes. What is no commit of this name raises one of many exceptions."""
     miou = record["miou"]
     checkpoint = Checkpoint(
         name,
