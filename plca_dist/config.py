@@ -50,7 +50,7 @@ class Config(Section):
     """A whole recipe."""
 
     about: AboutRecipe = AboutRecipe()
-    seed: int = Field(0, ge=0, description="Of initial weights, order and augmentation.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of initial weights, order and augmentation.")
     deterministic: bool = Field(False, description="Deterministic torch algorithms; on the CPU the same bits each run.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast, weights stay float32."
@@ -108,16 +108,12 @@ class Config(Section):
 
         Raises UserError where there is none.
         """
-        sizes, refusal = [], None
-        for world_size in range(self.cluster.least_workers, self.cluster.most_workers + 1):
-            try:
-                self.accumulation(world_size)
-                sizes.append(world_size)
-            except UserError as error:
-                refusal = error
-        if refusal and not sizes:
-            raise refusal
-        return tuple(sizes)
+        pairs, micro = self.batch.pairs, self.batch.micro
+        numbers = range(self.cluster.least_workers, self.cluster.most_workers + 1)
+        sizes = tuple(n for n in numbers if pairs % n == 0 and (pairs // n) % (micro or 1) == 0)
+        if not sizes:
+            self.accumulation(numbers[-1])
+        return sizes
 
     def accumulation(self, world_size: int) -> tuple[int, int]:
         """(pairs per forward pass, forward passes per step) of a rank. Raises UserError where it does not divide."""

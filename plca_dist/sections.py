@@ -1,17 +1,22 @@
 """The sections of a recipe; `config.Config` is the tree of them. `plca recipes --keys` prints the descriptions."""
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from plca_dist.errors import UserError, nearest
 from plca_dist.method.settings import ObjectiveSettings
-from plca_dist.models.architecture import BACKBONES, STYLES
+from plca_dist.models.architecture import BACKBONES, LARGEST_RATE, MOST_RATES, STYLES
 from plca_dist.ops.settings import BACKENDS, PRODUCTS
 
 Size = tuple[int, int]
+#: The largest height or width of an image, and the most seconds of anything: a year.
+_LARGEST_SIDE = 16_384
+_YEAR_S = 31_536_000
+#: A whole number that counts something.
+Count = Annotated[int, Field(le=2**31 - 1)]
 
 
 def one_of(value: object, options: Collection[str]) -> str:
@@ -22,7 +27,9 @@ def one_of(value: object, options: Collection[str]) -> str:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Values are of their type as YAML has it: `true` is no number, and text is none either. Numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class AboutRecipe(Section):
@@ -39,7 +46,13 @@ class ModelSettings(Section):
 
     backbone: str = Field("resnet101", description=f"One of {', '.join(BACKBONES)}.")
     style: str = Field("torchvision", description=f"Stride placement and input: one of {', '.join(STYLES)}.")
-    rates: tuple[int, ...] = Field((6, 12, 18, 24), min_length=1, description="Dilations of the head's branches.")
+    rates: tuple[Annotated[int, Field(gt=0, le=LARGEST_RATE)], ...] = Field(
+        (6, 12, 18, 24),
+        strict=False,
+        min_length=1,
+        max_length=MOST_RATES,
+        description="Dilations of the head's branches.",
+    )
     weights: str | None = Field(None, description="URI of ImageNet weights (torchvision's file) or of our own.")
 
     @field_validator("backbone")
@@ -57,14 +70,18 @@ class DomainSettings(Section):
     """One domain's training shards and their augmentation (paper: shorter edge, crop, flip)."""
 
     uri: str = Field(description="Shard directory; relative to `data` unless it has a scheme or starts with /.")
-    shorter_edge: Size | None = Field(None, description="Range of the random shorter edge in pixels; null: as is.")
-    crop: Size = Field(description="Height and width of the random crop.")
+    shorter_edge: Size | None = Field(
+        None, strict=False, description="Range of the random shorter edge in pixels; null: as is."
+    )
+    crop: Size = Field(strict=False, description="Height and width of the random crop.")
     flip: bool = Field(True, description="Mirror every other image, at random.")
 
     @model_validator(mode="after")
     def _range(self) -> "DomainSettings":
         if self.shorter_edge and not 0 < self.shorter_edge[0] <= self.shorter_edge[1]:
             raise ValueError(f"shorter_edge {list(self.shorter_edge)} is not a range [low, high] with 0 < low <= high")
+        if max(*self.crop, *(self.shorter_edge or ())) > _LARGEST_SIDE:
+            raise ValueError(f"shorter_edge or crop {list(self.crop)} has a side of more than {_LARGEST_SIDE} pixels")
         if min(self.crop) < 8:
             raise ValueError(f"crop {list(self.crop)} is smaller than the output stride of 8")
         return self
@@ -74,15 +91,24 @@ class EvaluationSettings(Section):
     """Measurement of mIoU on labelled images that training never sees, and of criteria that need no target labels."""
 
     uri: str | None = Field(None, description="Labelled shard directory; null: no mIoU during training.")
-    unlabelled: int = Field(
+    unlabelled: Count = Field(
         0, ge=0, description="Target training images on which the label-free criteria are measured too; 0: none."
     )
-    every: int = Field(0, ge=0, description="Steps between evaluations; 0: at the end only.")
-    size: Size | None = Field(None, description="Height and width of the network's input; null: as stored.")
+    every: Count = Field(0, ge=0, description="Steps between evaluations; 0: at the end only.")
+    size: Size | None = Field(
+        None, strict=False, description="Height and width of the network's input; null: as stored."
+    )
     aggregation: float = Field(0.5, ge=0, lt=1, description="λ at inference; results are reported without it too.")
 
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: Size | None) -> Size | None:
+        if value and not 8 <= min(value) <= max(value) <= _LARGEST_SIDE:
+            raise ValueError(f"each side must be from 8 (the output stride) to {_LARGEST_SIDE} pixels")
+        return value
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class ObjectiveSection(ObjectiveSettings):
     """`method.settings.ObjectiveSettings` as a section. An error names the key: `objective.backend`."""
 
@@ -116,8 +142,10 @@ class OptimizerSettings(Section):
 class ScheduleSettings(Section):
     """How long to train, and the polynomial decay lr·(1 − step/poly_steps)^power."""
 
-    steps: int = Field(gt=0, description="Optimizer steps of the whole run.")
-    poly_steps: int | None = Field(None, description="Length of the decay; null: `steps`. The authors stop before it.")
+    steps: Count = Field(gt=0, description="Optimizer steps of the whole run.")
+    poly_steps: Count | None = Field(
+        None, description="Length of the decay; null: `steps`. The authors stop before it."
+    )
     power: float = Field(0.9, ge=0, description="Exponent of the decay.")
 
     @model_validator(mode="after")
@@ -130,14 +158,14 @@ class ScheduleSettings(Section):
 class BatchSettings(Section):
     """Pairs of one source and one target image."""
 
-    pairs: int = Field(8, gt=0, description="Pairs per optimizer step over the whole cluster.")
-    micro: int | None = Field(None, gt=0, description="Pairs per forward pass of a worker; null: all its pairs.")
+    pairs: int = Field(8, gt=0, le=2**16, description="Pairs per optimizer step over the whole cluster.")
+    micro: Count | None = Field(None, gt=0, description="Pairs per forward pass of a worker; null: all its pairs.")
 
 
 class OrderSettings(Section):
     """The order in which samples are read; a pure function of these, the seed and the step."""
 
-    window: int = Field(8, gt=0, description="Row groups shuffled together.")
+    window: Count = Field(8, gt=0, description="Row groups shuffled together.")
     damaged: Literal["stop", "skip"] = Field("stop", description="At damaged rows: stop, or read the next sound ones.")
 
 
@@ -145,21 +173,27 @@ class ClusterSettings(Section):
     """The resources that a run asks Ray for. Nothing here changes the result."""
 
     workers: int | tuple[int, int] = Field(
-        1, description="Training processes; [min, max]: as many of them as the cluster can hold, while it changes."
+        1,
+        strict=False,
+        description="Training processes; [min, max]: as many of them as the cluster can hold, while it changes.",
     )
     gpu: bool = Field(False, description="One GPU for each worker.")
-    cpus_per_worker: int = Field(1, gt=0, description="CPU cores reserved for each worker, and its torch threads.")
-    loader_threads: int = Field(2, gt=0, description="Threads of each worker that fetch, decode and augment.")
-    prefetch: int = Field(4, gt=0, description="Micro-batches prepared ahead of need.")
-    step_timeout_s: float = Field(600.0, gt=0, description="A step longer than that ends the run, with stacks.")
-    max_failures: int = Field(3, ge=0, description="Restarts after an error; lost workers and nodes do not count.")
+    cpus_per_worker: Count = Field(1, gt=0, description="CPU cores reserved for each worker, and its torch threads.")
+    loader_threads: Count = Field(2, gt=0, description="Threads of each worker that fetch, decode and augment.")
+    prefetch: Count = Field(4, gt=0, description="Micro-batches prepared ahead of need.")
+    step_timeout_s: float = Field(
+        600.0, gt=0, le=_YEAR_S, description="A step longer than that ends the run, with stacks."
+    )
+    max_failures: Count = Field(3, ge=0, description="Restarts after an error; lost workers and nodes do not count.")
 
     @field_validator("workers", mode="before")
     @classmethod
     def _workers(cls, value: Any) -> Any:
         ends = value if isinstance(value, list | tuple) else [value]
-        if not (1 <= len(ends) <= 2 and all(type(n) is int and n > 0 for n in ends) and list(ends) == sorted(ends)):
-            raise ValueError("must be a number of at least 1, or a range [min, max] of such")
+        if not (
+            1 <= len(ends) <= 2 and all(type(n) is int and 0 < n <= 2**16 for n in ends) and list(ends) == sorted(ends)
+        ):
+            raise ValueError("must be a number from 1 to 65536, or a range [min, max] of such")
         return value
 
     @property
@@ -174,9 +208,9 @@ class ClusterSettings(Section):
 class CheckpointSettings(Section):
     """When to save, and how much to keep."""
 
-    every: int = Field(500, gt=0, description="Steps between checkpoints; one is always written at the end.")
-    keep: int = Field(2, gt=0, description="Newest checkpoints kept; the best by mIoU is kept beside them.")
-    max_failed_saves: int = Field(2, ge=0, description="Saves in a row that may fail before the run stops.")
+    every: Count = Field(500, gt=0, description="Steps between checkpoints; one is always written at the end.")
+    keep: Count = Field(2, gt=0, description="Newest checkpoints kept; the best by mIoU is kept beside them.")
+    max_failed_saves: Count = Field(2, ge=0, description="Saves in a row that may fail before the run stops.")
 
 
 class StorageSettings(Section):
@@ -187,4 +221,4 @@ class StorageSettings(Section):
 
 
 class LogSettings(Section):
-    every: int = Field(10, gt=0, description="Steps between log records.")
+    every: Count = Field(10, gt=0, description="Steps between log records.")
