@@ -11,7 +11,8 @@ from plca_dist.method.settings import ObjectiveSettings
 from plca_dist.models.architecture import BACKBONES, LARGEST_RATE, MOST_RATES, STYLES
 from plca_dist.ops.settings import BACKENDS, PRODUCTS
 
-Size = tuple[int, int]
+#: A pair of whole numbers, which YAML has as a list.
+Size = Annotated[tuple[int, int], Field(strict=False)]
 #: The largest height or width of an image, and the most seconds of anything: a year.
 _LARGEST_SIDE = 16_384
 _YEAR_S = 31_536_000
@@ -70,10 +71,8 @@ class DomainSettings(Section):
     """One domain's training shards and their augmentation (paper: shorter edge, crop, flip)."""
 
     uri: str = Field(description="Shard directory; relative to `data` unless it has a scheme or starts with /.")
-    shorter_edge: Size | None = Field(
-        None, strict=False, description="Range of the random shorter edge in pixels; null: as is."
-    )
-    crop: Size = Field(strict=False, description="Height and width of the random crop.")
+    shorter_edge: Size | None = Field(None, description="Range of the random shorter edge in pixels; null: as is.")
+    crop: Size = Field(description="Height and width of the random crop.")
     flip: bool = Field(True, description="Mirror every other image, at random.")
 
     @model_validator(mode="after")
@@ -95,9 +94,7 @@ class EvaluationSettings(Section):
         0, ge=0, description="Target training images on which the label-free criteria are measured too; 0: none."
     )
     every: Count = Field(0, ge=0, description="Steps between evaluations; 0: at the end only.")
-    size: Size | None = Field(
-        None, strict=False, description="Height and width of the network's input; null: as stored."
-    )
+    size: Size | None = Field(None, description="Height and width of the network's input; null: as stored.")
     aggregation: float = Field(0.5, ge=0, lt=1, description="λ at inference; results are reported without it too.")
 
     @field_validator("size")
@@ -108,7 +105,7 @@ class EvaluationSettings(Section):
         return value
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class ObjectiveSection(ObjectiveSettings):
     """`method.settings.ObjectiveSettings` as a section. An error names the key: `objective.backend`."""
 
@@ -144,7 +141,7 @@ class ScheduleSettings(Section):
 
     steps: Count = Field(gt=0, description="Optimizer steps of the whole run.")
     poly_steps: Count | None = Field(
-        None, description="Length of the decay; null: `steps`. The authors stop before it."
+        None, gt=0, description="Length of the decay; null: `steps`. The authors stop before it."
     )
     power: float = Field(0.9, ge=0, description="Exponent of the decay.")
 
@@ -172,9 +169,8 @@ class OrderSettings(Section):
 class ClusterSettings(Section):
     """The resources that a run asks Ray for. Nothing here changes the result."""
 
-    workers: int | tuple[int, int] = Field(
+    workers: int | Size = Field(
         1,
-        strict=False,
         description="Training processes; [min, max]: as many of them as the cluster can hold, while it changes.",
     )
     gpu: bool = Field(False, description="One GPU for each worker.")

@@ -48,8 +48,12 @@ class InferenceSettings:
 
 
 def _setting(default: Any, description: str, **bounds: Any) -> Any:
-    """A field with its description and the bounds of its value: ge, gt and lt, and allow_inf_nan=False for finite."""
-    return field(default=default, metadata={"description": description, **bounds})
+    """A field with its description and the bounds of its value: ge, gt and lt, and allow_inf_nan=False for finite.
+
+    A truth value is no number, and a number none.
+    """
+    strict = {} if isinstance(default, str) else {"strict": True}
+    return field(default=default, metadata={"description": description, **strict, **bounds})
 
 
 _WEIGHT = {"ge": 0, "allow_inf_nan": False}
