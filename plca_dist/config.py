@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
+from plca_dist import deepspeed_options
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError
 from plca_dist.sections import (
@@ -36,14 +37,6 @@ from plca_dist.sections import (
 
 if TYPE_CHECKING:
     from plca_dist.storage import Location
-
-#: DeepSpeed's own sections that a recipe may pass through. Batch sizes, precision, the optimizer, its schedule and
-#: clipping belong to the recipe's other sections. DeepSpeed ignores unknown keys, so they are refused here.
-DEEPSPEED_KEYS = (
-    "zero_optimization", "zero_allow_untested_optimizer", "communication_data_type", "prescale_gradients",
-    "gradient_predivide_factor", "sparse_gradients", "activation_checkpointing", "aio", "comms_logger",
-    "flops_profiler", "wall_clock_breakdown", "memory_breakdown", "dump_state",
-)  # fmt: skip
 
 
 class Config(Section):
@@ -80,12 +73,7 @@ class Config(Section):
     @field_validator("deepspeed")
     @classmethod
     def _deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for key in value:
-            if key not in DEEPSPEED_KEYS:
-                raise ValueError(f"{key!r} may not be set here; allowed: {', '.join(DEEPSPEED_KEYS)}")
-        stage = (value.get("zero_optimization") or {}).get("stage", 0)
-        if stage not in (0, 1, 2, 3):
-            raise ValueError(f"zero_optimization.stage is {stage!r}; allowed: 0, 1, 2, 3")
+        deepspeed_options.check(value)
         return value
 
     @property

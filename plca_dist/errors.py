@@ -47,3 +47,12 @@ def first_line(error: BaseException, *, with_type: bool = False) -> str:
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else "no message"
     return f"{type(error).__name__}: {line}" if with_type else line
+
+
+def short(value: object) -> str:
+    """`value` in a few letters. Python writes no number of thousands of digits in decimal."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}…"

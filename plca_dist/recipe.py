@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from plca_dist.config import Config
-from plca_dist.errors import UserError, nearest
+from plca_dist.errors import UserError, nearest, short
 from plca_dist.parsing import from_yaml, read_text, settings_text
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -161,7 +161,7 @@ def _explain(error: ValidationError, known: Sequence[str]) -> str:
     if first["type"] == "missing":
         return f"{key} is missing{more}."
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    shown = "" if isinstance(first["input"], dict) else f" = {short(first['input'])}"
     end = "" if message.endswith("?") and not more else "."
     # A message about several keys names these keys itself.
     place = f"{key}{shown}: " if key else ""

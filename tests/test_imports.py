@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "parsing", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data",
+    "errors", "parsing", "polling", "messages", "versions", "run_files", "deepspeed_options", "ops", "storage",
+    "method",    "models", "data",
     "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
