@@ -79,7 +79,7 @@ def _is(value: Any, allowed: Any) -> bool:
 
 def _in_words(allowed: Any) -> str:
     if isinstance(allowed, range):
-        return ", ".join(map(str, allowed)) if len(allowed) < 10 else f"whole numbers from {allowed.start}"
+        return ", ".join(map(str, allowed)) if allowed.stop < 10 else f"whole numbers from {allowed.start}"
     if isinstance(allowed, type):
         words = {float: "finite numbers above 0", dict: "a mapping", list: "a list", str: "text"}
         return words[allowed]

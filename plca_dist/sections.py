@@ -189,7 +189,7 @@ class ClusterSettings(Section):
         if not (
             1 <= len(ends) <= 2 and all(type(n) is int and 0 < n <= 2**16 for n in ends) and list(ends) == sorted(ends)
         ):
-            raise ValueError("must be a number from 1 to 65536, or a range [min, max] of such")
+            raise ValueError("must be a number of at least 1, or a range [min, max] of such, up to 65536")
         return value
 
     @property
