@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 
 from plca_dist.errors import UserError
@@ -18,6 +19,8 @@ from plca_dist.training.tensorboard import EventFile
 log = logging.getLogger(__name__)
 
 _FLUSH_S = 15.0
+#: Seconds before a file that lacks records is read again.
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class MetricsLog:
@@ -82,6 +85,10 @@ class MetricsLog:
             except UserError as error:  # no checkpoint should fail for it; the next flush writes it all
                 log.warning("TensorBoard's file could not be written: %s", error)
 
+    def count(self, step: int) -> int:
+        """How many records are of this step and of those before it."""
+        return sum(r[STEP] <= step for r in self._records)
+
     def leave(self) -> None:
         """Leave all records as part of the run's result, unless an attempt has done so before."""
         if self._keep:
@@ -98,9 +105,25 @@ def read_records(run: Store) -> list[Record]:
 
 
 def records_until(run: Store, checkpoint: Checkpoint) -> list[Record]:
-    """The records that led to a checkpoint. Its attempt wrote them before the commit."""
+    """The records that led to a checkpoint. Its attempt wrote them before the commit, which has their number.
+
+    A file that has fewer is read again: its bytes may be lost on their way. After that a warning tells of the loss.
+    """
     name = f"{attempt(checkpoint.generation)}/{METRICS}" if checkpoint.generation else METRICS
-    return [r for r in decode_records(run.read(name)) if r[STEP] <= checkpoint.step] if run.exists(name) else []
+    records: list[Record] = []
+    for pause in (*_PAUSES_S, None):
+        with suppress(ValueError):
+            records = (
+                [r for r in decode_records(run.read(name)) if r[STEP] <= checkpoint.step] if run.exists(name) else []
+            )
+            if checkpoint.records in (None, len(records)):
+                return records
+        if pause is not None:
+            time.sleep(pause)
+    log.warning(
+        "%s/%s has %d of the %s records up to step %d", run.uri, name, len(records), checkpoint.records, checkpoint.step
+    )
+    return records
 
 
 def decode_records(data: bytes) -> list[Record]:
