@@ -11,6 +11,7 @@ import ray
 from plca_dist.config import ClusterSettings
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster import connect as cluster
+from plca_dist.ray_cluster import local
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_what_ray_says_of_an_address_is_one_line(
 def test_gpus_that_are_not_here_are_refused_before_anything_starts(
     no_session: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_local_gpus", lambda: 1)
+    monkeypatch.setattr(local, "_local_gpus", lambda: 1)
     with pytest.raises(UserError, match=r"cluster.workers is 2, but this machine has 1 GPUs; set RAY_ADDRESS"):
         connect(workers=2, gpu=True)
     assert not no_session

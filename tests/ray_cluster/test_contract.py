@@ -14,6 +14,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray._private import state, worker
+from ray._raylet import AuthenticationTokenLoader
 from ray.core.generated import common_pb2, gcs_pb2
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -40,6 +41,7 @@ TrainErrors = (UserExceptionWithTraceback, WorkerHealthCheckFailedError, WorkerH
         (state.GlobalState, "total_resources_per_node", [], "a cluster that is too small is waited for"),
         (state.GlobalState, "actor_table", ["actor_id"], "a lost worker spends the budget for errors"),
         (state.GlobalState, "_connect_and_get_accessor", [], "killed trials keep their places for ever"),
+        (AuthenticationTokenLoader, "reset_cache", [], "a second cluster of one process is refused its token"),
         (worker, "get_dashboard_url", [], "a local cluster starts seconds later"),
         (ray._private.node.Node, "get_logs_dir_path", [], "messages cannot name Ray's logs"),
         (ray.train.torch.TorchTrainer, "_create_default_callbacks", [], "training starts seconds later"),
