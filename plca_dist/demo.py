@@ -10,6 +10,7 @@ from plca_dist.config import Config
 from plca_dist.data.labels import label_set
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.method.objective import ABLATION
+from plca_dist.output import say
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.report.pictures import PictureOptions
 from plca_dist.report.tables import class_table, score_columns
@@ -42,7 +43,7 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     with Counters() as counters:
         prepare_toytown(store.child(data), seed=seed, workers=os.cpu_count() or 1, progress=counters.show)
     runs: dict[str, Run] = {}
-    with connection(_config("plca", store.root, data, seed, steps).cluster, print):
+    with connection(_config("plca", store.root, data, seed, steps).cluster, say):
         for name, (title, row) in _RUNS.items():
             config = _config(row, store.root, data, seed, steps)
             with Console(config.schedule.steps, label=title) as console:
@@ -63,7 +64,8 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
         )
     result = {name: _summary(outcome) for name, outcome in evaluations.items()}
     store.write("result.json", json.dumps({"seed": seed, **result}, indent=1).encode())
-    print(f"result  {store.root}/result.json\npanels  {store.root}/panels.png\npage    {store.root}/index.html")
+    files = {"result": "result.json", "panels": "panels.png", "page": "index.html"}
+    say(*(f"{what:6}  {store.root}/{name}" for what, name in files.items()))
 
 
 def _config(row: str, root: str, data: str, seed: int, steps: int | None) -> Config:

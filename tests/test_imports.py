@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data", "sections",
-    "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search", "doctor", "demo",
-    "cli",
+    "errors", "output", "polling", "messages", "versions", "run_files", "ops", "storage", "method", "models", "data",
+    "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search",
+    "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),

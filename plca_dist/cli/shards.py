@@ -8,6 +8,7 @@ from pathlib import Path
 
 from plca_dist.cli.options import Commands, add_command, add_endpoint, add_size, at_least
 from plca_dist.errors import UserError
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -91,7 +92,7 @@ def run(parsed: Namespace) -> None:
             )
             manifests = {"": manifest}
     for name, manifest in manifests.items():
-        print(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
+        say(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
 
 
 def _check(parsed: Namespace) -> None:

@@ -32,7 +32,7 @@ def connection(wanted: ClusterSettings, say: Callable[[str], None]) -> Iterator[
         return
     address = os.environ.get("RAY_ADDRESS")
     cluster = ExitStack()
-    with _own_sigterm() as set_again:
+    with _own_signals() as set_again:
         try:
             if address:
                 cluster.callback(ray.shutdown)
@@ -76,18 +76,29 @@ def _no_token(address: str) -> UserError:
     )
 
 
+def not_ignored(number: int) -> bool:
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Signals wait for the end of the block: Ray leaves processes behind if it is interrupted at its start or stop."""
+    """Signals wait for the end of the block: Ray leaves processes behind if it is interrupted at its start or stop.
+
+    What is started inside never gets SIGHUP: a terminal that goes ends the command, which needs its cluster until then.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-    before = {number: signal.signal(number, lambda got, frame: came.append(got)) for number in numbers}
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, lambda got, frame: came.append(got)) for number in numbers if not_ignored(number)
+    }
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():
             signal.signal(number, handler)
     for number in came:
@@ -95,23 +106,26 @@ def _signals_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[Callable[[], None]]:
-    """Inside the block the former handler of SIGTERM stays; where there was none, SIGTERM is a Ctrl-C.
+def _own_signals() -> Iterator[Callable[[], None]]:
+    """Inside the block the former handlers of SIGTERM and SIGHUP stay; where there was none, both are a Ctrl-C.
 
-    Whenever Ray starts, it sets a handler of its own, which aborts with a dump of the stack and leaves Ray's processes
-    behind. The function that is yielded puts the right handler back.
+    Whenever Ray starts, it sets a handler of SIGTERM of its own, which aborts with a dump of the stack and leaves Ray's
+    processes behind. The function that is yielded puts the right handlers back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    answer = before if callable(before) else lambda number, frame: signal.raise_signal(signal.SIGINT)
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def set_again() -> None:
-        signal.signal(signal.SIGTERM, answer)
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                ours = handler if callable(handler) else lambda number, frame: signal.raise_signal(signal.SIGINT)
+                signal.signal(number, ours)
 
     set_again()
     try:
         yield set_again
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.servers.seaweed import S3
 
 #: All commands in one process and one cluster, as each would start it. While they run a thread looks at the command
-#: lines of all processes; before the cluster ends its directory is searched. Arguments: secrets, and a list of commands.
+#: lines of all processes; before the cluster ends its directory is searched. Its argument: the commands.
 COMMANDS = """
 import glob, json, os, shutil, sys, threading
 from pathlib import Path
@@ -71,7 +71,12 @@ def planted(folder: Path) -> dict[str, str]:
     secrets = {name: f"plantedsecret{number:02}" for number, name in enumerate(names)}
     secrets["account"] = "plantedsecretaccount"
     secrets["private_key"] = "plantedsecretgoogle"
-    account = {"type": "service_account", "private_key": secrets["private_key"], "client_email": "a@b", "token_uri": "c"}
+    account = {
+        "type": "service_account",
+        "private_key": secrets["private_key"],
+        "client_email": "a@b",
+        "token_uri": "c",
+    }
     (folder / "google.json").write_text(json.dumps(account))
     return secrets
 

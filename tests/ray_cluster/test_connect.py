@@ -93,8 +93,9 @@ def test_ctrl_c_waits_until_ray_has_started(
 
 
 @pytest.mark.usefixtures("no_session")
-def test_sigterm_is_a_ctrl_c_while_connected() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_are_a_ctrl_c_while_connected(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), cluster.connection(ClusterSettings(), print):
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
