@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import worker
 
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster import local
@@ -35,6 +36,11 @@ WRONG = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 NONE = {"RAY_AUTH_MODE": "token"}
 
 
+def session() -> Path:
+    """The directory of the session's files, without a word that its logs are to be kept."""
+    return Path(worker.global_worker.node.get_session_dir_path())
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_only_who_has_the_token_runs_a_task(tmp_path: Path) -> None:
     """Strangers join over TCP, with Ray alone and with this project, which tells them in one line what is missing."""
@@ -57,7 +63,7 @@ def test_only_who_has_the_token_runs_a_task(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_its_files_are_this_users_and_sockets_fit() -> None:
-    (sockets,) = Path(core.logs_directory()).parent.glob("sockets")
+    sockets = session() / "sockets"
     outer = sockets.parents[2]
     assert outer.stat().st_mode & 0o777 == 0o700, "Ray opens its own directories to all"
     longest = max(len(str(path)) for path in sockets.iterdir())
@@ -72,7 +78,7 @@ def test_the_token_is_in_no_command_line_and_no_file(ray_session: object) -> Non
             assert token not in line.read_bytes()
         except OSError:  # it ended
             continue
-    folder = Path(core.logs_directory()).parents[2]
+    folder = session().parents[1]
     for file in folder.rglob("*"):
         assert not file.is_file() or token not in file.read_bytes(), file
 
