@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from plca_dist.data.datasets.dataset import Reader
+from plca_dist.data.datasets.dataset import ForeignLabels, Reader
 from plca_dist.data.order import permutation
 from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.data.shards.manifest import (
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: Some 700 MB for GTA5, whose images take 2.8 MB each.
 SHARD_ROWS = 256
+
+#: The largest share of the samples that may be left out: more are a fault of the whole set and not of single files.
+MOST_SKIPPED = 0.25
 
 _RECORDS = "_unfinished"
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.parquet")
@@ -71,13 +74,14 @@ def write_shards(
         row_group_rows: most rows of a row group.
         row_group_bytes: most bytes of a row group's images and labels, unless a single row has more.
         workers: threads, default one per usable core; each writes one shard at a time.
-        skip_broken: leave broken samples out and list them in the manifest, instead of stopping at the first.
+        skip_broken: leave broken samples out and list them in the manifest, instead of stopping at the first. Labels
+            with values outside their set are no broken files, and stop it.
         overwrite: replace a finished dataset.
         progress: called with (samples done, samples in all), from any thread but never from two at once.
 
     Raises:
-        UserError: for a broken sample (without `skip_broken`), missing labels, or a directory that already holds
-            another dataset (without `overwrite`). No manifest is written then.
+        UserError: for a broken sample (with `skip_broken`: for too many), missing labels, or a directory that already
+            holds another dataset (without `overwrite`). No manifest is written then.
     """
     sizes = {"shard_rows": shard_rows, "row_group_rows": row_group_rows, "row_group_bytes": row_group_bytes}
     for name, value in sizes.items():
@@ -122,9 +126,6 @@ def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
 def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Written], inputs: str) -> Manifest:
     shards = tuple(shard for shard, _ in written if shard.rows)
     skipped = tuple(entry for _, entries in written for entry in entries)
-    if not shards:
-        first = f"; the first: {skipped[0].reason}" if skipped else "."
-        raise UserError(f"{reader.dataset}: not one of {len(reader)} samples could be written{first}")
     kept = {shard.name for shard in shards}
     for entry in store.list():
         # Left by an earlier, larger data set in the same place.
@@ -168,7 +169,7 @@ class _Writer:
         self._classes = label_set.classes if label_set else None
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._done = 0
+        self._done = self._left_out = 0
 
     def inputs_of(self, part: Sequence[int]) -> str:
         """A fingerprint of everything that decides the content of one shard."""
@@ -197,6 +198,7 @@ class _Writer:
             # Objects appear whole or not at all, so a file of the right size is the right file.
             present = not shard.rows or sizes.get(name) == shard.bytes
             if raw["inputs"] == inputs and present and (self.skip_broken or not skipped):
+                self._leave_out(skipped)
                 self._advance(len(part))
                 return shard, skipped
         broken: list[Skipped] = []
@@ -218,14 +220,26 @@ class _Writer:
                 raise _StoppedError
             try:
                 sample = self.reader.load(i)
+            except ForeignLabels:
+                raise
             except UserError as error:
                 if not self.skip_broken:
                     raise UserError(f"{error} --skip-broken leaves such samples out.") from error
                 log.warning("left out %s: %s", self._ids[i], error)
                 broken.append(Skipped(self._ids[i], str(error)))
+                self._leave_out(broken[-1:])
             else:
                 yield make_row(sample, len(self._classes) if self._classes else None)
             self._advance(1)
+
+    def _leave_out(self, samples: Sequence[Skipped]) -> None:
+        with self._lock:
+            self._left_out += len(samples)
+            if self._left_out > MOST_SKIPPED * len(self.reader):
+                raise UserError(
+                    f"{self.reader.dataset}: more than {MOST_SKIPPED:.0%} of {len(self.reader)} samples are broken, "
+                    f"which is a fault of the whole set; one of them: {samples[-1].reason}"
+                )
 
     def _advance(self, samples: int) -> None:
         with self._lock:
