@@ -21,11 +21,12 @@ from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, WEIGHTS, launch_of_state, trial_state
+from plca_dist.run_files import BASE, EVALUATION, RECIPE, SPACE, TRIALS, WEIGHTS, launch_of_state, trial_state
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import Trial
 from plca_dist.storage import Store, probe
+from plca_dist.training.attempts import current
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import CRITERIA
 from plca_dist.training.metrics_log import read_records
@@ -86,6 +87,12 @@ class Search:
         kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
         data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
         self.store.write(f"{TRIALS}/{trial.name}/{trial_state(self.generation)}", data.encode())
+
+    def why_unscored(self, name: str) -> str:
+        """Why the last evaluation of a trial has no mIoU; empty where it has one, or is of another kind."""
+        run = self.trials.child(name)
+        file = current(run, EVALUATION)
+        return str(json.loads(run.read(file)).get("note", "")) if file else ""
 
     def read(self) -> list[Trial]:
         """All trials so far, in the order in which they were drawn."""

@@ -71,7 +71,8 @@ def validate(
     if counts:
         result |= counts.result(labels)
         keys = (metrics.MIOU, metrics.MIOU_AGGREGATED)
-        record |= {key: score["miou"] for key, score in zip(keys, result["scores"], strict=False)}
+        scores = zip(keys, result["scores"], strict=False)
+        record |= {key: score["miou"] for key, score in scores if score["miou"] is not None}
     if measured:
         result |= {"unlabelled": measured.images, "criteria": measured.result()}
         record |= measured.result()
