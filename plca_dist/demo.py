@@ -18,6 +18,7 @@ from plca_dist.run.console import Console
 from plca_dist.run.directory import Run
 from plca_dist.run.lease import Lease
 from plca_dist.run.train import train
+from plca_dist.run_files import json_bytes
 from plca_dist.storage import Location, probe
 from plca_dist.terminal import Counters
 
@@ -65,7 +66,7 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
             **_PAGE,
         )
     result = {name: _summary(outcome) for name, outcome in evaluations.items()}
-    store.write("result.json", json.dumps({"seed": seed, **result}, indent=1, allow_nan=False).encode())
+    store.write("result.json", json_bytes({"seed": seed, **result}))
     print(f"result  {store.root}/result.json\npanels  {store.root}/panels.png\npage    {store.root}/index.html")
 
 

@@ -1,6 +1,5 @@
 """Scores of trained weights on labelled shards, every image once."""
 
-import json
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
@@ -14,7 +13,7 @@ from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.messages import Progress
-from plca_dist.run_files import EVALUATIONS
+from plca_dist.run_files import EVALUATIONS, json_bytes
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, file_at, probe, resolve
 from plca_dist.training.evaluation import UNLABELLED, Counts, evaluate, ratios
 
@@ -56,7 +55,7 @@ def evaluate_run(
     outcome = {"weights": job.weights.uri, "data": data.uri, **reduce(add, total).result(trained.labels)}
     if outcome["scores"][0]["miou"] is None:
         raise UserError(f"{data.uri}: {UNLABELLED} of {trained.labels.name!r}, so there is no score; {_GIVE_OTHERS}.")
-    store.write(name, json.dumps(outcome, indent=1, allow_nan=False).encode())
+    store.write(name, json_bytes(outcome))
     return outcome, f"{store.uri}/{name}"
 
 

@@ -80,9 +80,7 @@ def test_a_shard_of_another_writing_is_noticed(store: Store) -> None:
     reader = ShardReader(store, manifest)
     assert reader.read_row_group(0, 0, ["image"]).num_rows == 2
     for columns in (["image"], ["image", "label"], COLUMNS):
-        with pytest.raises(
-            Damaged, match=r"shard-00001\.parquet: row group 2 .* not those of its checksum"
-        ):
+        with pytest.raises(Damaged, match=r"shard-00001\.parquet: row group 2 .* not those of its checksum"):
             reader.read_row_group(1, 2, columns)
     with pytest.raises(UserError, match=r"shards: shard-00001\.parquet of 2 shards: absent, or other bytes"):
         checked(store)
