@@ -64,6 +64,8 @@ def _pictures(source: Store, target: Store) -> list[str]:
     for name in names:
         if source.local and not Path(source.root, name).is_file():
             raise UserError(f"{source.uri}/{name} is no file but a pipe, socket or device; take it away.")
+        if not target.local and any("\ud800" <= c <= "\udfff" for c in name):
+            raise UserError(f"{source.uri}/{name}: its name is not UTF-8, as names in a bucket are; rename it.")
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(PurePosixPath(name).stem, name)
