@@ -17,7 +17,9 @@ from plca_dist.report.tables import class_table, score_columns
 from plca_dist.report.write import report
 from plca_dist.run.console import Console
 from plca_dist.run.directory import Run
+from plca_dist.run.lease import Lease
 from plca_dist.run.train import train
+from plca_dist.run_files import json_bytes
 from plca_dist.storage import Location, probe
 from plca_dist.terminal import Counters
 
@@ -41,7 +43,9 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     store = probe(str(out))
     data = f"data/seed-{seed}"
     with Counters() as counters:
-        prepare_toytown(store.child(data), seed=seed, workers=os.cpu_count() or 1, progress=counters.show)
+        prepare_toytown(
+            store.child(data), seed=seed, workers=os.cpu_count() or 1, claim=Lease.acquire, progress=counters.show
+        )
     runs: dict[str, Run] = {}
     with connection(_config("plca", store.root, data, seed, steps).cluster, say):
         for name, (title, row) in _RUNS.items():
@@ -63,7 +67,7 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
             **_PAGE,
         )
     result = {name: _summary(outcome) for name, outcome in evaluations.items()}
-    store.write("result.json", json.dumps({"seed": seed, **result}, indent=1).encode())
+    store.write("result.json", json_bytes({"seed": seed, **result}))
     files = {"result": "result.json", "panels": "panels.png", "page": "index.html"}
     say(*(f"{what:6}  {store.root}/{name}" for what, name in files.items()))
 

@@ -135,6 +135,27 @@ def toytown_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def withheld_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 3 drawn scenes of 32 x 64 whose labels are withheld: every pixel is ignored."""
+    import dataclasses
+
+    import numpy as np
+
+    from plca_dist.data.datasets.toytown import ToytownReader
+    from plca_dist.data.shards import write_shards
+    from plca_dist.storage import resolve
+
+    class Withheld(ToytownReader):
+        def load(self, i: int):
+            sample = super().load(i)
+            return dataclasses.replace(sample, label=np.full_like(sample.label, 255))
+
+    folder = tmp_path_factory.mktemp("withheld")
+    write_shards(Withheld("target", 3, 0, 32, 64, labelled=True), resolve(str(folder)), with_labels=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def toytown_settings(toytown_shards: Path) -> list[str]:
     """Settings with which the shipped recipe `toytown` reads these shards."""
     uris = [f"{section}.uri={toytown_shards}/{section}" for section in ("source", "target")]

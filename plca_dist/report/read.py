@@ -55,6 +55,8 @@ class RunRecord:
         if "scores" not in self.evaluation:
             unlabelled = self.config.evaluation.uri is None
             yield f"{self.title} has no mIoU" + (": its recipe has no evaluation.uri." if unlabelled else " yet.")
+        elif note := self.evaluation.get("note"):
+            yield f"{self.title} has no mIoU: {note}."
 
 
 def read_runs(places: Sequence[Location], titles: Sequence[str] = ()) -> list[RunRecord]:
@@ -128,8 +130,8 @@ def _evaluation(data: bytes, labels: LabelSet) -> dict[str, Any]:
     try:
         values = [evaluation[STEP]]
         for score in evaluation.get("scores", ()):
-            values += [score["aggregation"], score["miou"], *(score["means"][name] for name in labels.means)]
-            values += [iou for iou in score["iou"].values() if iou is not None]
+            known = [score["miou"], *(score["means"][name] for name in labels.means), *score["iou"].values()]
+            values += [score["aggregation"], *(value for value in known if value is not None)]
     except (AttributeError, IndexError, KeyError, TypeError):
         values = [None]
     if not _numbers(values):

@@ -10,8 +10,9 @@ no state.
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +22,22 @@ from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, WEIGHTS, launch_of_state, trial_state
+from plca_dist.run_files import (
+    BASE,
+    EVALUATION,
+    RECIPE,
+    SPACE,
+    TRIALS,
+    WEIGHTS,
+    json_bytes,
+    launch_of_state,
+    trial_state,
+)
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import Trial
 from plca_dist.storage import Store, probe
+from plca_dist.training.attempts import current
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import CRITERIA
 from plca_dist.training.metrics_log import read_records
@@ -84,8 +96,14 @@ class Search:
     def record(self, trial: Trial) -> None:
         """Write the state of a trial, and its curve: the metrics of its run may have the curve later, or never."""
         kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
-        data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
-        self.store.write(f"{TRIALS}/{trial.name}/{trial_state(self.generation)}", data.encode())
+        content = {"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}
+        self.store.write(f"{TRIALS}/{trial.name}/{trial_state(self.generation)}", json_bytes(content))
+
+    def why_unscored(self, name: str) -> str:
+        """Why the last evaluation of a trial has no mIoU; empty where it has one, or is of another kind."""
+        run = self.trials.child(name)
+        file = current(run, EVALUATION)
+        return str(json.loads(run.read(file)).get("note", "")) if file else ""
 
     def read(self) -> list[Trial]:
         """All trials so far, in the order in which they were drawn."""
@@ -101,7 +119,7 @@ class Search:
         kept = json.loads(run.read(state))
         trial = Trial(
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
-            max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
+            _numbers(max(kept["curve"], curve_of(run), key=len)), kept["note"], kept["seconds"],
         )  # fmt: skip
         # The run's own files decide: it may have ended just before a kill, and a stopped trial goes on for some steps.
         if run.exists(WEIGHTS):
@@ -133,6 +151,11 @@ def open_search(space: Space, base: Config, name: str) -> Search:
         )
     open_run(config, "any")  # raises for what no trial could use
     return search
+
+
+def _numbers(curve: Sequence[Record]) -> list[Record]:
+    """The curve as it was measured: null is what JSON has for a number that is not finite."""
+    return [{key: math.nan if value is None else value for key, value in record.items()} for record in curve]
 
 
 def curve_of(run: Store) -> list[Record]:

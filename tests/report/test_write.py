@@ -30,9 +30,9 @@ from plca_dist.report.write import report
 from plca_dist.run.directory import open_run
 from plca_dist.run.history import Attempt
 from plca_dist.run.train import train
-from plca_dist.run_files import attempt
+from plca_dist.run_files import attempt, json_bytes
 from plca_dist.storage import Location, resolve
-from plca_dist.training.evaluation import probabilities
+from plca_dist.training.evaluation import Counts, probabilities
 from plca_dist.training.scores import score
 from tests.html_reader import Reader, assert_self_contained
 
@@ -277,6 +277,10 @@ def test_of_an_unfinished_run_the_page_says_what_is_not_there_yet(make: Make) ->
     assert files == ["curves.png"]
     assert "begun is not finished: its records go to step 30 of 40." in text
     assert "begun has no mIoU yet." in text
+    nothing = Counts({0.0: torch.zeros(9, 9, dtype=torch.int64)}, images=3).result(LABEL_SETS["toytown"])
+    resolve(place).write("evaluation.json", json_bytes({"step": 30, **nothing}))
+    assert "begun has no mIoU: these labels have no labelled pixel." in "".join(reported(place)[0].text)
+    resolve(place).delete("evaluation.json")
     assert "no pictures: there are no weights yet." in text
     resolve(place).delete("metrics.jsonl")
     resolve(place).delete("history.json")
