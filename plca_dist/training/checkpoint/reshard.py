@@ -1,8 +1,8 @@
 """The unpartitioned state of a checkpoint, and the way of that state into an engine of any world size and ZeRO stage.
 
 DeepSpeed loads its files only at the world size and the stage that they were written with. Its own converter, to a
-layout that it calls universal, knows Adam's state and not SGD's momentum; and its reader of weights executes what a file
-tells it to. Momentum is laid out as the weights are, so one function joins either.
+layout that it calls universal, knows Adam's state and not SGD's momentum; and its reader of weights executes what a
+file tells it to. Momentum is laid out as the weights are, so one function joins either.
 """
 
 from pathlib import Path

@@ -105,7 +105,7 @@ def weights_of(run: Store, name: str) -> dict[str, Tensor]:
     """The network's unpartitioned weights in the checkpoint called `name`, at any ZeRO stage. It needs no engine.
 
     Raises:
-        UserError: there is no such checkpoint, it does not count, or a file of it holds anything else than a run writes.
+        UserError: there is no such checkpoint, it does not count, or a file holds anything else than a run writes.
     """
     found = {c.name: c for c in committed(run)}
     if name not in found:

@@ -224,7 +224,7 @@ def test_padding_is_still_dropped_from_the_weights_alone(group: None, tmp_path: 
 
 @pytest.mark.parametrize("stage", PARTITIONED)
 def test_weights_are_joined_as_deepspeed_joins_them(written: Callable, stage: int) -> None:
-    """Its own reader would execute what the files tell it to. `distributed/test_ranks.py` compares them at more ranks."""
+    """Its own reader would execute what the files tell it to. `distributed/test_ranks.py` has more ranks."""
     folder = written(stage).folder
     files = internals.optimizer_files(folder, stage)
     joined = internals.join(folder, stage, files, [file.weights for file in files])

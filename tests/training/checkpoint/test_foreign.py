@@ -1,4 +1,4 @@
-"""A checkpoint that somebody else wrote: its hashes are right, and one of its files would run code where it is loaded."""
+"""A checkpoint of somebody else: its hashes are right, and one of its files would run code where it is loaded."""
 
 import hashlib
 import json
