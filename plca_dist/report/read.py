@@ -10,12 +10,13 @@ from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.messages import Record
 from plca_dist.run.history import Attempt, read_history
-from plca_dist.run_files import CHECKPOINTS, EVALUATION, METRICS, PAGE, RECIPE, SPACE, WEIGHTS
+from plca_dist.run_files import CHECKPOINTS, EVALUATION, METRICS, PAGE, RECIPE, SPACE
 from plca_dist.storage import Location, Store, probe
 from plca_dist.training.attempts import current, recipe_of
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import STEP
 from plca_dist.training.metrics_log import decode_records
+from plca_dist.training.result import has_result
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         raise UserError(f"{run.uri} is no run: it holds no {RECIPE}; give a run's directory.")
     config = recipe_of(run)
     weights: Location | None = place
-    if not run.exists(WEIGHTS):
+    if not has_result(run):
         newest = next(iter(committed(run)), None)
         weights = place.with_uri(f"{run.uri}/{CHECKPOINTS}/{newest.name}") if newest else None
     return RunRecord(

@@ -22,17 +22,7 @@ from plca_dist.messages import Record
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import (
-    BASE,
-    EVALUATION,
-    RECIPE,
-    SPACE,
-    TRIALS,
-    WEIGHTS,
-    json_bytes,
-    launch_of_state,
-    trial_state,
-)
+from plca_dist.run_files import BASE, EVALUATION, RECIPE, SPACE, TRIALS, json_bytes, launch_of_state, trial_state
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import Trial
@@ -41,6 +31,7 @@ from plca_dist.training.attempts import current
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import CRITERIA
 from plca_dist.training.metrics_log import read_records
+from plca_dist.training.result import has_result
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class Search:
         return str(json.loads(run.read(file)).get("note", "")) if file else ""
 
     def read(self) -> list[Trial]:
-        """All trials so far, in the order in which they were drawn."""
+        """All trials so far, in the order in which they were drawn. Raises UserError where one's result is damaged."""
         states: dict[str, tuple[int, str]] = {}
         for entry in self.store.list(TRIALS):
             _, name, file = entry.name.split("/", 2) if entry.name.count("/") > 1 else ("", "", "")
@@ -122,7 +113,7 @@ class Search:
             _numbers(max(kept["curve"], curve_of(run), key=len)), kept["note"], kept["seconds"],
         )  # fmt: skip
         # The run's own files decide: it may have ended just before a kill, and a stopped trial goes on for some steps.
-        if run.exists(WEIGHTS):
+        if has_result(run):
             return replace(trial, state="finished", step=trial.steps)
         newest = next(iter(committed(run)), None)
         return replace(trial, step=max(trial.step, newest.step if newest else 0))

@@ -141,6 +141,14 @@ def test_what_is_not_finite_is_kept_as_json_has_it(base: Config) -> None:
     assert score(search.read()[0], "entropy") is None, "it has diverged: the value before would be a lie"
 
 
+def test_a_trial_with_a_damaged_result_is_named_and_not_called_finished(base: Config) -> None:
+    search = opened(base)
+    suggested(planned(search), "t0")
+    search.trials.write("trial-000/model.safetensors", b"")
+    with pytest.raises(UserError, match=r"trials/trial-000/model\.safetensors is damaged"):
+        search.read()
+
+
 def test_a_trial_whose_process_dies_is_tried_again_while_it_gets_further(base: Config) -> None:
     plan = planned(opened(base))
     for k, reached in enumerate((2, 4, 6)):  # a machine lost each time, and the run went on
