@@ -10,13 +10,16 @@ from plca_dist.config import Config
 from plca_dist.data.labels import label_set
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.method.objective import ABLATION
+from plca_dist.output import say
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.report.pictures import PictureOptions
 from plca_dist.report.tables import class_table, score_columns
 from plca_dist.report.write import report
 from plca_dist.run.console import Console
 from plca_dist.run.directory import Run
+from plca_dist.run.lease import Lease
 from plca_dist.run.train import train
+from plca_dist.run_files import json_bytes
 from plca_dist.storage import Location, probe
 from plca_dist.terminal import Counters
 
@@ -40,9 +43,11 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
     store = probe(str(out))
     data = f"data/seed-{seed}"
     with Counters() as counters:
-        prepare_toytown(store.child(data), seed=seed, workers=os.cpu_count() or 1, progress=counters.show)
+        prepare_toytown(
+            store.child(data), seed=seed, workers=os.cpu_count() or 1, claim=Lease.acquire, progress=counters.show
+        )
     runs: dict[str, Run] = {}
-    with connection(_config("plca", store.root, data, seed, steps).cluster, print):
+    with connection(_config("plca", store.root, data, seed, steps).cluster, say):
         for name, (title, row) in _RUNS.items():
             config = _config(row, store.root, data, seed, steps)
             with Console(config.schedule.steps, label=title) as console:
@@ -62,8 +67,9 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
             **_PAGE,
         )
     result = {name: _summary(outcome) for name, outcome in evaluations.items()}
-    store.write("result.json", json.dumps({"seed": seed, **result}, indent=1).encode())
-    print(f"result  {store.root}/result.json\npanels  {store.root}/panels.png\npage    {store.root}/index.html")
+    store.write("result.json", json_bytes({"seed": seed, **result}))
+    files = {"result": "result.json", "panels": "panels.png", "page": "index.html"}
+    say(*(f"{what:6}  {store.root}/{name}" for what, name in files.items()))
 
 
 def _config(row: str, root: str, data: str, seed: int, steps: int | None) -> Config:

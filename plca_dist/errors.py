@@ -11,7 +11,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class RunFailed(RuntimeError):
@@ -34,6 +34,14 @@ class TrainingFault(RuntimeError):
 
 class LeaseLost(TrainingFault):
     """Another launch has taken the run or the search over: this one may not write any more."""
+
+
+def printable(text: str) -> str:
+    """The text with backslash escapes for what is no visible character: line ends, escape codes, bytes out of UTF-8.
+
+    File names may hold them, and a terminal would obey them.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

@@ -17,7 +17,10 @@
                    best.yaml, trials.csv, index.html      the result
 """
 
+import json
+import math
 import re
+from typing import Any
 
 RECIPE = "recipe.yaml"
 DATA = "data.json"
@@ -64,3 +67,16 @@ def launch_of_state(file: str) -> int | None:
 def stacks(rank: int) -> str:
     """The stacks of all threads of a rank whose step did not end."""
     return f"stacks-rank-{rank}.txt"
+
+
+def json_bytes(value: Any) -> bytes:
+    """The value as JSON, which has no number that is not finite: null takes its place."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

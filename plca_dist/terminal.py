@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Self, TextIO
 
+from plca_dist.output import Output, visible
+
 _LINE_EVERY_S = 5.0  # between plain lines, in a log file
 _REDRAW_EVERY_S = 0.1  # on a terminal; nobody reads faster
 _BAR = 12
@@ -20,8 +22,8 @@ _BAR = 12
 class Line:
     """The progress line at the bottom of a stream. Threads may share it."""
 
-    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, stream: TextIO | Output | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = Output.of(stream or sys.stderr)
         self.live = self._stream.isatty()
         self._clock = clock
         self._lock = Lock()
@@ -34,6 +36,7 @@ class Line:
             if not now and self._clock() - self._written < (_REDRAW_EVERY_S if self.live else _LINE_EVERY_S):
                 return
             self._written = self._clock()
+            fields = [visible(field) for field in fields]
             if self.live:
                 self._redraw(_fit(fields, self._columns()))
             else:
@@ -43,10 +46,9 @@ class Line:
         """Write a message on a line of its own, above the progress line."""
         with self._lock:
             standing = self._standing
-            for line in message.splitlines():
-                self._redraw(line)
-                self._write("\n")
-                self._standing = ""
+            self._redraw(visible(message))
+            self._write("\n")
+            self._standing = ""
             if standing:
                 self._redraw(standing)
 
@@ -71,7 +73,7 @@ class Line:
         self._standing = text
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
+        self._stream.obeyed(text)
         self._stream.flush()
 
     def _columns(self) -> int:

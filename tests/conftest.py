@@ -1,15 +1,16 @@
 """Fixtures that all tests share, and which tests run beside each other."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Before torch and ray are imported anywhere: one thread a process on two cores, and what ray_cluster/ would set.
+# Before torch and ray are imported anywhere: one thread a process on two cores, and a token for clusters of tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import torch
 
@@ -29,7 +30,8 @@ _CLUSTERS = {"ray_session", "slurm"}
 #: Where tests use them, or start clusters of their own.
 _ON_CLUSTERS = (
     "tests/distributed/", "tests/docs/", "tests/doctor/test_nodes.py", "tests/kuberay/test_job.py",
-    "tests/ray_cluster/test_abandoned.py", "tests/run/test_prometheus.py", "tests/slurm/",
+    "tests/ray_cluster/test_abandoned.py", "tests/ray_cluster/test_local.py",
+    "tests/run/test_prometheus.py", "tests/slurm/",
 )  # fmt: skip
 #: It starts two to four processes, but no cluster.
 _RANKS = "tests/distributed/test_ranks.py"
@@ -129,6 +131,27 @@ def toytown_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("toytown")
     prepare_toytown(resolve(str(folder)), size=(32, 64), count=24, progress=lambda what, done, total: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def withheld_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 3 drawn scenes of 32 x 64 whose labels are withheld: every pixel is ignored."""
+    import dataclasses
+
+    import numpy as np
+
+    from plca_dist.data.datasets.toytown import ToytownReader
+    from plca_dist.data.shards import write_shards
+    from plca_dist.storage import resolve
+
+    class Withheld(ToytownReader):
+        def load(self, i: int):
+            sample = super().load(i)
+            return dataclasses.replace(sample, label=np.full_like(sample.label, 255))
+
+    folder = tmp_path_factory.mktemp("withheld")
+    write_shards(Withheld("target", 3, 0, 32, 64, labelled=True), resolve(str(folder)), with_labels=True)
     return folder
 
 

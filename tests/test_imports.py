@@ -10,15 +10,15 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "parsing", "polling", "messages", "versions", "run_files", "deepspeed_options", "ops", "storage",
-    "method",    "models", "data",
+    "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "deepspeed_options", "ops",
+    "storage", "method", "models", "data",
     "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
-    "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/"),
+    "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/", "data/shards/manifest.py"),
     "fsspec": ("storage/",),
     **dict.fromkeys(("s3fs", "botocore", "gcsfs", "google", "adlfs", "azure"), ("storage/clouds/",)),
 }
@@ -111,6 +111,10 @@ PARSING = re.compile(r"\bjson\.loads?$|\byaml\.(\w*load\w*|parse)$|\.(decode|rea
 #: Each decodes what is no object of a store.
 OF_NO_STORE = {
     ("doctor/mount.py", "MOUNTS.read_text"),
+    ("errors.py", "c.encode('unicode_escape', 'surrogatepass').decode"),
+    ("output.py", "found[0].encode('unicode_escape').decode"),
+    ("output.py", "text.encode(encoding, 'replace').decode"),
+    ("ray_cluster/internals/core.py", "file.read().decode"),  # errors="replace": Ray's log of this machine
     ("doctor/node.py", "json.loads"),  # it travels to nodes where this package is missing
     ("report/markup.py", "base64.b64encode(png).decode"),
     ("report/write.py", "target.read(PAGE).decode"),  # errors="replace": the page of an earlier report

@@ -34,15 +34,17 @@ class FaultyProxy:
         why: "busy", or what a refused request gets in place of the 503: "denied", "expired" or "quota".
         drop: share of requests whose connection is reset instead of an answer.
         cut: share of GETs that get half of a body, then a reset.
+        truncate: share of GETs of objects that get half of a body, with a length that fits it: nothing looks wrong.
+        lag_s: seconds by which listings are behind.
         stall: share of requests that are answered only after `stall_s` seconds.
-        faults: number of faults by the four names above and "away".
+        faults: number of faults by the names above and "away".
         requests: number of requests by method.
         read: bytes sent for GETs, by path (/bucket/key; /account/container/key with Azurite).
     """
 
     def __init__(self, upstream: str, seed: int = 0, kind: str = "s3", certificate: Path | None = None) -> None:
         self.kind, self.why = kind, "busy"
-        self.refuse = self.drop = self.cut = self.stall = 0.0
+        self.refuse = self.drop = self.cut = self.truncate = self.stall = self.lag_s = 0.0
         self.stall_s = 5.0
         self.faults: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
@@ -51,6 +53,7 @@ class FaultyProxy:
         self._upstream = address.netloc
         self._random, self._lock = random.Random(seed), threading.Lock()
         self._away_until = 0.0
+        self._listed: dict[str, list[tuple[float, Any]]] = {}
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         if certificate:  # a file with a key and a certificate for 127.0.0.1
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -71,7 +74,19 @@ class FaultyProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def _fault(self, method: str) -> str | None:
+    def _lagging(self, path: str, answer: Any) -> Any:
+        """Note the answer to a listing; returns the one that a store would give whose listings are `lag_s` behind."""
+        with self._lock:
+            known = self._listed.setdefault(path, [])
+            known.append((time.monotonic(), answer))
+            behind = [a for at, a in known if at < time.monotonic() - self.lag_s]
+            del known[:-50]
+            if self.lag_s and behind:
+                self.faults["lag"] += 1
+                return behind[-1]
+            return answer
+
+    def _fault(self, method: str, path: str) -> str | None:
         with self._lock:
             self.requests[method] += 1
             drawn = self._random.random()
@@ -79,8 +94,8 @@ class FaultyProxy:
             if time.monotonic() < self._away_until:
                 fault = "away"
             else:
-                for name in ("refuse", "drop", "cut", "stall"):
-                    if name == "cut" and method != "GET":
+                for name in ("refuse", "drop", "cut", "truncate", "stall"):
+                    if (name in ("cut", "truncate") and method != "GET") or (name == "truncate" and _lists(path)):
                         continue
                     if drawn < (share := getattr(self, name)):
                         fault = name
@@ -89,6 +104,11 @@ class FaultyProxy:
             if fault:
                 self.faults[fault] += 1
             return fault
+
+
+def _lists(path: str) -> bool:
+    """Whether a GET of this path is an S3 listing."""
+    return "list-type=2" in path
 
 
 class _Server(ThreadingHTTPServer):
@@ -106,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = read_body(self.headers, self.rfile)
-        fault = self.proxy._fault(self.command)
+        fault = self.proxy._fault(self.command, self.path)
         if fault in ("away", "drop"):
             self._reset()
             return
@@ -121,6 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = [(k, v) for k, v in response.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
         if self.command != "HEAD":
             headers = [(k, v) for k, v in headers if k.lower() != "content-length"]
+        if self.command == "GET" and _lists(self.path):
+            data = self.proxy._lagging(self.path, data)
+        if fault == "truncate" and response.status < 300:
+            data = data[: len(data) // 2]
         if self.command == "GET":
             with self.proxy._lock:
                 self.proxy.read[self.path.partition("?")[0]] += len(data)

@@ -33,8 +33,9 @@ main() {
     RAY_ADDRESS=$(address):$PLCA_PORT
     export RAY_ADDRESS PLCA_LOGS=$PWD/plca-$SLURM_JOB_ID.ray
     export PLCA_CLUSTER_FIXED=1 # a run that does not fit must not wait for more nodes
-    mkdir -p "$PLCA_LOGS"
-    (umask 077 && echo "$RAY_AUTH_TOKEN" >"$PLCA_LOGS/token") # for whoever wants to look at this Ray
+    # Nobody else reads what Ray logs, nor the token, which is there for whoever wants to look at this Ray. Runs are
+    # written by the umask that the job was submitted with.
+    (umask 077 && mkdir -p "$PLCA_LOGS" && chmod 700 "$PLCA_LOGS" && echo "$RAY_AUTH_TOKEN" >"$PLCA_LOGS/token")
     mapfile -t names < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
     say "$SLURM_JOB_ID, attempt $((${SLURM_RESTART_COUNT:-0} + 1)), on ${names[*]}"
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import Commands, add_command, add_endpoint
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -36,5 +37,5 @@ def run(parsed: Namespace) -> int:
     failed = False
     for finding in examine(storage, cluster=parsed.cluster, gpu=parsed.gpu):
         failed |= not finding.good
-        print(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what}: {finding.detail}", flush=True)
+        say(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what}: {finding.detail}")
     return int(failed)

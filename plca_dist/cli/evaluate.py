@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import Commands, add_command, add_weights, inference_job, ratios
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -51,4 +52,4 @@ def run(parsed: Namespace) -> None:
             json_file=Location(parsed.json, parsed.endpoint) if parsed.json else None,
         )
     print(outcome_table(outcome), end="")
-    print(f"json: {written}")
+    say(f"json: {written}")

@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import NEW_FILE, PLACE, Commands, add_command, add_endpoint, add_size, ratio
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -36,7 +37,7 @@ def run(parsed: Namespace) -> None:
     from plca_dist.inference.export import export_network
     from plca_dist.storage import Location
 
-    print(
+    say(
         export_network(
             Location(parsed.weights, parsed.endpoint),
             Location(parsed.out, parsed.endpoint),

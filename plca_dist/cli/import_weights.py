@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import NEW_FILE, Commands, add_command, add_endpoint
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -29,4 +30,4 @@ def run(parsed: Namespace) -> None:
     from plca_dist.storage import Location
 
     written, labels = import_authors(Location(parsed.file, parsed.endpoint), Location(parsed.out, parsed.endpoint))
-    print(f"{written}: {len(labels)} classes, in the order of the label set {labels.name}")
+    say(f"{written}: {len(labels)} classes, in the order of the label set {labels.name}")

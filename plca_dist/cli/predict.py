@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import Commands, add_command, add_weights, inference_job, ratio
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -40,4 +41,4 @@ def run(parsed: Namespace) -> None:
             workers,
             counters.show,
         )
-    print("\n".join([f"{images} images:", *(f"  {folder}" for folder in folders)]))
+    say(f"{images} images:", *(f"  {folder}" for folder in folders))

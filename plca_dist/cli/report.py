@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import Commands, add_command, add_endpoint, add_workers, at_least, ratio
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -66,4 +67,4 @@ def run(parsed: Namespace) -> None:
     out = Location(parsed.out, parsed.endpoint) if parsed.out else None
     with Counters() as counters:
         page, *pictures = report(runs, out, options, counters.show)
-    print("\n".join([f"page: {page}", *(f"  {picture}" for picture in pictures)]))
+    say(f"page: {page}", *(f"  {picture}" for picture in pictures))

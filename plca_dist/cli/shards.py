@@ -5,9 +5,15 @@ import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plca_dist.cli.options import Commands, add_command, add_endpoint, add_size, at_least
 from plca_dist.errors import UserError
+from plca_dist.output import say
+
+if TYPE_CHECKING:
+    from plca_dist.run.lease import Lease
+    from plca_dist.storage import Store
 
 
 def add(commands: Commands) -> None:
@@ -22,14 +28,18 @@ plca shards gta5 --root GTA5 --out s3://bucket/shards/gta5
 plca shards cityscapes --root cityscapes --split train --no-labels --out s3://bucket/shards/cityscapes_train
 plca shards cityscapes --root cityscapes --split val --out s3://bucket/shards/cityscapes_val
 plca shards folder --root photos --no-labels --out data/photos
-plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken""",
+plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken
+plca shards --verify s3://bucket/shards/gta5""",
         """Write shards of the domain to adapt to with --no-labels. The same call again continues where an interrupted
-        one stopped. The manifest is written last; shards without one are no data set.""",
+        one stopped. The manifest is written last; shards without one are no data set. --verify reads finished shards
+        and compares every byte with the manifest.""",
     )
     parser.more = _layouts
-    parser.add_argument("dataset", metavar="DATASET", help="one of those below")
+    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="one of those below")
     parser.add_argument("--root", metavar="DIR", help="the data set's own folder")
-    parser.add_argument("--out", required=True, metavar="URI", help="where the shards go")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--out", metavar="URI", help="where the shards go")
+    place.add_argument("--verify", metavar="URI", help="finished shards to compare with their manifest")
     parser.add_argument("--split", help="train, val or test, where the data set has them")
     parser.add_argument("--labels", metavar="SET", help="folder: the label set that its labels are written in")
     parser.add_argument("--no-labels", action="store_true", help="leave labels out: shards for a training target")
@@ -62,8 +72,11 @@ def run(parsed: Namespace) -> None:
     from plca_dist.terminal import Counters
 
     _check(parsed)
-    out = probe(Location(parsed.out, parsed.endpoint))
     workers = parsed.workers or os.cpu_count() or 1
+    if parsed.verify:
+        _verify(probe(Location(parsed.verify, parsed.endpoint)), workers)
+        return
+    out = probe(Location(parsed.out, parsed.endpoint))
     with Counters() as counters:
         if parsed.dataset == "toytown":
             manifests = prepare_toytown(
@@ -73,6 +86,7 @@ def run(parsed: Namespace) -> None:
                 count=parsed.count or TOYTOWN_COUNT,
                 overwrite=parsed.overwrite,
                 workers=workers,
+                claim=_claim,
                 progress=counters.show,
             )
         else:
@@ -87,20 +101,48 @@ def run(parsed: Namespace) -> None:
                 skip_broken=parsed.skip_broken,
                 overwrite=parsed.overwrite,
                 workers=workers,
+                claim=_claim,
                 progress=counters.show,
             )
             manifests = {"": manifest}
     for name, manifest in manifests.items():
-        print(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
+        say(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
+
+
+def _verify(shards: "Store", workers: int) -> None:
+    from plca_dist.data.shards.verify import verify
+    from plca_dist.terminal import Counters
+
+    with Counters() as counters:
+        manifest = verify(
+            shards, workers=workers, progress=lambda done, total: counters.show("shards verified", done, total)
+        )
+    print(f"{shards.uri}: every byte as written: {manifest.summary()}")
+
+
+def _claim(shards: "Store") -> "Lease":
+    """The lease on a shard directory. Raises UserError where another command writes there."""
+    from plca_dist.run.lease import Lease, LeaseHeld
+
+    try:
+        return Lease.acquire(shards)
+    except LeaseHeld as error:
+        raise UserError(f"another `plca shards` writes there: {error}") from error
 
 
 def _check(parsed: Namespace) -> None:
-    """Raises UserError for options that the data set does not have, and for a missing --root.
+    """Raises UserError for options that the data set does not have, and for those that are missing.
 
     Another name than those of data sets is left to `prepare`.
     """
     from plca_dist.data.datasets.layouts import DATASETS
 
+    if parsed.verify:
+        if parsed.dataset:
+            raise UserError(f"--verify reads shards and writes none; leave out {parsed.dataset!r}.")
+        return
+    if not parsed.dataset:
+        raise UserError(f"give the data set that --out is for: {', '.join(DATASETS)}.")
     if parsed.dataset == "toytown":
         _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken"))
     elif parsed.dataset in DATASETS:

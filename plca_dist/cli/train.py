@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from plca_dist.cli.options import RECIPE, Commands, add_command, add_settings, settings
+from plca_dist.output import say
 
 
 def add(commands: Commands) -> None:
@@ -38,4 +39,4 @@ def run(parsed: Namespace) -> None:
         trained = train(config, parsed.name or Path(parsed.recipe).stem, console.show)
     if (outcome := trained.evaluation()) and "scores" in outcome:
         print(outcome_table(outcome), end="")
-    print(f"run: {trained.store.uri}")
+    say(f"run: {trained.store.uri}")

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from plca_dist.data.augment import augment
-from plca_dist.data.codec import decode_image, decode_label
+from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.order import Order, sample_rng
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest
@@ -79,6 +79,7 @@ class DomainStream:
         manifest = read_manifest(shards)
         self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window)
         self._table = None if classes is None else label_table(manifest, classes, shards.uri)
+        self._where = shards.uri
         self._name, self._seed, self._skip = name, seed, damaged == "skip"
         self._shorter_edge, self._crop, self._flip = shorter_edge, crop, flip
         self.groups = RowGroups(ShardReader(shards, manifest), ["image"] if classes is None else ["image", "label"])
@@ -131,8 +132,7 @@ class DomainStream:
         finally:
             self.groups.release(int(self.groups.group_of(stretch[within])))
         image, label = augment(
-            decode_image(row["image"]),
-            None if self._table is None else decode_label(row["label"]),
+            *decoded(row, f"{self._where}: row {index}"),
             sample_rng(self._seed, self._name, epoch, index),
             shorter_edge=self._shorter_edge,
             crop=self._crop,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.shards import Manifest, write_shards
+from plca_dist.data.shards.writer import Claiming, unclaimed
 from plca_dist.messages import Progress
 from plca_dist.storage import Store
 
@@ -25,6 +26,7 @@ def prepare(
     skip_broken: bool = False,
     overwrite: bool = False,
     workers: int = 1,
+    claim: Claiming = unclaimed,
     progress: Progress,
 ) -> Manifest:
     """Write the shards of one data set to `out`. The arguments are those of `open_dataset` and `write_shards`.
@@ -40,6 +42,7 @@ def prepare(
         workers=workers,
         skip_broken=skip_broken,
         overwrite=overwrite,
+        claim=claim,
         progress=lambda done, total: progress(reader.dataset, done, total),
     )
 
@@ -52,6 +55,7 @@ def prepare_toytown(
     count: int = TOYTOWN_COUNT,
     overwrite: bool = False,
     workers: int = 1,
+    claim: Claiming = unclaimed,
     progress: Progress,
 ) -> dict[str, Manifest]:
     """Draw toytown: `source` with labels, `target` without, and `val` (target scenes with labels) below `out`."""
@@ -70,6 +74,7 @@ def prepare_toytown(
             seed=seed,
             workers=workers,
             overwrite=overwrite,
+            claim=claim,
             progress=lambda done, total, name=name: progress(f"toytown {name}", done, total),  # type: ignore[misc]
         )
     return manifests

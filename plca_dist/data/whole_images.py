@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from plca_dist.data.codec import decode_image, decode_label
+from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
@@ -73,7 +73,7 @@ def whole_pairs(
         closing(_rows(source, source_manifest, ["image", "label"], rows)) as source_rows,
         closing(_rows(target, target_manifest, ["image"], rows)) as target_rows,
     ):
-        for read_source, read_target in zip(source_rows, target_rows, strict=True):
+        for index, read_source, read_target in zip(rows, source_rows, target_rows, strict=True):
             try:
                 source_row, target_row = read_source(), read_target()
             except Damaged as error:
@@ -83,8 +83,9 @@ def whole_pairs(
                     reported.add(str(error))
                     log.warning("passing over damaged rows: %s", error)
                 continue
-            label = look_up(table, decode_label(source_row["label"]))
-            yield Pair(decode_image(source_row["image"]), label, decode_image(target_row["image"]))
+            image, label = decoded(source_row, f"{source.uri}: row {index}")
+            assert label is not None
+            yield Pair(image, look_up(table, label), decoded(target_row, f"{target.uri}: row {index}")[0])
 
 
 def _labelled(store: Store, manifest: Manifest, labels: LabelSet, wanted: range) -> Generator[Labelled, None, None]:
@@ -92,8 +93,9 @@ def _labelled(store: Store, manifest: Manifest, labels: LabelSet, wanted: range)
     with closing(_rows(store, manifest, ["id", "image", "label"], wanted)) as rows:
         for index, read in zip(wanted, rows, strict=True):
             row = read()
-            label = look_up(table, decode_label(row["label"]))
-            yield Labelled(index, row["id"], decode_image(row["image"]), label)
+            image, label = decoded(row, f"{store.uri}: row {index} ({row['id']})")
+            assert label is not None
+            yield Labelled(index, row["id"], image, look_up(table, label))
 
 
 def _rows(

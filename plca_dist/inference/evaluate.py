@@ -1,6 +1,5 @@
 """Scores of trained weights on labelled shards, every image once."""
 
-import json
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
@@ -14,9 +13,9 @@ from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.messages import Progress
-from plca_dist.run_files import EVALUATIONS
+from plca_dist.run_files import EVALUATIONS, json_bytes
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, file_at, probe, resolve
-from plca_dist.training.evaluation import Counts, evaluate, ratios
+from plca_dist.training.evaluation import UNLABELLED, Counts, evaluate, ratios
 
 
 def evaluate_run(
@@ -54,8 +53,14 @@ def evaluate_run(
         total.append(counts)
         progress("images", sum(c.images for c in total), manifest.rows)
     outcome = {"weights": job.weights.uri, "data": data.uri, **reduce(add, total).result(trained.labels)}
-    store.write(name, json.dumps(outcome, indent=1).encode())
+    if outcome["scores"][0]["miou"] is None:
+        raise UserError(f"{data.uri}: {UNLABELLED} of {trained.labels.name!r}, so there is no score; {_GIVE_OTHERS}.")
+    store.write(name, json_bytes(outcome))
     return outcome, f"{store.uri}/{name}"
+
+
+#: Test splits of published sets come so.
+_GIVE_OTHERS = "give a split whose labels are published"
 
 
 def _result_name(trained: TrainedNetwork, data: str) -> str:

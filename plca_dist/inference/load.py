@@ -8,12 +8,14 @@ from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import UserError
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
+from plca_dist.models.state import load_strict, state_dict_of
 from plca_dist.models.weights import describe, load_weights
 from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
 from plca_dist.storage import Location, Store, absolute, file_at, probe
 from plca_dist.training.attempts import recipe_of
 from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.result import has_result
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ def load_trained(location: Location) -> TrainedNetwork:
     config = recipe_of(store)
     if within:
         network = empty_network(config)
-        network.load_state_dict(weights_of(store, within[2]))
+        weights = state_dict_of(weights_of(store, within[2]), place)
+        load_strict(network, weights, f"{place} does not fit its run's {RECIPE}", "restore it from a copy")
         return TrainedNetwork(network, LABEL_SETS[config.labels], store, config, within[2])
-    if not store.exists(WEIGHTS):
+    if not has_result(store):
         raise UserError(
             f"{store.uri} has no {WEIGHTS} yet: the run has not finished; "
             f"continue it with `plca train`, or name one of its {CHECKPOINTS}/."

@@ -1,12 +1,12 @@
 """Predictions for a folder of images: class ids, colours, and overlays to look at."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from plca_dist.config import ClusterSettings
-from plca_dist.data.codec import encode_label, verified_image
+from plca_dist.data.codec import OTHER_SUFFIXES, SUFFIXES, encode_label, verified_image
 from plca_dist.data.colours import colour, overlay, png
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
 from plca_dist.errors import UserError
@@ -16,7 +16,6 @@ from plca_dist.messages import Progress
 from plca_dist.storage import Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
 
-_PICTURES = (".png", ".jpg", ".jpeg")
 _LABEL_IDS, _TRAIN_IDS, _COLOUR, _OVERLAY = _FOLDERS = ("label_ids", "train_ids", "colour", "overlay")
 
 
@@ -43,15 +42,30 @@ def predict_images(
 
 
 def _pictures(source: Store, target: Store) -> list[str]:
-    """Names of the images below `source`, without the results of an earlier prediction below `target`."""
+    """Names of the images below `source`, without the results of an earlier prediction below `target`.
+
+    Hidden files are none. Raises UserError for pictures that cannot be read, and for what is no file.
+    """
     results = tuple(f"{target.root}/{folder}/" for folder in _FOLDERS)
     names = [
         e.name
         for e in source.list()
-        if e.name.lower().endswith(_PICTURES) and not f"{source.root}/{e.name}".startswith(results)
+        if e.name.lower().endswith(SUFFIXES + OTHER_SUFFIXES)
+        and not f"{source.root}/{e.name}".startswith(results)
+        and not any(part.startswith(".") for part in e.name.split("/"))
     ]
     if not names:
-        raise UserError(f"{source.uri} holds no images ({', '.join(_PICTURES)}).")
+        raise UserError(f"{source.uri} holds no images ({', '.join(SUFFIXES)}).")
+    if others := [name for name in names if name.lower().endswith(OTHER_SUFFIXES)]:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise UserError(
+            f"{source.uri}: {', '.join(others[:3])}{more}: only PNG and JPEG are read; convert them, or take them away."
+        )
+    for name in names:
+        if source.local and not Path(source.root, name).is_file():
+            raise UserError(f"{source.uri}/{name} is no file but a pipe, socket or device; take it away.")
+        if not target.local and any("\ud800" <= c <= "\udfff" for c in name):
+            raise UserError(f"{source.uri}/{name}: its name is not UTF-8, as names in a bucket are; rename it.")
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(PurePosixPath(name).stem, name)
@@ -74,7 +88,7 @@ def _predict_part(
         try:
             image_3HW = verified_image(source.read(name))
         except ValueError as error:
-            raise UserError(f"{source.uri}/{name} cannot be read: {error}; repair it or take it away.") from error
+            raise UserError(f"{source.uri}/{name} cannot be read: {error}, or take it away.") from error
         probability_KHW = probabilities(
             trained.network, image_3HW, size=job.size, ratio=job.aggregation, inference=trained.inference
         )

@@ -39,7 +39,8 @@ def association_loss(
 
     D̃ is the contrast-normalized similarity (Eq. 5, 6). `source` and `target` are (B, C, H, W): features with
     similarity "cosine" (Eq. 4), class probabilities with "kl" (Eq. 10). They may differ in H and W. `labels` (B, H, W)
-    are integers on the source's grid (`labels_to_grid`). The target is aggregated first (Eq. 7, 8).
+    are integers on the source's grid (`labels_to_grid`); negative ones are ignored, as `ignore_index` is. The target is
+    aggregated first (Eq. 7, 8).
 
     Unlike the authors' code the mean is taken per pair and then over pairs, so that the loss does not depend on how a
     batch is split over devices. As there, ignored source pixels are dropped as starts only: they remain candidates, and
@@ -95,7 +96,7 @@ def _associate(
         of_source.key,
         of_target.query,
         of_target.key,
-        labels.flatten(1),
+        torch.where(labels < 0, settings.ignore_index, labels).flatten(1),
         cosine=of_source.cosine,
         ignore_index=settings.ignore_index,
         pairwise=settings.pairwise,

@@ -18,6 +18,8 @@ def lovasz_softmax(
     For class c, pixel p errs by m_p = |[y_p = c] − P_p(c)|. With the errors in falling order and J_n the Jaccard loss
     (1 − intersection/union) when the n worst pixels are wrong, the loss of the class is Σ_n m_n (J_n − J_{n−1}).
 
+    `labels` that are negative are ignored, as `ignore_index` is.
+
     scope "image": per image, then the mean over images. It needs no communication and does not depend on how a batch is
     split over devices. An image without a valid pixel counts as a zero that keeps the graph.
     scope "batch": one set of all pixels of the batch at hand (the authors' code: of all devices' batches).
@@ -35,7 +37,7 @@ def lovasz_softmax(
         probabilities_BKP = probabilities_BKP.transpose(0, 1).flatten(1)[None]
         labels_BP = labels_BP.flatten()[None]
 
-    valid_B1P = (labels_BP != ignore_index)[:, None]
+    valid_B1P = ((labels_BP != ignore_index) & (labels_BP >= 0))[:, None]
     classes_K1 = torch.arange(shape[1], device=labels_BP.device)[:, None]
     foreground_BKP = (labels_BP[:, None] == classes_K1) & valid_B1P
     error_BKP = (foreground_BKP.to(probabilities_BKP.dtype) - probabilities_BKP).abs()

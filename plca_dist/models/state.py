@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from plca_dist.errors import UserError
 
 _SHOWN = 3
+#: What helps a damaged weight file.
+RESTORE = (
+    "restore it from a copy; or, if a run left it, delete it, and the same `plca train` writes it again from the last "
+    "checkpoint"
+)
 
 
 def torch_payload(data: bytes, origin: str) -> Any:
@@ -42,7 +47,7 @@ def safetensors_of(data: bytes, origin: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
     except Exception:  # a manipulated header makes it raise nearly anything
-        raise UserError(f"{origin} is damaged or cut short: copy it again.") from None
+        raise UserError(f"{origin} is damaged or cut short: {RESTORE}.") from None
 
 
 def differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

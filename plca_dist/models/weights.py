@@ -5,6 +5,7 @@ differ between a file and the network are listed here and nowhere else. Files ar
 their `origin`.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,11 +20,13 @@ from plca_dist.models.authors import fill_as_authors
 from plca_dist.models.backbone import build_backbone
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.description import Description, described, unlike
-from plca_dist.models.state import differences, load_strict, safetensors_of, state_dict_of, torch_payload
+from plca_dist.models.state import RESTORE, differences, load_strict, safetensors_of, state_dict_of, torch_payload
 from plca_dist.parsing import MISFITS, Unreadable, from_json, json_as
 
 _FORMAT = "weights-1"
 _KEY = "plca_dist"
+#: In the metadata of files of this version; those of earlier ones have none, and nothing is compared.
+_HASH = "sha256"
 _NOT_THE_BACKBONES = ("fc.weight", "fc.bias")
 
 
@@ -89,21 +92,40 @@ def _parameters_fit(backbone: str, parameters: Mapping[str, Tensor]) -> bool:
 def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
     """The network as a safetensors file, from which `load_weights` rebuilds it; equal networks give equal bytes.
 
+    The metadata holds a hash of the tensors, which is compared wherever they are loaded.
+
     `classes`: names in train-id order. All metadata is one entry, because safetensors shuffles the order of several.
     """
     assert len(classes) == network.num_classes, f"{len(classes)} class names for {network.num_classes} classes"
     description = {"format": _FORMAT} | described(network, classes)._asdict()
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    description[_HASH] = _hash(described(network, classes), tensors)
     return safetensors.torch.save(tensors, {_KEY: json.dumps(description)})
+
+
+def _hash(description: Description, tensors: Mapping[str, Tensor]) -> str:
+    """Of the description, and of every tensor's name, dtype, shape and bytes, in the order of the names."""
+    found = hashlib.sha256(json.dumps(description).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def describe(data: bytes, *, origin: str = "the weight file") -> Description:
     """The description in a file that `to_bytes` wrote. Raises UserError for any other file."""
+    return _described(data, origin)[0]
+
+
+def _described(data: bytes, origin: str) -> tuple[Description, str | None]:
+    """`describe`, and the hash that the file says it has."""
     header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     try:
         written = json_as(header, lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another")
+        digest = written.pop(_HASH, None)
         if "format" not in written or written["format"] == _FORMAT:
-            return _description(written)
+            return _description(written), digest
     except (Unreadable, *MISFITS):
         raise UserError(
             f"{origin} was not written by plca_dist (a safetensors file with its metadata is expected): give weights"
@@ -112,6 +134,14 @@ def describe(data: bytes, *, origin: str = "the weight file") -> Description:
     raise UserError(
         f"{origin} is not in the format {_FORMAT!r} that this version reads: use the version that wrote it."
     )
+
+
+def _tensors(data: bytes, description: Description, digest: str | None, origin: str) -> dict[str, Tensor]:
+    """The file's tensors. Raises UserError where they are damaged or differ from the hash in the file."""
+    tensors = safetensors_of(data, origin)
+    if digest is not None and _hash(description, tensors) != digest:
+        raise UserError(f"{origin} is damaged (it differs from the sha256 in its metadata): {RESTORE}.")
+    return tensors
 
 
 def _description(written: Mapping[str, Any]) -> Description:
@@ -136,9 +166,10 @@ def load_weights(data: bytes, *, origin: str = "the weight file") -> Network:
 
     Raises UserError for a foreign, damaged or inconsistent file.
     """
-    described = describe(data, origin=origin)
-    network = build_network(described.backbone, len(described.classes), style=described.style, rates=described.rates)
-    load_strict(network, safetensors_of(data, origin), f"{origin} contradicts its own metadata", "copy it again")
+    there, digest = _described(data, origin)
+    tensors = _tensors(data, there, digest, origin)
+    network = build_network(there.backbone, len(there.classes), style=there.style, rates=there.rates)
+    load_strict(network, tensors, f"{origin} contradicts its own metadata", "copy it again")
     return network
 
 
@@ -147,7 +178,8 @@ def load_into(network: Network, data: bytes, classes: Sequence[str], *, origin: 
 
     Raises UserError naming what differs: backbone, style, rates and classes first, then names and shapes.
     """
-    there = describe(data, origin=origin)
+    there, digest = _described(data, origin)
+    tensors = _tensors(data, there, digest, origin)
     if wrong := unlike(there, described(network, classes), "{0} in the file, {1} here"):
         raise UserError(f"{origin} holds another network: {'; '.join(wrong)}: build the network as the file says.")
-    load_strict(network, safetensors_of(data, origin), f"{origin} contradicts its own metadata", "copy it again")
+    load_strict(network, tensors, f"{origin} contradicts its own metadata", "copy it again")

@@ -5,24 +5,18 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import ray
 
 from plca_dist.config import ClusterSettings
 from plca_dist.errors import UserError, first_line
-from plca_dist.ray_cluster import LOCAL_CLUSTER
 from plca_dist.ray_cluster.internals import core
+from plca_dist.ray_cluster.local import QUIET, local_cluster
 
 #: For every worker process. The import of DeepSpeed compiles an optimizer that nobody uses, unless dynamo is off.
 #: OpenMP's threads spin while they wait, and starve other work on the same cores.
 WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-
-#: Enough for records and pickled settings: samples never travel through Ray's object store.
-_OBJECT_STORE_BYTES = 128 << 20
-
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 @contextmanager
@@ -37,69 +31,74 @@ def connection(wanted: ClusterSettings, say: Callable[[str], None]) -> Iterator[
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    with _own_sigterm() as set_again:
+    cluster = ExitStack()
+    with _own_signals() as set_again:
         try:
             if address:
+                cluster.callback(ray.shutdown)
                 _join(address)
             else:
                 say("starting a Ray cluster on this machine")
                 with _signals_held_back():
-                    _start(wanted)
+                    cluster.enter_context(local_cluster(wanted))
             core.quieten_driver()
             set_again()
             yield
         finally:
             with _signals_held_back():
-                ray.shutdown()
-            os.environ.pop(LOCAL_CLUSTER, None)
-
-
-def _start(wanted: ClusterSettings) -> None:
-    gpus = _local_gpus() if wanted.gpu else 0
-    if wanted.gpu and gpus < wanted.least_workers:
-        raise UserError(
-            f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
-            "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
-        )
-    os.environ[LOCAL_CLUSTER] = "1"
-    # A local cluster is one user on one machine; a token file left by another ray would confuse it.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, wanted.most_workers * wanted.cpus_per_worker),
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        **_QUIET,
-    )
+                cluster.close()
 
 
 def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
+    said: list[str] = []
     try:
         if host and port.isdigit() and "/" not in host:
             # Ray itself would keep trying an address where nobody listens, for minutes and without a word.
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address=address, **_QUIET)
+        with core.native_lines(said):
+            ray.init(address=address, **QUIET)
+    except ray.exceptions.AuthenticationError as error:
+        raise _no_token(address) from error
     except (OSError, ValueError, RuntimeError) as error:  # no answer, no address, another version of ray
+        if any("InvalidAuthToken" in line for line in said):
+            raise _no_token(address) from error
         raise UserError(
             f"RAY_ADDRESS={address}: cannot join a Ray cluster there ({first_line(error)}); "
             "correct it, or unset it to start a cluster on this machine."
         ) from error
 
 
+def _no_token(address: str) -> UserError:
+    return UserError(
+        f"RAY_ADDRESS={address}: the Ray cluster there wants its token, and this is not it or there is none; set "
+        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's."
+    )
+
+
+def not_ignored(number: int) -> bool:
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Signals wait for the end of the block: Ray leaves processes behind if it is interrupted at its start or stop."""
+    """Signals wait for the end of the block: Ray leaves processes behind if it is interrupted at its start or stop.
+
+    What is started inside never gets SIGHUP: a terminal that goes ends the command, which needs its cluster until then.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-    before = {number: signal.signal(number, lambda got, frame: came.append(got)) for number in numbers}
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+    before = {
+        number: signal.signal(number, lambda got, frame: came.append(got)) for number in numbers if not_ignored(number)
+    }
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():
             signal.signal(number, handler)
     for number in came:
@@ -107,29 +106,26 @@ def _signals_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[Callable[[], None]]:
-    """Inside the block the former handler of SIGTERM stays; where there was none, SIGTERM is a Ctrl-C.
+def _own_signals() -> Iterator[Callable[[], None]]:
+    """Inside the block the former handlers of SIGTERM and SIGHUP stay; where there was none, both are a Ctrl-C.
 
-    Whenever Ray starts, it sets a handler of its own, which aborts with a dump of the stack and leaves Ray's processes
-    behind. The function that is yielded puts the right handler back.
+    Whenever Ray starts, it sets a handler of SIGTERM of its own, which aborts with a dump of the stack and leaves Ray's
+    processes behind. The function that is yielded puts the right handlers back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    answer = before if callable(before) else lambda number, frame: signal.raise_signal(signal.SIGINT)
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def set_again() -> None:
-        signal.signal(signal.SIGTERM, answer)
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                ours = handler if callable(handler) else lambda number, frame: signal.raise_signal(signal.SIGINT)
+                signal.signal(number, ours)
 
     set_again()
     try:
         yield set_again
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _local_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,7 +4,9 @@ Events of the workers go to the driver, the reason to checkpoint and leave goes 
 imports this module, so it imports nothing heavy: torch would triple the actor's start.
 """
 
+import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -13,7 +15,10 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from plca_dist.errors import first_line
 from plca_dist.polling import polling, start_polling
+
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
 _ANSWER_S = 10.0
@@ -86,7 +91,8 @@ class Mailbox:
         self.left: Left | None = None
         self._show, self._reason = show, reason
         self._attempt_is_on = False
-        self._exchanging = Lock()
+        self._unshown: deque[Any] = deque()
+        self._exchanging, self._showing = Lock(), Lock()
 
     def begin(self) -> int:
         """An attempt begins; returns its number, which its workers arrive and leave by."""
@@ -99,14 +105,15 @@ class Mailbox:
     def end(self) -> None:
         """The attempt is over, and none of its workers trains any more."""
         self._last_exchange()
+        self.show()
         with self._exchanging:
             self._attempt_is_on = False
             self.places = {}
 
     def exchange(self) -> None:
-        """Show what the workers reported, and hand them the reason to leave where there is one.
+        """Fetch what the workers reported, and hand them the reason to leave where there is one.
 
-        Raises a RayError where the actor does not answer, and whatever `show` raises.
+        Raises a RayError where the actor does not answer.
         """
         with self._exchanging:
             events, places, left = ray.get(self.actor.exchange.remote(self._reason()), timeout=_ANSWER_S)
@@ -114,8 +121,17 @@ class Mailbox:
                 self.places = places
                 if left is not None and self.left is None:
                     self.left = Left(left, time.monotonic())
-            for event in events:
-                self._show(event)
+            self._unshown.extend(events)
+
+    def show(self) -> None:
+        """Show what came. An event that cannot be shown is warned of, and the others are shown."""
+        with self._showing:
+            while self._unshown:
+                try:
+                    self._show(self._unshown.popleft())
+                except Exception as error:
+                    with suppress(Exception):  # warnings may be shown in the same place
+                        log.warning("cannot be shown: %s", first_line(error, with_type=True))
 
     def _last_exchange(self) -> None:
         # The cluster may be going down under us; what it still held is in metrics.jsonl.
@@ -139,10 +155,12 @@ def mailbox(show: Callable[[Any], None], reason: Callable[[], Any]) -> Iterator[
     )
     opened = Mailbox(actor, show, reason)
     try:
-        with polling("mailbox", _POLL_S, opened.exchange):
+        # Two threads: a terminal that is stopped must not keep the reason to leave from the workers.
+        with polling("mailbox", _POLL_S, opened.exchange), polling("show", _POLL_S, opened.show):
             yield opened
     finally:
         opened._last_exchange()
+        opened.show()
         ray.kill(actor)
 
 

@@ -1,6 +1,5 @@
 """The mIoU of single images, and the choice of those that show how good a segmentation is: the worst and the best."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,11 +14,11 @@ from plca_dist.training.scores import confusion, score
 
 
 class ImageScore(NamedTuple):
-    """An image's row in its set, its id, and its mIoU in percent (NaN where it has no labelled pixel)."""
+    """An image's row in its set, its id, and its mIoU in percent (None where it has no labelled pixel)."""
 
     row: int
     id: str
-    miou: float
+    miou: float | None
 
 
 def image_scores(
@@ -37,8 +36,8 @@ def image_scores(
         yield ImageScore(sample.row, sample.id, image_miou(probability_KHW.argmax(0).cpu(), sample.label, labels))
 
 
-def image_miou(prediction_HW: Tensor, label_HW: Tensor, labels: LabelSet) -> float:
-    """mIoU of one image in percent, over the classes that occur in its truth or in its prediction."""
+def image_miou(prediction_HW: Tensor, label_HW: Tensor, labels: LabelSet) -> float | None:
+    """mIoU of one image in percent, over the classes in its truth or prediction; None without a labelled pixel."""
     return score(confusion(prediction_HW, label_HW, len(labels)), labels).miou
 
 
@@ -47,7 +46,7 @@ def worst_and_best(scores: Sequence[ImageScore], count: int) -> list[ImageScore]
 
     Images without a labelled pixel are left out. Where fewer than `count` images are left, all of them.
     """
-    ranked = sorted((s for s in scores if not math.isnan(s.miou)), key=lambda s: (s.miou, s.row))
+    ranked = sorted((s for s in scores if s.miou is not None), key=lambda s: (s.miou, s.row))
     if len(ranked) <= count:
         return ranked
     best = count // 2

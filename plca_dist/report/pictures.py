@@ -1,6 +1,5 @@
 """The pictures of a report: predictions of runs on labelled images, their associations, and the spread of gradients."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from plca_dist.report.diffusion_picture import diffusion_picture
 from plca_dist.report.image_scores import ImageScore, image_miou, image_scores, worst_and_best
 from plca_dist.report.page import Panel, Picture
 from plca_dist.report.panels import columns
+from plca_dist.report.tables import percent
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
 
@@ -91,7 +91,7 @@ def scores(
     for part in distribute(_score_part, (job, data, candidates), candidates, workers):
         scored += part
         progress("images", len(scored), candidates)
-    if all(math.isnan(score.miou) for score in scored):
+    if all(score.miou is None for score in scored):
         raise UserError(f"{data.uri}: none of the first {candidates} images has a labelled pixel.")
     return scored
 
@@ -131,7 +131,7 @@ def panels(
             )
             prediction_HW = probability_KHW.argmax(0)
             predictions[subject.title] = prediction_HW.numpy()
-            mious.append(f"{subject.title} {image_miou(prediction_HW, sample.label, labels):.1f}")
+            mious.append(f"{subject.title} {percent(image_miou(prediction_HW, sample.label, labels))}")
         caption = f"{sample.id}: mIoU {', '.join(mious)}"
         made.append(Panel(columns(sample.image.numpy(), sample.label.numpy(), predictions, labels), caption))
         progress("images shown", len(made), len(shown))

@@ -8,12 +8,13 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.messages import Record
 from plca_dist.run.history import Attempt, read_history
-from plca_dist.run_files import CHECKPOINTS, PAGE, RECIPE, SPACE, WEIGHTS
+from plca_dist.run_files import CHECKPOINTS, PAGE, RECIPE, SPACE
 from plca_dist.storage import Location, Store, probe
 from plca_dist.training.attempts import evaluation_of, recipe_of
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import STEP
 from plca_dist.training.metrics_log import read_records
+from plca_dist.training.result import has_result
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class RunRecord:
         if "scores" not in self.evaluation:
             unlabelled = self.config.evaluation.uri is None
             yield f"{self.title} has no mIoU" + (": its recipe has no evaluation.uri." if unlabelled else " yet.")
+        elif note := self.evaluation.get("note"):
+            yield f"{self.title} has no mIoU: {note}."
 
 
 def read_runs(places: Sequence[Location], titles: Sequence[str] = ()) -> list[RunRecord]:
@@ -86,7 +89,7 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         raise UserError(f"{run.uri} is no run: it holds no {RECIPE}; give a run's directory.")
     config = recipe_of(run)
     weights: Location | None = place
-    if not run.exists(WEIGHTS):
+    if not has_result(run):
         newest = next(iter(committed(run)), None)
         weights = place.with_uri(f"{run.uri}/{CHECKPOINTS}/{newest.name}") if newest else None
     return RunRecord(

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.method.published import CLASSES, PUBLISHED
+from plca_dist.training.evaluation import UNLABELLED
 
 ScoreDict = Mapping[str, Any]
 ABSENT = "–"
@@ -129,8 +130,8 @@ def score_columns(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Sco
     return columns
 
 
-def mean_of(score: ScoreDict, name: str) -> float:
-    """The mean of this name in percent: "mIoU" (all classes), or one of the label set's `means`."""
+def mean_of(score: ScoreDict, name: str) -> float | None:
+    """The mean of this name in percent: "mIoU" (all classes), or one of the label set's `means`; None: no score."""
     return score["miou"] if name == "mIoU" else score["means"][name]
 
 
@@ -152,6 +153,11 @@ def _known(value: float | None) -> TypeGuard[float]:
 
 
 def _absent_notes(columns: Mapping[str, ScoreDict], labels: LabelSet) -> list[str]:
+    empty = [t for t, s in columns.items() if s["miou"] is None]
+    if empty:
+        notes = [f"{ABSENT} no score, because {UNLABELLED}: {', '.join(empty)}"]
+        scored = {t: s for t, s in columns.items() if t not in empty}
+        return notes + (_absent_notes(scored, labels) if scored else [])
     where = {c: [t for t, s in columns.items() if s["iou"][c] is None] for c in labels.classes}
     missing = {c: titles for c, titles in where.items() if titles}
     if not missing:

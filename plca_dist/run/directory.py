@@ -11,12 +11,13 @@ from plca_dist.errors import UserError
 from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import DATA, RECIPE, SPACE, WEIGHTS, attempt
+from plca_dist.run_files import DATA, RECIPE, SPACE, attempt
 from plca_dist.storage import Store, absolute, file_at, probe
 from plca_dist.training.attempts import evaluation_of
 from plca_dist.training.build import build_objective, fresh_network
 from plca_dist.training.checkpoint.commit import survey
 from plca_dist.training.dataloading import check_data
+from plca_dist.training.result import has_result
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.store.exists(WEIGHTS)
+        """Raises UserError where its weight file is damaged."""
+        return has_result(self.store)
 
     def evaluation(self) -> dict[str, Any] | None:
         """The newest one, or None where there is none yet."""

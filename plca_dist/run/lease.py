@@ -153,8 +153,8 @@ class Lease:
             log.warning("the lease on the run could not be renewed: %s", error)
 
     def _own(self) -> bool:
-        """Whether the object of this generation is the one that was created here."""
-        return _record(self._store.read(_name(self.generation))).get("token") == self._claim["token"]
+        """Whether the object of this generation is the one that was created here, as far as it can be read."""
+        return _record(self._store.read(_name(self.generation))).get("token") in (None, self._claim["token"])
 
     def _lose(self) -> None:
         self._lost.set()

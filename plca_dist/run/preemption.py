@@ -13,13 +13,14 @@ import ray
 from plca_dist.config import Config
 from plca_dist.polling import polling
 from plca_dist.ray_cluster.capacity import next_world_size, possible_world_size
+from plca_dist.ray_cluster.connect import not_ignored
 from plca_dist.ray_cluster.internals.core import draining_nodes
 from plca_dist.ray_cluster.mailbox import Mailbox
 from plca_dist.run.lease import Lease
 from plca_dist.training.context import LEASE_LOST
 
-#: SIGTERM: Kubernetes, Slurm, a shell. SIGUSR2: Slurm's `--signal=USR2@120`.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+#: SIGTERM: Kubernetes, Slurm, a shell. SIGUSR2: Slurm's `--signal=USR2@120`. SIGHUP: a terminal that is gone.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
 _POLL_S = 1.0
 #: A node that comes may leave again; each change of width costs a restart.
@@ -73,25 +74,26 @@ class StopRequests:
 
 @contextmanager
 def signals(requests: StopRequests, training: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Inside the block SIGTERM and SIGUSR2 are final stop requests.
+    """Inside the block `SIGNALS` are final stop requests, but for one that is ignored, as `nohup` has SIGHUP ignored.
 
-    A signal while no worker trains, and any signal after the first, is a Ctrl-C. Only the main thread gets signals.
+    A signal while no worker trains, and any but SIGHUP after the first, is a Ctrl-C. Only the main thread gets signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if requests.is_leaving:
-            return
         first = not (requests.current and requests.current.final)
+        # A shell and the system both tell of a terminal that is gone: that is no impatience.
+        if requests.is_leaving or (number == signal.SIGHUP and not first):
+            return
         requests.give("signal", signal.Signals(number).name, final=True)
         if first and training():
             return
         requests.leave_at_once = first
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in SIGNALS if not_ignored(number)}
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import Self, TextIO
 
+from plca_dist.output import Output, visible
 from plca_dist.search.trials import (
     SHORT,
     Curve,
@@ -52,7 +53,7 @@ class SearchConsole:
         self, criterion: str, count: int, stream: TextIO | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._criterion, self._count, self._clock = criterion, count, clock
-        self._stream = stream or sys.stderr
+        self._stream = Output.of(stream or sys.stderr)
         self._line = Line(self._stream, clock)
         self._live = self._line.live and os.environ.get("TERM") != "dumb"  # such a terminal cannot move its cursor up
         self._lock = Lock()
@@ -89,7 +90,7 @@ class SearchConsole:
             if not self._live:
                 self._line.say(message)
                 return
-            self._draw(self._table(self._trials), above=message.splitlines())
+            self._draw(self._table(self._trials), above=[message])
 
     def _headline(self, trials: Sequence[Trial]) -> str:
         done = sum(t.state in _ENDED for t in trials)
@@ -155,11 +156,11 @@ class SearchConsole:
     def _draw(self, lines: Sequence[str], above: Sequence[str] = ()) -> None:
         """Replace the standing lines by `lines`, under messages that stay. One write, so that nothing flickers."""
         width = self._window().columns
-        shown = [line[: width - 1] for line in lines]
+        shown = [visible(line)[: width - 1] for line in lines]
         # A window that has become narrower has wrapped the standing lines: they take more rows now.
         up = sum(-(-max(len(line), 1) // width) for line in self._standing)
-        text = "".join(f"{line}\x1b[K\n" for line in (*above, *shown))
-        self._stream.write((f"\x1b[{up}F" if up else "") + text + "\x1b[J")
+        text = "".join(f"{line}\x1b[K\n" for line in (*map(visible, above), *shown))
+        self._stream.obeyed((f"\x1b[{up}F" if up else "") + text + "\x1b[J")
         self._stream.flush()
         self._standing = shown
 

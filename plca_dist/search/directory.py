@@ -9,9 +9,9 @@ All that is known of a trial stands in its own directory, so a search continues 
 no state.
 """
 
-import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -22,14 +22,16 @@ from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, WEIGHTS, launch_of_state, trial_state
+from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, json_bytes, launch_of_state, trial_state
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import State, Trial
 from plca_dist.storage import Store, probe
+from plca_dist.training.attempts import evaluation_of
 from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.metrics import CRITERIA, STEP
 from plca_dist.training.metrics_log import read_records
+from plca_dist.training.result import has_result
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,15 @@ class Search:
     def record(self, trial: Trial) -> None:
         """Write the state of a trial, and its curve: the metrics of its run may have the curve later, or never."""
         kept = {k: getattr(trial, k) for k in ("state", "step", "note", "seconds")}
-        data = json.dumps({"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}, indent=1)
-        self.store.write(f"{TRIALS}/{trial.name}/{trial_state(self.generation)}", data.encode())
+        content = {"values": dict(trial.values), **kept, "curve": [dict(r) for r in trial.curve]}
+        self.store.write(f"{TRIALS}/{trial.name}/{trial_state(self.generation)}", json_bytes(content))
+
+    def why_unscored(self, name: str) -> str:
+        """Why the last evaluation of a trial has no mIoU; empty where it has one, or is of another kind."""
+        return str((evaluation_of(self.trials.child(name), self.base.labels) or {}).get("note", ""))
 
     def read(self) -> list[Trial]:
-        """All trials so far, in the order in which they were drawn."""
+        """All trials so far, in the order in which they were drawn. Raises UserError where one's result is damaged."""
         states: dict[str, tuple[int, str]] = {}
         for entry in self.store.list(TRIALS):
             _, name, file = entry.name.split("/", 2) if entry.name.count("/") > 1 else ("", "", "")
@@ -102,10 +108,10 @@ class Search:
         kept = read_json(run, state, _state, "put a sound copy there, or take it away to run the trial again")
         trial = Trial(
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
-            max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
+            _numbers(max(kept["curve"], curve_of(run), key=len)), kept["note"], kept["seconds"],
         )  # fmt: skip
         # The run's own files decide: it may have ended just before a kill, and a stopped trial goes on for some steps.
-        if run.exists(WEIGHTS):
+        if has_result(run):
             return replace(trial, state="finished", step=trial.steps)
         newest = next(iter(committed(run)), None)
         return replace(trial, step=max(trial.step, newest.step if newest else 0))
@@ -136,9 +142,14 @@ def open_search(space: Space, base: Config, name: str) -> Search:
     return search
 
 
+def _numbers(curve: Sequence[Record]) -> list[Record]:
+    """The curve as it was measured: null is what JSON has for a number that is not finite."""
+    return [{key: math.nan if value is None else value for key, value in record.items()} for record in curve]
+
+
 def _state(kept: Any) -> dict[str, Any]:
     """The state of a trial as `Search.record` wrote it. Raises one of many exceptions for anything else."""
-    state = {**kept, "values": dict(kept["values"]), "curve": [dict(record) for record in kept["curve"]]}
+    state = {**kept, "values": dict(kept["values"]), "curve": _numbers([dict(record) for record in kept["curve"]])}
     numbers = [kept["step"], *(record[STEP] for record in state["curve"])]
     numbers += [value for record in state["curve"] for value in record.values()]
     numbers += [] if kept["seconds"] is None else [kept["seconds"]]

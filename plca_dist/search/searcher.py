@@ -104,7 +104,7 @@ class TrialSearcher(Searcher):
         elif result.get(FAILED):
             self._end(replace(trial, state="failed", note=result[FAILED]))
         elif SECONDS in result and not result.get(LEFT):
-            self._end(replace(trial, state="finished"))
+            self._end(replace(trial, state="finished", note=self._search.why_unscored(name)))
         elif result.get(LEFT) or self._leaving():
             self._put(replace(trial, state="waiting"))  # for the next launch
         else:

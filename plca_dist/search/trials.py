@@ -42,7 +42,7 @@ class Trial:
         step: the last step that it reached.
         steps: the steps of a whole trial.
         curve: evaluation records (`metrics.STEP` and any keys of the criteria), by ascending step.
-        note: why it failed.
+        note: why it failed, or why it has no mIoU.
         seconds: from its start to its end.
     """
 
@@ -163,8 +163,9 @@ def trials_table(trials: Sequence[Trial], criterion: str) -> str:
 
 
 def failures(trials: Sequence[Trial]) -> list[str]:
-    """Why trials failed, a line for each trial that has a reason."""
-    return [f"{t.name} failed: {t.note}" for t in trials if t.state == "failed" and t.note]
+    """Why trials failed, or finished without a score, a line for each trial that has a reason."""
+    what = {"failed": "failed", "finished": "has no mIoU"}
+    return [f"{t.name} {what[t.state]}: {t.note}" for t in trials if t.state in what and t.note]
 
 
 def tabulate_trials(trials: Sequence[Trial], criterion: str, notes: Sequence[str] = ()) -> Table:

@@ -110,7 +110,8 @@ def _search(
         connection(cluster, display.say),
         mailbox(show, lambda: requests.current and (requests.current.kind, requests.current.reason)) as opened,
         signals(requests, training=lambda: True),
-        polling("search", _POLL_S, _watch(lease, requests), release_abandoned, searcher.keep, show_trials),
+        polling("search", _POLL_S, _watch(lease, requests), release_abandoned, searcher.keep),
+        polling("table", _POLL_S, show_trials),
         tempfile.TemporaryDirectory(prefix="plca-tune-") as scratch,
     ):
         tuner = ray.tune.Tuner(

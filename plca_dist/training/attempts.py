@@ -48,8 +48,8 @@ def _evaluation(kept: Any, labels: LabelSet) -> dict[str, Any]:
     for score in kept.get("scores", ()):
         if kept.get("labels", labels.name) != labels.name or score["iou"].keys() != set(labels.classes):
             raise ValueError(f"its scores are not of label set {labels.name}")
-        values += [score["aggregation"], score["miou"], *(score["means"][name] for name in labels.means)]
-        values += [iou for iou in score["iou"].values() if iou is not None]
+        known = [score["miou"], *(score["means"][name] for name in labels.means), *score["iou"].values()]
+        values += [score["aggregation"], *(value for value in known if value is not None)]
         values += [0 for name in score.get("absent", ()) if name in labels.classes]
     if not all(isinstance(value, int | float) for value in values):
         raise ValueError("it holds no scores of a step")

@@ -20,6 +20,9 @@ from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.training.scores import confusion, score
 
+#: Why there is no score.
+UNLABELLED = "these labels have no labelled pixel"
+
 
 @torch.no_grad()
 def probabilities(
@@ -82,8 +85,13 @@ class Counts:
         return Counts({r: c.view_as(m) for (r, m), c in zip(self.matrices.items(), cells, strict=True)}, int(images))
 
     def result(self, labels: LabelSet) -> dict[str, Any]:
-        """What an evaluation leaves: the scores of every ratio, as plain data for JSON."""
+        """What an evaluation leaves: the scores of every ratio, as plain data for JSON.
+
+        Without a labelled pixel the scores are None, and "note" says so.
+        """
+        pixels = sum(int(m.sum()) for m in self.matrices.values())
         return {
+            **({} if pixels else {"note": UNLABELLED}),
             "labels": labels.name,
             "images": self.images,
             "scores": [{"aggregation": r, **score(m, labels).as_dict()} for r, m in self.matrices.items()],

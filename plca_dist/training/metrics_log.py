@@ -4,12 +4,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 from plca_dist.errors import UserError
 from plca_dist.messages import Message, MessageKind, Record, RunEvent
-from plca_dist.parsing import lines_as
+from plca_dist.parsing import Unreadable, lines_as
 from plca_dist.run_files import METRICS, attempt
 from plca_dist.storage import Store
 from plca_dist.training.attempts import current
@@ -20,6 +21,8 @@ from plca_dist.training.tensorboard import EventFile
 log = logging.getLogger(__name__)
 
 _FLUSH_S = 15.0
+#: Seconds before a file that lacks records is read again.
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class MetricsLog:
@@ -84,6 +87,10 @@ class MetricsLog:
             except UserError as error:  # no checkpoint should fail for it; the next flush writes it all
                 log.warning("TensorBoard's file could not be written: %s", error)
 
+    def count(self, step: int) -> int:
+        """How many records are of this step and of those before it."""
+        return sum(r[STEP] <= step for r in self._records)
+
     def leave(self) -> None:
         """Leave all records as part of the run's result, unless an attempt has done so before."""
         if self._keep:
@@ -100,9 +107,22 @@ def read_records(run: Store) -> list[Record]:
 
 
 def records_until(run: Store, checkpoint: Checkpoint) -> list[Record]:
-    """The records that led to a checkpoint. Its attempt wrote them before the commit."""
+    """The records that led to a checkpoint. Its attempt wrote them before the commit, which has their number.
+
+    A file that has fewer is read again: its bytes may be lost on their way. After that a warning tells of the loss.
+    """
     name = f"{attempt(checkpoint.generation)}/{METRICS}" if checkpoint.generation else METRICS
-    return [r for r in _records(run, name) if r[STEP] <= checkpoint.step] if run.exists(name) else []
+    records: list[Record] = []
+    for pause in (*_PAUSES_S, None):
+        with suppress(Unreadable):
+            found = _records(run, name) if run.exists(name) else []
+            records = [r for r in found if r[STEP] <= checkpoint.step]
+            if checkpoint.records in (None, len(records)):
+                return records
+        if pause is not None:
+            time.sleep(pause)
+    log.warning("%s/%s has %d of %s records up to %s", run.uri, name, len(records), checkpoint.records, checkpoint.name)
+    return records
 
 
 def _records(run: Store, name: str) -> list[Record]:

@@ -29,14 +29,14 @@ class Score:
     """IoU per class and its means, in percent.
 
     A class that occurs neither in the truth nor in a prediction has no IoU: it is left out of the means and named in
-    `absent`, rather than turning them into NaN.
+    `absent`. Without a labelled pixel there is nothing to score: means and accuracy are None then.
     """
 
-    miou: float
-    means: dict[str, float]
+    miou: float | None
+    means: dict[str, float | None]
     iou: dict[str, float | None]
     absent: tuple[str, ...]
-    pixel_accuracy: float
+    pixel_accuracy: float | None
     confusion: list[list[int]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -50,15 +50,17 @@ def score(counts: Tensor, labels: LabelSet) -> Score:
     union = counts.sum(0).double() + counts.sum(1).double() - hit
     iou = {name: 100 * float(hit[k] / union[k]) if union[k] > 0 else None for k, name in enumerate(labels.classes)}
 
-    def mean(indices: range | tuple[int, ...]) -> float:
+    labelled = int(counts.sum())
+
+    def mean(indices: range | tuple[int, ...]) -> float | None:
         present = [v for k in indices if (v := iou[labels.classes[k]]) is not None]
-        return sum(present) / len(present) if present else float("nan")
+        return sum(present) / len(present) if present else None
 
     return Score(
         miou=mean(range(len(labels))),
         means={name: mean(indices) for name, indices in labels.means.items()},
         iou=iou,
         absent=tuple(name for name, value in iou.items() if value is None),
-        pixel_accuracy=100 * float(hit.sum() / counts.sum().clamp(min=1)),
+        pixel_accuracy=100 * float(hit.sum() / labelled) if labelled else None,
         confusion=counts.tolist(),
     )

@@ -1,6 +1,5 @@
 """Evaluation of the weights as they are, in the middle of training and on all ranks."""
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import Any
@@ -10,7 +9,7 @@ import torch.distributed as dist
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
 from plca_dist.data.whole_images import labelled_samples, whole_pairs
-from plca_dist.run_files import EVALUATION
+from plca_dist.run_files import EVALUATION, json_bytes
 from plca_dist.storage import Store
 from plca_dist.training import criteria, metrics
 from plca_dist.training.build import empty_network
@@ -71,13 +70,14 @@ def validate(
     if counts:
         result |= counts.result(labels)
         keys = (metrics.MIOU, metrics.MIOU_AGGREGATED)
-        record |= {key: score["miou"] for key, score in zip(keys, result["scores"], strict=False)}
+        scores = zip(keys, result["scores"], strict=False)
+        record |= {key: score["miou"] for key, score in scores if score["miou"] is not None}
     if measured:
         result |= {"unlabelled": measured.images, "criteria": measured.result()}
         record |= measured.result()
     metrics_log.add(record)
     if rank == 0:
-        context.own.write(EVALUATION, json.dumps(result, indent=1).encode())
+        context.own.write(EVALUATION, json_bytes(result))
     return record.get(metrics.MIOU), None
 
 

@@ -88,8 +88,9 @@ def test_shards_are_not_replaced_unasked(
 ) -> None:
     command = ["shards", "gta5", "--root", str(gta5), "--out", str(tmp_path / "out")]
     assert main(command) == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
+    assert len(before) == 2
     assert "--overwrite" in refused(*command, "--no-labels")
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
     assert main([*command, "--no-labels", "--overwrite"]) == 0
     assert "no labels" in capsys.readouterr().out

@@ -93,6 +93,14 @@ def test_a_list_of_ratios_is_swept_on_one_checkpoint(
     assert single == scores[1:]
 
 
+def test_labels_without_a_labelled_pixel_are_refused(
+    run: Path, withheld_shards: Path, refused_late: Callable[..., str]
+) -> None:
+    line = refused_late("evaluate", run, "--data", withheld_shards)
+    assert f"{withheld_shards}: these labels have no labelled pixel of 'toytown', so there is no score" in line
+    assert not (run / "evaluations").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -1,12 +1,13 @@
 """`plca predict`: what lies in the folders is what the network says, in the forms that others read."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from plca_dist.cli import main
 from plca_dist.data.labels import LABEL_SETS
@@ -104,6 +105,49 @@ def test_doing_it_again_does_not_take_predictions_for_images(
         for folder in ("label_ids", "colour", "overlay"):
             for made in (out / folder).iterdir():
                 made.unlink()
+
+
+def test_a_photograph_is_predicted_as_viewers_show_it(
+    run: Path, photos: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And hidden files beside it are no images."""
+    held, exif = Image.fromarray(np.rot90(photos["street"]).copy()), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned to the right
+    held.save(tmp_path / "photos" / "held.png", exif=exif)
+    (tmp_path / "photos" / "._held.png").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "photos" / ".trash").mkdir()
+    (tmp_path / "photos" / ".trash" / "x.png").write_bytes(b"gone")
+    assert main(["predict", str(run), "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("4 images:")
+    for kind in ("label_ids", "overlay"):
+        assert np.array_equal(read(tmp_path / "out" / kind / "held.png"), read(tmp_path / "out" / kind / "street.png"))
+
+
+@pytest.mark.usefixtures("photos")
+def test_what_cannot_be_read_is_named_before_anything_is_predicted(
+    run: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    command = ["predict", run, "--images", tmp_path / "photos", "--out", tmp_path / "out"]
+    (tmp_path / "photos" / "scan.TIF").write_bytes(b"II*\0")
+    assert "scan.TIF: only PNG and JPEG are read; convert them" in refused(*command)
+    (tmp_path / "photos" / "scan.TIF").unlink()
+    os.mkfifo(tmp_path / "photos" / "pipe.png")
+    assert "pipe.png is no file but a pipe, socket or device; take it away" in refused(*command)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_out_of_utf_8_are_predicted_here_and_refused_for_a_bucket(
+    s3: object, run: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    name = os.fsdecode(b"d\xff\x1b[2J.png")
+    Image.new("RGB", (24, 16)).save(tmp_path / "odd" / name)
+    command = ["predict", run, "--images", tmp_path / "odd", "--out"]
+    assert main([str(part) for part in [*command, tmp_path / "out"]]) == 0
+    assert (tmp_path / "out" / "label_ids" / name).exists()
+    line = refused(*command, "s3://bucket/odd")
+    assert r"d\udcff\x1b[2J.png: its name is not UTF-8" in line
+    assert line.strip().isprintable()
 
 
 def test_from_a_bucket_into_a_bucket(s3: object, run: Path, photos: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 
-from plca_dist.data.codec import decode_label, encode_label, verified_image
+from plca_dist.data.codec import decode_label, encode_label, first_channel, index_image, verified_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -47,6 +52,85 @@ def test_a_file_cut_short_anywhere_is_noticed(kind: str) -> None:
             verified_image(data[:length])
 
 
-def test_other_formats_are_refused() -> None:
-    with pytest.raises(ValueError, match="no PNG or JPEG"):
-        verified_image(encoded(Image.new("RGB", (4, 4)), "GIF"))
+def raw_png(samples: np.ndarray, bits: int, palette: bool = False) -> bytes:
+    """A PNG of one channel with these samples (H, W) at `bits` a sample, written out by hand."""
+    height, width = samples.shape
+    of_bits = (samples[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    lines = np.packbits(of_bits.reshape(height, width * bits).astype(np.uint8), axis=1)
+    data = np.hstack([np.zeros((height, 1), np.uint8), lines]).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, bits, 3 if palette else 0, 0, 0, 0)
+    parts = [(b"IHDR", header), *([(b"PLTE", bytes(range(48)))] if palette else []), (b"IDAT", zlib.compress(data, 1))]
+    chunks = (
+        struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in [*parts, (b"IEND", b"")]
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("read", [index_image, first_channel])
+def test_a_label_has_the_samples_of_its_file(read: Callable[[bytes], np.ndarray], bits: int, palette: bool) -> None:
+    samples = np.random.default_rng(bits).integers(0, min(2**bits, 16), (5, 13))
+    samples[0, 0] = 0
+    samples[0, 1] = min(2**bits, 16) - 1
+    found = read(raw_png(samples, bits, palette))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, samples)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGB"), ("PNG", "L"), ("PNG", "P"), ("PNG", "I;16"), ("JPEG", "RGB"), ("JPEG", "L")]
+)
+def test_pixels_are_turned_as_the_file_says(kind: str, mode: str) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (5, 9), np.uint8)
+    image = Image.fromarray(shades.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(shades).convert(mode)
+    plain = verified_image(encoded(image, kind)).numpy()
+    for orientation in range(10):  # 0 and 9 mean nothing
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        stream = io.BytesIO()
+        image.save(stream, kind, exif=exif)
+        # Pillow's own way, on the pixels that a file without the tag has.
+        method = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)
+        pixels = Image.fromarray(plain.transpose(1, 2, 0).copy())
+        upright = np.asarray(pixels if method is None else pixels.transpose(Image.Transpose(method)))
+        assert np.array_equal(verified_image(stream.getvalue()).numpy(), upright.transpose(2, 0, 1)), orientation
+        if kind == "PNG" and mode == "L":
+            assert np.array_equal(index_image(stream.getvalue()), upright[..., 0]), orientation
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_exif_data_that_are_none_turn_nothing() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 9, 3), np.uint8))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+    assert np.array_equal(verified_image(stream.getvalue()).permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+def test_large_images_are_read_up_to_a_limit_that_is_named() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert index_image(raw_png(np.zeros((9500, 10000), np.uint8), 1)).shape == (9500, 10000)
+    # Its header alone: nothing may be decoded.
+    data = bytearray(raw_png(np.zeros((1, 1), np.uint8), 8))
+    data[16:24] = struct.pack(">II", 15000, 12500)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    for read in (verified_image, index_image):
+        with pytest.raises(ValueError, match=r"^it has 15000 x 12500 pixels, and at most 178 million are read; cut it"):
+            read(bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "BMP", "GIF"])
+def test_formats_that_are_not_read_are_named(kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?i)no PNG or JPEG image but {kind}; convert it"):
+        verified_image(encoded(Image.new("RGB", (4, 4)), kind))
+
+
+def test_transparency_of_a_palette_is_no_warning() -> None:
+    image = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5)).convert("P")
+    stream = io.BytesIO()
+    image.save(stream, "PNG", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = verified_image(stream.getvalue())
+    assert torch.equal(found, verified_image(encoded(image)))

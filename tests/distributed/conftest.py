@@ -3,7 +3,6 @@
 Every other run is compared with one undisturbed run.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from plca_dist.recipe import load
 from plca_dist.run.directory import Run
 from plca_dist.run.train import train
 from plca_dist.storage import Store, resolve
+from plca_dist.training.metrics_log import read_records
 
 STEPS, EVERY = 240, 10
 #: A run is so long that a kill and a Ctrl-C arrive before its end, though workers may outlive their driver by seconds.
@@ -53,8 +53,7 @@ class Runs:
 
     def recorded(self, name: str) -> list[int]:
         """The steps in the run's metrics."""
-        records = map(json.loads, self.store.read(f"{name}/metrics.jsonl").decode().splitlines())
-        return [r["step"] for r in records if "loss/total" in r]
+        return [r["step"] for r in read_records(self.store.child(name)) if "loss/total" in r]
 
     def of_ray(self, name: str) -> list[str]:
         """Names of files that Ray left in the run."""

@@ -1,7 +1,9 @@
 """What SIGTERM, SIGUSR2 and a second writer do to a run of a real `plca train`."""
 
+import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from socket import gethostname
 from typing import Any
@@ -60,3 +62,26 @@ def test_a_preempted_run_leaves_with_85_and_ends_as_if_nothing_had_been(
     assert runs.weights("preempted") == runs.weights("undisturbed")
     ends = [(a.launch, a.end) for a in read_history(runs.store.child("preempted"))]
     assert ends == [(1, "preempted"), (2, "preempted"), (3, "finished")]
+
+
+def test_a_terminal_that_is_gone_costs_no_step(runs: Any, driver: Callable[[list[str]], Any]) -> None:
+    """The reader of its output leaves, and the run goes on; its whole process group gets SIGHUP, and it saves first."""
+
+    def reached() -> int:
+        return next((c.step for c in committed(runs.store.child("hung_up"))), 0)
+
+    one = driver(runs.command("hung_up", "schedule.steps=100000"))
+    one.read_until("checkpoint step")
+    assert one.process.stdout
+    one.process.stdout.close()
+    stood, deadline = reached(), time.monotonic() + 60
+    while reached() < stood + runs.every and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert one.process.poll() is None
+    assert reached() >= stood + runs.every, "it stands still"
+    below = psutil.Process(one.process.pid).children(recursive=True)
+    for _ in range(2):
+        os.killpg(one.process.pid, signal.SIGHUP)
+    assert one.process.wait(60) == 85
+    assert not psutil.wait_procs(below, timeout=10)[1], "processes live on"
+    assert runs.recorded("hung_up") == list(range(1, reached() + 1)), "a step was lost"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from torch import Tensor
 
 from plca_dist.data.labels import LABEL_SETS
@@ -21,6 +22,8 @@ from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
 from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.internals import join, optimizer_files
+from plca_dist.training.checkpoint.reshard import read_module
 from plca_dist.training.checkpoint.restore import weights_of
 from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate
@@ -180,6 +183,19 @@ def test_weights_without_an_engine_are_the_live_ones(world: SimpleNamespace, sta
         assert all(weights[name].dtype == live[name].dtype for name in live)
     result = load_weights(store.read("model.safetensors")).state_dict()
     assert_equal(dict(result), world.state(f"whole-{stage}"))
+
+
+@pytest.mark.parametrize("run", [*(f"{way}-{s}" for way in ("whole", "wide", "moved") for s in STAGES[1:])])
+def test_weights_are_joined_as_deepspeed_joins_them(world: SimpleNamespace, run: str) -> None:
+    """Of two ranks, four and one, from the optimizer files alone and with the buffers."""
+    stage = int(run[-1])
+    for folder in (world.place / run / "checkpoints").iterdir():
+        theirs = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+        files = optimizer_files(folder, stage)
+        assert_equal(read_module(folder, stage), dict(theirs))
+        parameters = join(folder, stage, files, [file.weights for file in files])
+        assert_equal(parameters, {name: theirs[name] for name in parameters})
+        assert len(parameters) > 30
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Association where there is little to associate: ignored pixels, empty cycles, ties, flat inputs, low precision."""
 
+import dataclasses
 import math
 
 import pytest
@@ -31,6 +32,21 @@ def test_an_empty_set_of_cycles_is_a_zero_with_a_graph(draw_pairs, function, sim
     assert found.loss.item() == 0
     found.loss.backward()
     assert torch.count_nonzero(source.grad) == torch.count_nonzero(target.grad) == 0
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "kl"])
+@pytest.mark.parametrize("function", LOSSES)
+@pytest.mark.parametrize("ignore_index", [255, -1])
+def test_negative_labels_are_ignored(draw_pairs, function, similarity, ignore_index):
+    source, target, labels = draw_pairs(similarity)
+    labels[:, 0] = 255
+    settings = AssociationSettings(similarity)
+    expected = function(source, target, labels, settings)
+    assert expected.consistent.any()
+    negative = torch.where(labels == 255, -1, labels)
+    found = function(source, target, negative, dataclasses.replace(settings, ignore_index=ignore_index))
+    assert torch.equal(found.loss, expected.loss)
+    assert torch.equal(found.consistent, expected.consistent)
 
 
 @pytest.mark.parametrize("function", LOSSES)

@@ -85,6 +85,13 @@ def test_nothing_labelled_is_a_zero_with_a_graph(draw, scope):
     assert torch.count_nonzero(logits.grad) == 0
 
 
+def test_negative_labels_are_ignored(draw, draw_labels):
+    probabilities, labels = draw(2, 3, 4, 5).softmax(1), draw_labels(2, 4, 5, classes=3)
+    labels[:, 0] = 255
+    negative = torch.where(labels == 255, -1, labels)
+    assert torch.equal(lovasz_softmax(probabilities, negative), lovasz_softmax(probabilities, labels))
+
+
 def test_an_image_without_labels_counts_in_the_mean(draw, draw_labels):
     probabilities, labels = draw(2, 3, 4, 4, similarity="kl"), draw_labels(2, 4, 4, classes=3)
     labels[1] = 255

@@ -2,6 +2,7 @@
 
 import io
 import json
+from random import Random
 
 import pytest
 import safetensors.torch
@@ -78,11 +79,12 @@ def test_foreign_damaged_and_inconsistent_files_are_refused() -> None:
     for other in (b"", b"1234567", b"not safetensors, but text", pickled.getvalue(), foreign):
         with pytest.raises(UserError, match="was not written by plca_dist"):
             load_weights(other)
-    with pytest.raises(UserError, match="w is damaged or cut short: copy it again"):
+    with pytest.raises(UserError, match="w is damaged or cut short: restore it from a copy; or, if a run"):
         load_weights(data[:-100], origin="w")
 
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     written = json.loads(header["__metadata__"]["plca_dist"])
+    del written["sha256"]
 
     def rewritten(**changes: object) -> bytes:
         return safetensors.torch.save(state, {"plca_dist": json.dumps(written | changes)})
@@ -101,6 +103,34 @@ def test_foreign_damaged_and_inconsistent_files_are_refused() -> None:
         UserError, match=r"contradicts its own metadata: 1 missing: backbone\.bn1\.weight: copy it again"
     ):
         load_into(network, rewritten(), TOYTOWN)
+
+
+def test_a_bit_that_flips_anywhere_is_refused_in_one_line() -> None:
+    """Among them exponents, names, rates and the hash itself."""
+    data = to_bytes(distinct(network_of("tiny", rates=(1, 2, 4))), TOYTOWN)
+    start, random = 8 + int.from_bytes(data[:8], "little"), Random(0)
+    description = data.index(b"weights-1")
+    places = [*(random.randrange(start, len(data)) for _ in range(150)), *(random.randrange(start) for _ in range(150)),
+              *range(description, description + 250)]  # fmt: skip
+    network, other = network_of("tiny", rates=(1, 2, 4)), snapshot(network_of("tiny", rates=(1, 2, 4)))
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << random.randrange(8)
+        for load in (load_weights, lambda d, **kw: load_pretrained(network, d, TOYTOWN, **kw)):
+            with pytest.raises(UserError, match="runs/a/weights") as caught:
+                load(bytes(flipped), origin="runs/a/weights")
+            assert "\n" not in str(caught.value)
+    assert same(network.state_dict(), other)
+
+
+def test_a_file_of_an_earlier_version_has_no_hash_and_loads() -> None:
+    network = distinct(network_of("tiny"))
+    data = to_bytes(network, TOYTOWN)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    written = json.loads(header["__metadata__"]["plca_dist"])
+    assert len(written.pop("sha256")) == 64
+    earlier = safetensors.torch.save(snapshot(network), {"plca_dist": json.dumps(written)})
+    assert same(load_weights(earlier).state_dict(), network.state_dict())
 
 
 def test_class_names_must_match_the_head() -> None:

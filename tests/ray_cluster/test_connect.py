@@ -11,6 +11,7 @@ import ray
 from plca_dist.config import ClusterSettings
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster import connect as cluster
+from plca_dist.ray_cluster import local
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_what_ray_says_of_an_address_is_one_line(
 def test_gpus_that_are_not_here_are_refused_before_anything_starts(
     no_session: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_local_gpus", lambda: 1)
+    monkeypatch.setattr(local, "_local_gpus", lambda: 1)
     with pytest.raises(UserError, match=r"cluster.workers is 2, but this machine has 1 GPUs; set RAY_ADDRESS"):
         connect(workers=2, gpu=True)
     assert not no_session
@@ -92,8 +93,9 @@ def test_ctrl_c_waits_until_ray_has_started(
 
 
 @pytest.mark.usefixtures("no_session")
-def test_sigterm_is_a_ctrl_c_while_connected() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_are_a_ctrl_c_while_connected(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), cluster.connection(ClusterSettings(), print):
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before

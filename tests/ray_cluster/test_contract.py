@@ -14,6 +14,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray._private import state, worker
+from ray._raylet import AuthenticationTokenLoader
 from ray.core.generated import common_pb2, gcs_pb2
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.callbacks import DatasetsCallback
@@ -24,12 +25,18 @@ from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckTimeoutError,
 )
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.search.sample import Domain
 
 from plca_dist.ray_cluster.internals import SWITCHES, core, train, tune
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 TrainErrors = (UserExceptionWithTraceback, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+
+
+class Plain:
+    """Stands for a trainable."""
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,7 @@ TrainErrors = (UserExceptionWithTraceback, WorkerHealthCheckFailedError, WorkerH
         (state.GlobalState, "total_resources_per_node", [], "a cluster that is too small is waited for"),
         (state.GlobalState, "actor_table", ["actor_id"], "a lost worker spends the budget for errors"),
         (state.GlobalState, "_connect_and_get_accessor", [], "killed trials keep their places for ever"),
+        (AuthenticationTokenLoader, "reset_cache", [], "a second cluster of one process is refused its token"),
         (worker, "get_dashboard_url", [], "a local cluster starts seconds later"),
         (ray._private.node.Node, "get_logs_dir_path", [], "messages cannot name Ray's logs"),
         (ray.train.torch.TorchTrainer, "_create_default_callbacks", [], "training starts seconds later"),
@@ -108,6 +116,14 @@ def test_tunes_trials_have_what_schedulers_need() -> None:
     assert tune.actor_of(trial) is None, "a stopped trial is not told to leave, and trains on"
 
 
+def test_tune_describes_no_trial_with_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CREDENTIALS:
+        monkeypatch.setenv(name, "planted")
+    described = class_cache._ActorClassCache().get(Plain)._default_options
+    assert "env_vars" in described["runtime_env"]
+    assert "planted" not in str(described), "Ray logs the credentials of a search, and shows them in command lines"
+
+
 def test_a_driver_that_cannot_be_quietened_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     core.quieten_driver()
     assert worker._worker_logs_enabled is False
@@ -161,6 +177,10 @@ class TestNoLongerNeeded:
     def test_ray_train_still_answers_ctrl_c_with_exit_code_0(self) -> None:
         source = inspect.getsource(ray.train.torch.TorchTrainer._register_sigint_handler)
         assert "sys.exit(0)" in source, "Ray's own handler may do: see whether Trainer need replace it"
+
+    def test_tune_still_copies_credentials(self) -> None:
+        source = inspect.getsource(class_cache)
+        assert all(f'"{name}"' in source for name in CREDENTIALS), "Tune's list of variables may stay as it is"
 
     def test_rays_interval_of_health_checks_is_still_long(self) -> None:
         assert constants.DEFAULT_HEALTH_CHECK_INTERVAL_S > 0.5, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S need not be set"

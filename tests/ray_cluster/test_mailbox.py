@@ -73,15 +73,22 @@ def test_what_workers_left_in_their_last_moment_counts(mailbox: Mailbox, actor: 
 
 
 def test_the_reason_to_leave_goes_to_the_workers_though_nothing_can_be_shown(actor: SimpleNamespace) -> None:
+    shown: list[object] = []
+
     def closed(event: object) -> None:
-        raise BrokenPipeError
+        shown.append(event)
+        if event != "the last":
+            raise BrokenPipeError
 
     broken = Mailbox(actor, closed, lambda: "SIGTERM")
     broken.begin()
-    actor.put.remote("a record")
-    with pytest.raises(BrokenPipeError):
-        broken.exchange()
+    for event in ("a record", "another", "the last"):
+        actor.put.remote(event)
+    broken.exchange()
     assert actor.reason.remote() == "SIGTERM"
+    assert shown == []
+    broken.show()
+    assert shown == ["a record", "another", "the last"]
 
 
 def test_events_of_trials_bring_nothing_heavy_into_the_mailboxs_process() -> None:

@@ -30,8 +30,9 @@ from plca_dist.report.write import report
 from plca_dist.run.directory import open_run
 from plca_dist.run.history import Attempt
 from plca_dist.run.train import train
+from plca_dist.run_files import attempt, json_bytes
 from plca_dist.storage import Location, resolve
-from plca_dist.training.evaluation import probabilities
+from plca_dist.training.evaluation import Counts, probabilities
 from plca_dist.training.scores import score
 from tests.html_reader import Reader, assert_self_contained
 
@@ -84,9 +85,9 @@ def reported(*places: str, options: PictureOptions | None = None, out: str | Non
 
 def move(place: str, before: str, after: str) -> None:
     """Change the place of data in the recipe of the run at `place`."""
-    recipe = resolve(place).read("recipe.yaml").decode()
+    recipe = resolve(place).read(f"{attempt(1)}/recipe.yaml").decode()
     assert before in recipe
-    resolve(place).write("recipe.yaml", recipe.replace(before, after).encode())
+    resolve(place).write(f"{attempt(1)}/recipe.yaml", recipe.replace(before, after).encode())
 
 
 def rows_of(uri: str, count: int) -> list[Labelled]:
@@ -276,6 +277,10 @@ def test_of_an_unfinished_run_the_page_says_what_is_not_there_yet(make: Make) ->
     assert files == ["curves.png"]
     assert "begun is not finished: its records go to step 30 of 40." in text
     assert "begun has no mIoU yet." in text
+    nothing = Counts({0.0: torch.zeros(9, 9, dtype=torch.int64)}, images=3).result(LABEL_SETS["toytown"])
+    resolve(place).write("evaluation.json", json_bytes({"step": 30, **nothing}))
+    assert "begun has no mIoU: these labels have no labelled pixel." in "".join(reported(place)[0].text)
+    resolve(place).delete("evaluation.json")
     assert "no pictures: there are no weights yet." in text
     resolve(place).delete("metrics.jsonl")
     resolve(place).delete("history.json")
@@ -364,5 +369,5 @@ def test_a_run_on_its_way_has_the_pictures_of_its_newest_checkpoint(
     run.store.delete("model.safetensors")
     read, files = reported(run.store.uri)
     assert "panels.png" in files
-    assert "pictures are of step-00000004-of-1." in "".join(read.text)
+    assert "pictures are of step-00000004-of-1-g1." in "".join(read.text)
     assert [row[4:] for row in read.rows if row[0] == "run"][1:] == [["0 to 4", "1", "finished"]]

@@ -116,14 +116,13 @@ def test_a_terminal_line_rewrites_itself_under_the_messages(clock: Clock) -> Non
         console.show(training(10, elapsed_s=5.0, **TERMS))
         clock.now += 1
         console.show(training(20, elapsed_s=9.0))
-        console.show(Message("warning", "a message of two\nlines"))
+        console.show(Message("warning", "a message"))
         console.show({"step": 20, "miou": 41.26})
         clock.now += 1
         console.show(training(40, elapsed_s=17.0))
     terminal.write("next")
     assert terminal.lines() == [
-        "PLCA: a message of two",
-        "lines",
+        "PLCA: a message",
         "PLCA: step 20: mIoU 41.3 %",
         "PLCA ━━━━━━━━━━━━ 40/40  0:00 left  loss 1.235  mIoU 41.3  12.3 pairs/s  data wait 3%",
         "next",

@@ -17,7 +17,7 @@ def driver() -> Iterator[SimpleNamespace]:
         yield state
 
 
-@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_second_signal_does_not_wait_for_the_checkpoint(driver: SimpleNamespace, second: signal.Signals) -> None:
     signal.raise_signal(signal.SIGTERM)
     first = driver.stop_requests.current
@@ -27,6 +27,26 @@ def test_a_second_signal_does_not_wait_for_the_checkpoint(driver: SimpleNamespac
         signal.raise_signal(second)
     assert driver.stop_requests.current is first, "the checkpoint is timed from the first"
     assert not driver.stop_requests.leave_at_once, "it is a Ctrl-C, and no preemption that was followed"
+
+
+def test_a_terminal_that_is_gone_is_told_of_twice(driver: SimpleNamespace) -> None:
+    signal.raise_signal(signal.SIGHUP)
+    first = driver.stop_requests.current
+    assert (first.reason, first.final) == ("SIGHUP", True)
+    signal.raise_signal(signal.SIGHUP)
+    assert driver.stop_requests.current is first
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        requests = StopRequests()
+        with signals(requests, training=lambda: True):
+            signal.raise_signal(signal.SIGHUP)
+        assert requests.current is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_is_a_ctrl_c_also_where_the_workers_have_left(driver: SimpleNamespace) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError
 from plca_dist.ray_cluster.mailbox import Left
@@ -84,7 +85,7 @@ def story(tmp_path: Path, toytown_settings: list[str], monkeypatch: pytest.Monke
                 if isinstance(event, Left):
                     return event
                 reach(run.store, event, generation)
-            run.store.write("model.safetensors", b"")
+            run.store.write("model.safetensors", safetensors.torch.save({}))
             return None
 
         monkeypatch.setattr(under_test, "fit", fit)

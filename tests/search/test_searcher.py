@@ -1,5 +1,7 @@
 """Which trials are tried, in which order, and what a second launch makes of those of the first."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from plca_dist.search.schedulers import scheduler
 from plca_dist.search.searcher import TrialSearcher
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trainable import FAILED, LEFT, SECONDS
-from plca_dist.search.trials import Trial
+from plca_dist.search.trials import Trial, score, trials_table
 from plca_dist.training.metrics import ENTROPY
 
 SPACE = """
@@ -115,6 +117,36 @@ def test_what_becomes_of_trials(base: Config) -> None:
     assert [t.state for t in search.read()] == ["finished", "stopped", "failed", "waiting"]
     assert plan.suggest("t4") == Searcher.FINISHED, "it left with the search"
     assert plan.open
+
+
+def test_a_trial_without_a_score_says_why(base: Config) -> None:
+    search = opened(base)
+    plan = planned(search)
+    name = suggested(plan, "t0")
+    search.trials.write(f"{name}/evaluation.json", b'{"step": 8, "note": "these labels have no labelled pixel"}')
+    plan.on_trial_complete("t0", {"step": 8, SECONDS: 3.0, FAILED: "", LEFT: False})
+    said = trials_table(plan.trials, "target_miou")
+    assert f"{name} has no mIoU: these labels have no labelled pixel" in said
+
+
+def test_what_is_not_finite_is_kept_as_json_has_it(base: Config) -> None:
+    search = opened(base)
+    plan = planned(search)
+    name = suggested(plan, "t0")
+    plan.on_trial_result("t0", result(2, 0.9))
+    plan.on_trial_complete("t0", result(8, math.nan, **{SECONDS: 3.0, FAILED: "", LEFT: False}))
+    (state,) = (e.name for e in search.trials.list(name) if "trial-" in e.name.rpartition("/")[2])
+    kept = json.loads(search.trials.read(state), parse_constant=pytest.fail)
+    assert [r[ENTROPY] for r in kept["curve"]] == [0.9, None]
+    assert score(search.read()[0], "entropy") is None, "it has diverged: the value before would be a lie"
+
+
+def test_a_trial_with_a_damaged_result_is_named_and_not_called_finished(base: Config) -> None:
+    search = opened(base)
+    suggested(planned(search), "t0")
+    search.trials.write("trial-000/model.safetensors", b"")
+    with pytest.raises(UserError, match=r"trials/trial-000/model\.safetensors is damaged"):
+        search.read()
 
 
 def test_a_trial_whose_process_dies_is_tried_again_while_it_gets_further(base: Config) -> None:

@@ -13,6 +13,7 @@ from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.whole_images import whole_pairs
 from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
+from plca_dist.report.tables import outcome_table
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
 from plca_dist.training.checkpoint.commit import committed
@@ -75,6 +76,25 @@ def test_with_labels_there_are_both(make_config: Callable[..., Config], train: C
     assert (outcome["criteria"], outcome["unlabelled"], outcome["images"]) == (expected, IMAGES, 6)
     assert [s["miou"] for s in outcome["scores"]] == [record["miou"], record["miou_aggregated"]]
     assert committed(run.store)[0].miou == record["miou"]
+
+
+def test_labels_without_a_labelled_pixel_give_no_score(
+    make_config: Callable[..., Config], train: Callable, tmp_path: Path, withheld_shards: Path
+) -> None:
+    config = make_config(
+        *SOURCE_ONLY,
+        "schedule.steps=2",
+        f"evaluation.uri={withheld_shards}",
+        "checkpoint.every=1",
+        "evaluation.every=1",
+    )
+    run = train(config, tmp_path)
+    outcome = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert outcome["note"] == "these labels have no labelled pixel"
+    assert {score["miou"] for score in outcome["scores"]} == {None}
+    assert not any("miou" in record for record in run.records)
+    assert [c.miou for c in committed(run.store)] == [None, None]
+    assert "these labels have no labelled pixel" in outcome_table(outcome)
 
 
 def test_more_than_the_sets_hold_is_all_of_them(

@@ -252,3 +252,6 @@ def test_a_finished_run_continued_trains_no_further(
     shutil.copytree(whole.path, run)
     train(config, run)
     assert_same(run, whole)
+    (run / "model.safetensors").unlink()  # as the error of a damaged one says
+    train(config, run)
+    assert_same(run, whole)

@@ -14,7 +14,7 @@ _CODE = LabelCode(index_image, value_table({i: i for i in range(11)}, [11]))
 
 def _open(root: Path, *, with_labels: bool, split: str | None = None) -> FileReader:
     split = check_split("camvid", split)
-    images = list_images("camvid", LAYOUT, root, split, "*")
+    images = list_images("camvid", LAYOUT, root, split)
     labels = [root / f"{split}annot" / f"{path.stem}.png" for path in images]
     return paired("camvid", root, LABEL_SETS["camvid"], images, labels if with_labels else None, _CODE)
 

@@ -16,7 +16,7 @@ LAYOUT = (
 TRAIN_IDS = {
     label_id: LABEL_SETS["cityscapes"].classes.index(name) for name, (label_id, _) in CITYSCAPES_CLASSES.items()
 }
-_IMAGE = "_leftImg8bit.png"
+_IMAGE = "_leftImg8bit"
 _LABEL = "_gtFine_labelIds.png"
 _CODE = LabelCode(index_image, value_table(TRAIN_IDS, [*range(34), 255]))
 
@@ -24,7 +24,7 @@ _CODE = LabelCode(index_image, value_table(TRAIN_IDS, [*range(34), 255]))
 def _open(root: Path, *, with_labels: bool, split: str | None = None) -> FileReader:
     split = check_split("cityscapes", split)
     images = list_images("cityscapes", LAYOUT, root, f"leftImg8bit/{split}", f"*/*{_IMAGE}")
-    ids = [path.name.removesuffix(_IMAGE) for path in images]
+    ids = [path.stem[: -len(_IMAGE)] for path in images]
     folder = root / "gtFine" / split
     labels = [folder / path.parent.name / f"{id_}{_LABEL}" for path, id_ in zip(images, ids, strict=True)]
     return paired("cityscapes", root, LABEL_SETS["cityscapes"], images, labels if with_labels else None, _CODE, ids)

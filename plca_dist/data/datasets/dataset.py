@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from plca_dist.data.labels import LabelSet
+from plca_dist.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Sample:
     label: np.ndarray | None
     height: int
     width: int
+
+
+class ForeignLabels(UserError):
+    """A sound label file with values that the label set does not have: most often, all labels are coded otherwise."""
 
 
 class Reader(Protocol):
@@ -44,7 +49,7 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, i: int) -> Sample:
-        """Sample i, checked. Raises UserError naming the file that is broken."""
+        """Sample i, checked. Raises UserError naming the file that is broken; `ForeignLabels` where its values are."""
 
     def stamp(self, i: int) -> str:
         """A cheap fingerprint of the files behind `load(i)`; it changes when their content does."""

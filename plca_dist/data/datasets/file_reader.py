@@ -5,15 +5,17 @@ class number that the label set does not know.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from plca_dist.data.codec import verified_image
-from plca_dist.data.datasets.dataset import Sample
+from plca_dist.data.datasets.dataset import ForeignLabels, Sample
 from plca_dist.data.labels import IGNORE, LabelSet
 from plca_dist.errors import UserError
 
@@ -63,7 +65,7 @@ class FileReader:
         try:
             height, width = verified_image(data).shape[1:]
         except ValueError as error:
-            raise UserError(f"{path}: cannot be decoded: {error}; replace the file.") from error
+            raise UserError(f"{path}: cannot be decoded: {error}.") from error
         label = None
         if self.labels is not None:
             label = self._label(self.labels[i])
@@ -82,12 +84,12 @@ class FileReader:
         try:
             raw = self.code.decode(_contents(path))
         except ValueError as error:
-            raise UserError(f"{path}: cannot be read as a label: {error}; replace the file.") from error
+            raise UserError(f"{path}: cannot be read as a label: {error}.") from error
         values = np.flatnonzero(np.bincount(raw.reshape(-1), minlength=256))
         table = self.code.train_ids
         outside = [int(v) for v in values if v > 255 or table[v] == REFUSED]
         if outside:
-            raise UserError(
+            raise ForeignLabels(
                 f"{path}: label values {_ranges(outside)} are not {self.dataset}'s; "
                 f"allowed: {_ranges(np.flatnonzero(table != REFUSED))}. Is this the right label file and label set?"
             )
@@ -95,8 +97,18 @@ class FileReader:
 
 
 def _contents(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file to read. UserError for what is none: to open a pipe would wait for its writer, a device may act."""
     try:
-        return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path}: is no file but a directory, pipe, socket or device; take it away.")
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
@@ -104,11 +116,11 @@ def _contents(path: Path) -> bytes:
 def _stamp(path: Path) -> str:
     """Size and a hash of the last bytes: times of change do not survive copying a data set to another machine."""
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _STAMP_TAIL))
             return f"{size}:{hashlib.sha256(file.read()).hexdigest()[:16]}"
-    except OSError:
+    except UserError:
         return "unreadable"  # `load` says so, where it can be listed as a broken sample
 
 

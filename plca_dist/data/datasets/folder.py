@@ -14,7 +14,7 @@ LAYOUT = "images/NAME.png or .jpg, labels/NAME.png (train ids of the label set y
 
 
 def _open(root: Path, *, with_labels: bool, label_set: str | None = None) -> FileReader:
-    images = list_images("folder", LAYOUT, root, "images", "*")
+    images = list_images("folder", LAYOUT, root, "images")
     classes = label_set_called(label_set) if label_set is not None else None
     if not with_labels:
         return paired("folder", root, classes, images, None, LabelCode(index_image, value_table({}, [])))

@@ -15,8 +15,8 @@ _CODE = LabelCode(index_image, value_table(TRAIN_IDS, range(35)))
 
 
 def _open(root: Path, *, with_labels: bool) -> FileReader:
-    images = list_images("gta5", LAYOUT, root, "images", "*.png")
-    labels = [root / "labels" / path.name for path in images]
+    images = list_images("gta5", LAYOUT, root, "images")
+    labels = [root / "labels" / f"{path.stem}.png" for path in images]
     return paired("gta5", root, LABEL_SETS["cityscapes"], images, labels if with_labels else None, _CODE)
 
 

@@ -1,18 +1,24 @@
 """Which image files and label files a data set has.
 
-Only names are looked at, so that a wrong root or a missing label is found before anything is read.
+Only names are looked at, so that a wrong root or a missing label is found before anything is read. A name that ends as
+that of a picture is an image's, also where the format is none that is read: reading it says so. Hidden files (`._x.png`
+of a Mac's archive) are no images.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
+from plca_dist.data.codec import OTHER_SUFFIXES, SUFFIXES
 from plca_dist.data.datasets.file_reader import FileReader, LabelCode
 from plca_dist.data.labels import LabelSet
-from plca_dist.errors import UserError, nearest
+from plca_dist.errors import UserError, nearest, printable
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def check_split(dataset: str, split: str | None) -> str:
@@ -22,10 +28,12 @@ def check_split(dataset: str, split: str | None) -> str:
     return split
 
 
-def list_images(dataset: str, layout: str, root: Path, below: str, pattern: str) -> list[Path]:
-    """The image files `root/below/pattern`, sorted.
+def list_images(dataset: str, layout: str, root: Path, below: str, pattern: str = "*") -> list[Path]:
+    """The image files `root/below/pattern`, sorted; images of another name are warned of.
 
-    layout: told to the person in a UserError, where there are none.
+    Args:
+        layout: told to the person in a UserError, where there are none.
+        pattern: of the names without their endings; upper case counts as lower case.
     """
     folder = root / below
     if not folder.is_dir():
@@ -33,9 +41,18 @@ def list_images(dataset: str, layout: str, root: Path, below: str, pattern: str)
         hint = f" Did you mean {inner[0]}?" if inner else ""
         what = f"{below}/ is missing" if root.is_dir() else "there is no such directory"
         raise UserError(f"{root} is no {dataset} dataset: {what}.{hint} Expected layout: {layout}")
-    images = sorted(path for path in folder.glob(pattern) if path.suffix.lower() in _IMAGE_SUFFIXES)
+    folders, _, name = pattern.rpartition("/")
+    pictures = sorted(
+        path
+        for path in folder.glob(f"{folders}/*" if folders else "*")
+        if path.suffix.lower() in SUFFIXES + OTHER_SUFFIXES and not path.name.startswith(".")
+    )
+    images = [path for path in pictures if fnmatch(path.stem.lower(), name.lower())]
     if not images:
-        raise UserError(f"{root} is no {dataset} dataset: {below}/ holds no {pattern} image. Expected layout: {layout}")
+        what = "image" if pattern == "*" else f"{pattern} image"
+        raise UserError(f"{root} is no {dataset} dataset: {below}/ holds no {what}. Expected layout: {layout}")
+    if others := sorted(set(pictures) - set(images)):
+        log.warning("%s: left out, as it is no %s: %s", folder, pattern, _some(others))
     return images
 
 
@@ -52,7 +69,7 @@ def paired(
 
     `ids` None: the images' names without their endings. Raises UserError for an id given twice and a missing label.
     """
-    ids = ids or [path.stem for path in images]
+    ids = [printable(id_) for id_ in ids or [path.stem for path in images]]
     twice = [id_ for id_, times in Counter(ids).items() if times > 1]
     if twice:
         raise UserError(f"{root}: more than one image is called {', '.join(twice[:3])}; keep one of each name.")
@@ -62,14 +79,22 @@ def paired(
             f"{image} (label {label})" for image, label in zip(images, labels, strict=True) if label not in present
         ]
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise UserError(
-                f"{root}: no label for {', '.join(missing[:3])}{more}; add the labels, or read the images without them."
-            )
+            raise UserError(f"{root}: no label for {_some(missing)}; add the labels, or read the images without them.")
+        labels = [present[label] for label in labels]
     return FileReader(dataset, classes, tuple(ids), tuple(images), tuple(labels) if labels is not None else None, code)
 
 
-def _present(paths: Iterable[Path]) -> set[Path]:
-    """What exists in the folders of these paths. Asking for each of 25 000 files is slow on a network drive."""
+def _present(paths: Iterable[Path]) -> dict[Path, Path]:
+    """What exists in the folders of these paths, by itself and by its name with the ending in lower case.
+
+    Asking for each of 25 000 files is slow on a network drive.
+    """
     folders = {path.parent for path in paths}
-    return {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return {path.with_suffix(path.suffix.lower()): path for path in found} | {path: path for path in found}
+
+
+def _some(things: Sequence[object], most: int = 3) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + more

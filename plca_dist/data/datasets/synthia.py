@@ -22,8 +22,8 @@ _CODE = LabelCode(
 
 
 def _open(root: Path, *, with_labels: bool) -> FileReader:
-    images = list_images("synthia", LAYOUT, root, "RGB", "*.png")
-    labels = [root / "GT" / "LABELS" / path.name for path in images]
+    images = list_images("synthia", LAYOUT, root, "RGB")
+    labels = [root / "GT" / "LABELS" / f"{path.stem}.png" for path in images]
     return paired("synthia", root, LABEL_SETS["synthia"], images, labels if with_labels else None, _CODE)
 
 

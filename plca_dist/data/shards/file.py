@@ -1,11 +1,15 @@
 """One shard: rows -> a Parquet file.
 
 Columns are not compressed, because image bytes are already. Statistics and dictionaries are left out for images: each
-entry would be a copy of an image. Page checksums let a reader notice damage before anything is decoded.
+entry would be a copy of an image. Checksums of row groups, in the manifest, let a reader notice damage before anything
+is decoded; those of pages, in the file, let other readers.
 """
 
 import hashlib
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +19,7 @@ import pyarrow.parquet as pq
 from plca_dist.data.codec import encode_label
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.shards.manifest import Shard
+from plca_dist.errors import UserError
 from plca_dist.storage import Store
 
 #: A row group is fetched as a whole, and the order of training shuffles row groups. The bytes bound what is fetched at
@@ -53,9 +58,10 @@ def write_shard(
     first = next(groups, None)
     if first is None:
         return Shard(name, 0, 0, "", ())
-    schema, counts = shard_schema(with_labels), [len(first)]
-    with store.writer(name) as stream:
-        sink = _Hashing(stream)
+    schema, counts, checksums = shard_schema(with_labels), [], []
+    faults: list[UserError] = []
+    with _explained(faults), store.writer(name) as stream:
+        sink = _Hashing(stream, faults)
         with pq.ParquetWriter(
             pa.PythonFile(sink, mode="w"),
             schema,
@@ -64,11 +70,25 @@ def write_shard(
             write_statistics=["height", "width"],
             write_page_checksum=True,
         ) as parquet:
-            parquet.write_table(pa.Table.from_pylist(first, schema=schema))
-            for group in groups:
+            sink.checksum()  # of four letters, with which each Parquet file begins
+            for group in chain([first], groups):
                 parquet.write_table(pa.Table.from_pylist(group, schema=schema))
                 counts.append(len(group))
-    return Shard(name, sum(counts), sink.bytes, sink.sha256.hexdigest(), tuple(counts))
+                checksums.append(sink.checksum())
+        sink.flush()
+    checksums.append(sink.checksum())
+    return Shard(name, sum(counts), sink.bytes, sink.sha256.hexdigest(), tuple(counts), tuple(checksums))
+
+
+@contextmanager
+def _explained(faults: list[UserError]) -> Iterator[None]:
+    """The first of the faults in place of what came of it: closing a file that its disk does not take fails again."""
+    try:
+        yield
+    except Exception:
+        if faults:
+            raise faults[0] from None
+        raise
 
 
 def _grouped(rows: Iterator[Row], most_rows: int, most_bytes: int) -> Iterator[list[Row]]:
@@ -86,22 +106,45 @@ def _grouped(rows: Iterator[Row], most_rows: int, most_bytes: int) -> Iterator[l
 
 
 class _Hashing:
-    """A writable file that passes bytes on to `stream`, and keeps their number and their SHA-256."""
+    """A writable file that passes bytes on to `stream`, and keeps their number and their SHA-256.
 
-    def __init__(self, stream: Any) -> None:
+    Raises UserError where the disk of `stream` does not take them: for a bucket, that is the one of temporary files.
+    `faults` gets it too.
+    """
+
+    def __init__(self, stream: Any, faults: list[UserError]) -> None:
+        self._faults = faults
         self._stream, self.sha256, self.bytes, self.closed = stream, hashlib.sha256(), 0, False
+        self._crc = 0
 
     def write(self, data: Any) -> int:
-        self._stream.write(data)
+        self._pass_on(self._stream.write, data)
         self.sha256.update(data)
+        self._crc = zlib.crc32(data, self._crc)
         self.bytes += len(data)
         return len(data)
+
+    def checksum(self) -> int:
+        """CRC-32 of the bytes since the last call."""
+        crc, self._crc = self._crc, 0
+        return crc
 
     def tell(self) -> int:
         return self.bytes
 
     def flush(self) -> None:
-        """Nothing to do: every write is passed on at once."""
+        self._pass_on(self._stream.flush)
+
+    def _pass_on(self, method: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            method(*arguments)
+        except OSError as error:
+            fault = UserError(
+                f"{self._stream.name}: cannot be written: {error.strerror}; free space there. Shards for a bucket wait "
+                "in the folder for temporary files, which TMPDIR names."
+            )
+            self._faults.append(fault)
+            raise fault from error
 
     def close(self) -> None:
         self.closed = True

@@ -8,25 +8,34 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from plca_dist.errors import UserError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from plca_dist.errors import UserError, first_line
 from plca_dist.storage import Store
 
 MANIFEST = "manifest.json"
 #: Version of the shards' layout. It is raised when an older reader would misread new shards.
 SCHEMA = 1
+#: Of a shard's file: a name of another form could lie elsewhere.
+SHARD_NAME = r"^shard-[0-9]{5,}\.parquet$"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file: its name, rows, size, SHA-256, and the rows in each of its row groups."""
+    """One Parquet file: its name, rows, size, SHA-256, and the rows in each of its row groups.
 
-    name: str
-    rows: int
-    bytes: int
+    `checksums`: CRC-32 of the bytes of each row group, and last of those after them, which are the footer. Empty in
+    data sets of older versions.
+    """
+
+    name: Annotated[str, Field(pattern=SHARD_NAME)]
+    rows: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
     sha256: str
-    row_groups: tuple[int, ...]
+    row_groups: tuple[Annotated[int, Field(ge=1)], ...]
+    checksums: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Manifest:
 
     dataset: str
     label_set: str | None
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(max_length=255)]
     with_labels: bool
     rows: int
     shards: tuple[Shard, ...]
@@ -95,7 +104,7 @@ class Manifest:
         return f"{self.rows} samples in {len(self.shards)} shards, {size:.1f} MiB, {labels}{left_out}"
 
     def to_json(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False).encode()
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -110,22 +119,24 @@ def read_manifest(store: Store) -> Manifest:
             f"no {MANIFEST} under {store.uri}: it is no shard directory, or writing it did not finish; "
             "run `plca shards` for it (again)."
         )
+    data = store.read(MANIFEST)
     try:
-        raw = json.loads(store.read(MANIFEST))
-        schema = int(raw["schema"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where} is damaged ({error}); write the shards again with --overwrite.") from error
-    if schema > SCHEMA:
-        raise UserError(f"{where} has schema version {schema}, this plca_dist reads up to {SCHEMA}; update plca_dist.")
-    try:
-        manifest = _parse(raw)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where} is damaged ({error!r}); write the shards again with --overwrite.") from error
+        schema = _VERSION.validate_json(data, strict=True).schema
+        if schema > SCHEMA:
+            raise UserError(f"{where} has schema version {schema}, this plca_dist reads up to {SCHEMA}; update it.")
+        manifest = _MANIFEST.validate_json(data, strict=True)
+    except ValueError as error:
+        raise UserError(f"{where} is damaged ({_fault(error)}); write the shards again with --overwrite.") from error
     for shard in manifest.shards:
         if shard.rows != sum(shard.row_groups):
             raise UserError(
                 f"{where} contradicts itself: {shard.name} has {shard.rows} rows and row groups of "
                 f"{sum(shard.row_groups)}; write the shards again with --overwrite."
+            )
+        if shard.checksums and len(shard.checksums) != len(shard.row_groups) + 1:
+            raise UserError(
+                f"{where} contradicts itself: {shard.name} has {len(shard.row_groups)} row groups and "
+                f"{len(shard.checksums)} checksums; write the shards again with --overwrite."
             )
     if manifest.rows != sum(s.rows for s in manifest.shards):
         raise UserError(
@@ -135,24 +146,39 @@ def read_manifest(store: Store) -> Manifest:
     return manifest
 
 
-def parse_shard(raw: dict[str, Any]) -> Shard:
-    """The inverse of `dataclasses.asdict` for a shard."""
-    return Shard(raw["name"], int(raw["rows"]), int(raw["bytes"]), raw["sha256"], tuple(map(int, raw["row_groups"])))
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a finished shard until the manifest is written. `inputs`: fingerprint of all that decides it."""
+
+    inputs: str
+    shard: Shard
+    skipped: tuple[Skipped, ...]
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), allow_nan=False).encode()
 
 
-def parse_skipped(raw: list[dict[str, str]]) -> tuple[Skipped, ...]:
-    return tuple(Skipped(entry["id"], entry["reason"]) for entry in raw)
+def parse_record(data: bytes) -> Record | None:
+    """The inverse of `Record.to_json`; None for bytes that are no such record."""
+    try:
+        return _RECORD.validate_json(data, strict=True)
+    except ValueError:
+        return None
 
 
-def _parse(raw: dict[str, Any]) -> Manifest:
-    return Manifest(
-        dataset=raw["dataset"],
-        label_set=raw["label_set"],
-        classes=tuple(raw["classes"]),
-        with_labels=bool(raw["with_labels"]),
-        rows=int(raw["rows"]),
-        shards=tuple(parse_shard(shard) for shard in raw["shards"]),
-        skipped=parse_skipped(raw["skipped"]),
-        inputs=raw["inputs"],
-        schema=int(raw["schema"]),
-    )
+@dataclass(frozen=True)
+class _Version:
+    schema: int
+
+
+def _fault(error: ValueError) -> str:
+    """The first fault that was found, and where."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+
+
+# What a newer version added is passed over.
+_VERSION = TypeAdapter(_Version)
+_MANIFEST, _RECORD = TypeAdapter(Manifest), TypeAdapter(Record)

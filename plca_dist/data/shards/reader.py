@@ -1,5 +1,6 @@
 """Single row groups of a shard directory, read back."""
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Event, Lock
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from plca_dist.data.shards.file import shard_schema
 from plca_dist.data.shards.manifest import MANIFEST, Manifest
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, first_line
 from plca_dist.storage import Store
 
 #: The most footers that are kept.
@@ -95,20 +96,27 @@ class ShardReader:
         shard = self.manifest.shards[shard_index]
         try:
             footer = self._footer(shard_index)
-            start, end = _extent(footer.row_group(group_index), columns)
+            # With images nearly all of a row group is read, so the rest is too: the checksum is that of the whole.
+            checked = bool(shard.checksums) and "image" in columns
+            names = shard_schema(self.manifest.with_labels).names if checked else columns
+            start, end = _extent(footer.row_group(group_index), names, shard.bytes)
             data = self._bytes(shard.name, start, end)
+            if checked and zlib.crc32(data) != shard.checksums[group_index]:
+                raise ValueError(f"its bytes are not those of its checksum in {MANIFEST}")
             # A parquet reader keeps state while it reads, so each call has its own. A known footer makes it cheap.
             window = pa.PythonFile(_Window(data, start, shard.bytes), mode="r")
-            parquet = pq.ParquetFile(window, metadata=footer, page_checksum_verification=True)
+            parquet = pq.ParquetFile(window, metadata=footer, page_checksum_verification=not checked)
             return parquet.read_row_group(group_index, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # Arrow has no single error for bytes that are not Parquet's
             with self._lock:
                 self._footers.pop(shard_index, None)  # reading it again shows whether it is still the same
             first = sum(shard.row_groups[:group_index])
             raise Damaged(
                 f"{self.store.uri}/{shard.name}: row group {group_index} (rows {first} to "
-                f"{first + shard.row_groups[group_index] - 1} of the shard) is damaged ({error}); copy the shard "
-                "again, write the shards again with --overwrite, or let training pass over such rows with "
+                f"{first + shard.row_groups[group_index] - 1} of the shard) is damaged ({first_line(error)}); copy "
+                "the shard again, write the shards again with --overwrite, or let training pass over such rows with "
                 "--set order.damaged=skip."
             ) from error
 
@@ -148,16 +156,20 @@ class ShardReader:
             if len(tail) < length <= size:
                 start = size - length
                 tail = self._bytes(shard.name, start, size)
+            if shard.checksums and zlib.crc32(tail[-length:]) != shard.checksums[-1]:
+                raise ValueError(f"its footer is not that of its checksum in {MANIFEST}")
             footer = pq.ParquetFile(pa.PythonFile(_Window(tail, start, size), mode="r")).metadata
-        except (pa.ArrowException, OSError) as error:
+            rows = tuple(footer.row_group(g).num_rows for g in range(footer.num_row_groups))
+            columns = footer.schema.to_arrow_schema().names
+        except UserError:
+            raise
+        except Exception as error:  # see `_read`
             raise Damaged(
-                f"{where} is no readable Parquet file ({error}); copy the shard again, write the shards again with "
-                "--overwrite, or let training pass over its rows with --set order.damaged=skip."
+                f"{where} is no readable Parquet file ({first_line(error)}); copy the shard again, write the shards "
+                "again with --overwrite, or let training pass over its rows with --set order.damaged=skip."
             ) from error
-        rows = tuple(footer.row_group(g).num_rows for g in range(footer.num_row_groups))
         if rows != shard.row_groups:
             raise self._disagree(where, f"row groups of {list(rows)} rows", f"{list(shard.row_groups)}")
-        columns = footer.schema.to_arrow_schema().names
         expected = shard_schema(self.manifest.with_labels).names
         if columns != expected:
             raise self._disagree(where, f"columns {', '.join(columns)}", ", ".join(expected))
@@ -170,11 +182,14 @@ class ShardReader:
         )
 
 
-def _extent(group: Any, columns: Sequence[str]) -> tuple[int, int]:
-    """First byte, and first byte after, of the named columns of a row group."""
+def _extent(group: Any, columns: Sequence[str], size: int) -> tuple[int, int]:
+    """First byte, and first byte after, of the named columns of a row group. ValueError where they lie outside."""
     chunks = [group.column(k) for k in range(group.num_columns)]
     wanted = [c for c in chunks if c.path_in_schema.partition(".")[0] in columns]
-    return min(map(_first_byte, wanted)), max(_first_byte(c) + c.total_compressed_size for c in wanted)
+    start, end = min(map(_first_byte, wanted)), max(_first_byte(c) + c.total_compressed_size for c in wanted)
+    if not 0 <= start < end <= size:
+        raise ValueError(f"its footer places it at bytes {start} to {end} of {size}")
+    return start, end
 
 
 def _first_byte(chunk: Any) -> int:

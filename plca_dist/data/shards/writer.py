@@ -3,7 +3,7 @@
 Samples are shuffled once before they are cut into shards, so that neighbours in a shard are not neighbours in a video.
 Shards are written in parallel, each as a whole. Each finished shard gets a record of its inputs beside it. A call after
 one that was cut short keeps the shards whose records still fit, and writes the rest. The manifest is written last, and
-then the records are deleted.
+then the records are deleted. Two writers in one place would mix their shards: a claim keeps the second out.
 """
 
 import hashlib
@@ -14,23 +14,25 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from plca_dist.data.datasets.dataset import Reader
+from plca_dist.data.datasets.dataset import ForeignLabels, Reader
 from plca_dist.data.order import permutation
 from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.data.shards.manifest import (
     MANIFEST,
     SCHEMA,
+    SHARD_NAME,
     Manifest,
+    Record,
     Shard,
     Skipped,
-    parse_shard,
-    parse_skipped,
+    parse_record,
     read_manifest,
 )
-from plca_dist.errors import UserError
+from plca_dist.errors import RunFailed, UserError
 from plca_dist.storage import Store
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,31 @@ log = logging.getLogger(__name__)
 #: Some 700 MB for GTA5, whose images take 2.8 MB each.
 SHARD_ROWS = 256
 
+#: The largest share of the samples that may be left out: more are a fault of the whole set and not of single files.
+MOST_SKIPPED = 0.25
+
 _RECORDS = "_unfinished"
-_SHARD_NAME = re.compile(r"shard-\d{5,}\.parquet")
 Written = tuple[Shard, tuple[Skipped, ...]]
+
+
+class Claim(Protocol):
+    """The right to write into a directory. `lost`: another writer has taken it over."""
+
+    @property
+    def lost(self) -> bool: ...
+
+
+class _Unclaimed:
+    lost = False
+
+
+#: Takes the claim on a directory for the time of a `with` block, or refuses.
+Claiming = Callable[[Store], AbstractContextManager[Claim]]
+
+
+def unclaimed(_: Store) -> AbstractContextManager[Claim]:
+    """No claim: nothing else writes into the directory."""
+    return nullcontext(_Unclaimed())
 
 
 def write_shards(
@@ -55,6 +79,7 @@ def write_shards(
     workers: int | None = None,
     skip_broken: bool = False,
     overwrite: bool = False,
+    claim: Claiming = unclaimed,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write every sample of `reader` into the shard directory `store`.
@@ -71,13 +96,16 @@ def write_shards(
         row_group_rows: most rows of a row group.
         row_group_bytes: most bytes of a row group's images and labels, unless a single row has more.
         workers: threads, default one per usable core; each writes one shard at a time.
-        skip_broken: leave broken samples out and list them in the manifest, instead of stopping at the first.
+        skip_broken: leave broken samples out and list them in the manifest, instead of stopping at the first. Labels
+            with values outside their set are no broken files, and stop it.
         overwrite: replace a finished dataset.
+        claim: keeps other writers out while shards are written; to find finished ones takes none.
         progress: called with (samples done, samples in all), from any thread but never from two at once.
 
     Raises:
-        UserError: for a broken sample (without `skip_broken`), missing labels, or a directory that already holds
-            another dataset (without `overwrite`). No manifest is written then.
+        UserError: for a broken sample (with `skip_broken`: for too many), missing labels, or a directory that already
+            holds another dataset (without `overwrite`). No manifest is written then.
+        RunFailed: when another writer has taken over.
     """
     sizes = {"shard_rows": shard_rows, "row_group_rows": row_group_rows, "row_group_bytes": row_group_bytes}
     for name, value in sizes.items():
@@ -93,14 +121,18 @@ def write_shards(
     parts = [order[start : start + shard_rows].tolist() for start in range(0, len(order), shard_rows)]
     with ThreadPoolExecutor(workers) as pool:
         inputs = list(pool.map(writer.inputs_of, parts))
-    if store.exists(MANIFEST):
-        if not overwrite:
-            return _finished(store, _digest(inputs), skip_broken)
-        # The manifest is deleted first: from here on there is no data set until the new one is complete.
-        store.delete(MANIFEST)
-        store.delete_tree(_RECORDS)
-    written = writer.run(parts, inputs, workers)
-    return _publish(reader, store, with_labels, written, _digest(inputs))
+    if store.exists(MANIFEST) and not overwrite:
+        return _finished(store, _digest(inputs), skip_broken)
+    with claim(store) as claimed:
+        if store.exists(MANIFEST):
+            if not overwrite:  # another writer has finished it since
+                return _finished(store, _digest(inputs), skip_broken)
+            # The manifest is deleted first: from here on there is no data set until the new one is complete.
+            store.delete(MANIFEST)
+            store.delete_tree(_RECORDS)
+        written = writer.run(parts, inputs, workers, claimed)
+        writer.check(claimed)
+        return _publish(reader, store, with_labels, written, _digest(inputs))
 
 
 def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
@@ -122,13 +154,10 @@ def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
 def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Written], inputs: str) -> Manifest:
     shards = tuple(shard for shard, _ in written if shard.rows)
     skipped = tuple(entry for _, entries in written for entry in entries)
-    if not shards:
-        first = f"; the first: {skipped[0].reason}" if skipped else "."
-        raise UserError(f"{reader.dataset}: not one of {len(reader)} samples could be written{first}")
     kept = {shard.name for shard in shards}
     for entry in store.list():
         # Left by an earlier, larger data set in the same place.
-        if _SHARD_NAME.fullmatch(entry.name) and entry.name not in kept:
+        if re.match(SHARD_NAME, entry.name) and entry.name not in kept:
             store.delete(entry.name)
     classes = reader.label_set
     manifest = Manifest(
@@ -168,18 +197,23 @@ class _Writer:
         self._classes = label_set.classes if label_set else None
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._done = 0
+        self._done = self._left_out = 0
 
     def inputs_of(self, part: Sequence[int]) -> str:
         """A fingerprint of everything that decides the content of one shard."""
         settings = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
         return _digest([settings, [(self._ids[i], self.reader.stamp(i)) for i in part]])
 
-    def run(self, parts: list[list[int]], inputs: list[str], workers: int) -> list[Written]:
-        """Write the shards. Returns each with its skipped samples, in order."""
+    def check(self, claimed: Claim) -> None:
+        """Raise RunFailed where another writer has taken the directory over."""
+        if claimed.lost:
+            raise RunFailed(f"{self.store.uri}: another writer took over; this one stopped and writes nothing more.")
+
+    def run(self, parts: list[list[int]], inputs: list[str], workers: int, claimed: Claim) -> list[Written]:
+        """Write the shards while the claim holds. Returns each with its skipped samples, in order."""
         sizes = {entry.name: entry.size for entry in self.store.list()}
         with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(self._shard, n, part, inputs[n], sizes) for n, part in enumerate(parts)]
+            futures = [pool.submit(self._shard, n, part, inputs[n], sizes, claimed) for n, part in enumerate(parts)]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -189,43 +223,55 @@ class _Writer:
                 raise
         return [future.result() for future in futures]
 
-    def _shard(self, number: int, part: list[int], inputs: str, sizes: dict[str, int]) -> Written:
+    def _shard(self, number: int, part: list[int], inputs: str, sizes: dict[str, int], claimed: Claim) -> Written:
         name, record = f"shard-{number:05d}.parquet", f"{_RECORDS}/shard-{number:05d}.json"
-        if record in sizes:
-            raw = json.loads(self.store.read(record))
-            shard, skipped = parse_shard(raw["shard"]), parse_skipped(raw["skipped"])
+        if record in sizes and (kept := parse_record(self.store.read(record))):
             # Objects appear whole or not at all, so a file of the right size is the right file.
-            present = not shard.rows or sizes.get(name) == shard.bytes
-            if raw["inputs"] == inputs and present and (self.skip_broken or not skipped):
+            present = not kept.shard.rows or sizes.get(name) == kept.shard.bytes
+            if kept.inputs == inputs and present and (self.skip_broken or not kept.skipped):
+                self._leave_out(kept.skipped)
                 self._advance(len(part))
-                return shard, skipped
+                return kept.shard, kept.skipped
         broken: list[Skipped] = []
         shard = write_shard(
             self.store,
             name,
-            self._rows(part, broken),
+            self._rows(part, broken, claimed),
             with_labels=self.with_labels,
             row_group_rows=self.row_group_rows,
             row_group_bytes=self.row_group_bytes,
         )
-        content = {"inputs": inputs, "shard": asdict(shard), "skipped": [asdict(entry) for entry in broken]}
-        self.store.write(record, json.dumps(content).encode())
+        self.check(claimed)
+        self.store.write(record, Record(inputs, shard, tuple(broken)).to_json())
         return shard, tuple(broken)
 
-    def _rows(self, part: list[int], broken: list[Skipped]) -> Iterator[Row]:
+    def _rows(self, part: list[int], broken: list[Skipped], claimed: Claim) -> Iterator[Row]:
         for i in part:
             if self._stop.is_set():
                 raise _StoppedError
+            self.check(claimed)
             try:
                 sample = self.reader.load(i)
+            except ForeignLabels:
+                raise
             except UserError as error:
                 if not self.skip_broken:
                     raise UserError(f"{error} --skip-broken leaves such samples out.") from error
                 log.warning("left out %s: %s", self._ids[i], error)
                 broken.append(Skipped(self._ids[i], str(error)))
+                self._leave_out(broken[-1:])
             else:
                 yield make_row(sample, len(self._classes) if self._classes else None)
             self._advance(1)
+
+    def _leave_out(self, samples: Sequence[Skipped]) -> None:
+        with self._lock:
+            self._left_out += len(samples)
+            if self._left_out > MOST_SKIPPED * len(self.reader):
+                raise UserError(
+                    f"{self.reader.dataset}: more than {MOST_SKIPPED:.0%} of {len(self.reader)} samples are broken, "
+                    f"which is a fault of the whole set; one of them: {samples[-1].reason}"
+                )
 
     def _advance(self, samples: int) -> None:
         with self._lock:
@@ -241,4 +287,4 @@ def _usable_cores() -> int:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, allow_nan=False).encode()).hexdigest()

@@ -1,16 +1,29 @@
 """Ray's core: its tables of nodes, actors and placement groups, and the log files of a session."""
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import state
 from ray._private import worker as ray_worker
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 #: `ActorDiedErrorContext.Reason`: its process or its node died. Ray Train ends the workers that are left by RAY_KILL.
 DIED = ("WORKER_DIED", "NODE_DIED")
+
+#: The start of a line that Ray's native code logs: `[2026-01-31 12:00:00,123 W 4711 4711] `.
+_NATIVE = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] ")
+
+#: A file in a session's directory of logs that somebody was told of.
+_KEPT = "kept"
 
 
 def quieten_driver() -> None:
@@ -20,9 +33,49 @@ def quieten_driver() -> None:
     ray_worker._worker_logs_enabled = False
 
 
+def reload_authentication() -> None:
+    """Heed RAY_AUTH_MODE and RAY_AUTH_TOKEN as they are now; Ray reads them once for each process."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def native_lines(lines: list[str]) -> Iterator[None]:
+    """Collect what Ray's native code writes to standard error inside the block, past Python, instead of showing it."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                if _NATIVE.match(line):
+                    lines.append(line)
+                else:  # of another thread
+                    print(line, file=sys.stderr)
+
+
 def logs_directory() -> str:
-    """The directory of the session's log files on this machine; it outlives the session."""
-    return str(ray_worker.global_worker.node.get_logs_dir_path())
+    """The directory of the session's log files on this machine, for a message to name: it outlives the session."""
+    logs = str(ray_worker.global_worker.node.get_logs_dir_path())
+    keep(Path(logs))
+    return logs
+
+
+def keep(logs: Path) -> bool:
+    """Mark a directory of logs, so that it stays when a cluster that `local.local_cluster` started ends."""
+    with suppress(OSError):
+        (logs / _KEPT).touch()
+    return is_kept(logs)
+
+
+def is_kept(logs: Path) -> bool:
+    return (logs / _KEPT).exists()
 
 
 def has_dashboard() -> bool:

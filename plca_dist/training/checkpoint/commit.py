@@ -30,13 +30,18 @@ _NAME = re.compile(r"step-(\d+)-of-(\d+)(?:-g(\d+))?$")
 #: Letters, digits and a few signs, in folders or not: nothing that leads out of the checkpoint's directory.
 _FILE = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _RANK_FILE = re.compile(r"rank-(\d+)\.pt$")
-#: Seconds before a file whose hash differs is read again.
-_PAUSES_S = (0.5, 3.0)
+#: Seconds before a file whose bytes cannot be right is read again.
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint, as its commit says."""
+    """A committed checkpoint, as its commit says.
+
+    Attributes:
+        files: name -> (bytes, sha256).
+        records: how many records of its attempt led to it; None in a commit of an earlier version.
+    """
 
     name: str
     step: int
@@ -44,7 +49,8 @@ class Checkpoint:
     zero_stage: int
     fingerprint: str
     miou: float | None
-    files: dict[str, tuple[int, str]]  # name -> (bytes, sha256)
+    files: dict[str, tuple[int, str]]
+    records: int | None = None
 
     @property
     def place(self) -> str:
@@ -150,12 +156,17 @@ def _read_commit(run: Store, name: str) -> bytes | None:
 
 
 def _judge(run: Store, name: str, data: bytes, present: Mapping[str, int], found: Survey) -> None:
-    """Put the checkpoint with this commit where it belongs."""
-    try:
-        checkpoint = json_as(data, lambda record: _checkpoint(name, record), f"its {COMMIT}", "read an older one")
-    except Unreadable as error:
-        found.damaged[name] = str(error).partition("; ")[0]
-        return
+    """Put the checkpoint with this commit where it belongs. A commit that makes no sense is read again."""
+    for pause in (*_PAUSES_S, None):
+        try:
+            checkpoint = json_as(data, lambda record: _checkpoint(name, record), f"its {COMMIT}", "read an older one")
+            break
+        except Unreadable as error:
+            if pause is None:
+                found.damaged[name] = str(error).partition("; ")[0]
+                return
+        time.sleep(pause)
+        data = _read_commit(run, name) or data
     sizes = {file: present.get(file) for file in checkpoint.files}
     for file, (size, _) in checkpoint.files.items():
         if sizes[file] != size:
@@ -183,6 +194,7 @@ def _checkpoint(name: str, record: Any) -> Checkpoint:
         fingerprint=str(record["fingerprint"]),
         miou=None if miou is None else float(miou),
         files={file: (int(size), str(digest)) for file, (size, digest) in record["files"].items()},
+        records=None if record.get("records") is None else int(record["records"]),
     )
     own = checkpoint_name(checkpoint.step, checkpoint.world_size, checkpoint.generation)
     if own != name:

@@ -9,12 +9,16 @@ without both; and the filter of `quieten` has to be there before DeepSpeed is im
 """
 
 import contextlib
-import io
 import logging
+import math
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plca_dist.errors import UserError
+from plca_dist.run_files import CHECKPOINTS
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +30,7 @@ EXPECTED_WARNINGS = ("Setting accelerator to CPU", "using ZeRO with an untested 
 
 #: Weights, buffers, and without ZeRO the optimizer too. At ZeRO 3 there is one such file a rank, under longer names.
 MODEL_STATES = "mp_rank_00_model_states.pt"
-_EVERY_MODEL_STATES = "*_model_states.pt"
+_FIRST_OF_ZERO_3 = "zero_pp_rank_0_"
 #: One file a rank at ZeRO 1-3.
 _EVERY_OPTIM_STATES = "*_optim_states.pt"
 #: The rank in the name of a file that this rank alone reads.
@@ -125,14 +129,51 @@ def rank_of(file: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def load(path: Path, *, mapped: bool = False) -> Any:
+    """The tensors, on the CPU, and plain values in a file of a checkpoint. Nothing in the file is executed.
+
+    Args:
+        mapped: leave the tensors in the file, which is read where they are.
+
+    Raises:
+        UserError: the file holds anything else than a run writes.
+    """
+    import torch
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    # Three small classes of numbers, which DeepSpeed puts into optimizer files.
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+        except Exception as error:  # foreign bytes make the unpickler raise nearly anything
+            named = re.search(r"GLOBAL ([A-Za-z0-9_.]+)", str(error))
+            what = f"it refers to {named[1]}" if named else type(error).__name__
+    raise UserError(
+        f"{CHECKPOINTS}/{path.parent.name}/{path.name} is not a file that a run writes ({what}), and nothing in it was "
+        "executed: find out who put it there, and restore the checkpoint from a copy or delete its directory."
+    )
+
+
+@contextlib.contextmanager
+def explained(folder: Path, stage: int) -> Iterator[None]:
+    """Files of the checkpoint in `folder` that do not make one, in a UserError."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{CHECKPOINTS}/{folder.name}: its files do not make a checkpoint of ZeRO stage {stage} "
+            f"({type(error).__name__}): restore it from a copy, or delete its directory."
+        ) from error
+
+
 def load_model_states(folder: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Weights with buffers, and the optimizer's state dict, of a checkpoint without ZeRO.
 
     At ZeRO 1 and 2 the first of the two is the same; the optimizer's state is in the optimizer files.
     """
-    import torch
-
-    states = torch.load(folder / MODEL_STATES, map_location="cpu", weights_only=True)
+    states = load(folder / MODEL_STATES)
     return states["module"], states["optimizer"]
 
 
@@ -142,41 +183,64 @@ class OptimizerFile:
     Attributes:
         state: the base optimizer's state dict; its parameters are the flat tensors of `weights`.
         weights: the rank's float32 weights, one flat tensor a group.
+        ranks: how many such files there must be.
+        paddings: at ZeRO 1 and 2, by group, the elements between each parameter and the next.
     """
 
     def __init__(self, path: Path, stage: int) -> None:
-        import torch
-
-        # Enums of DeepSpeed's are in it, hence not weights_only. Its hash was checked.
-        self._states = torch.load(path, map_location="cpu", weights_only=False)
-        self._name, self._zero, self._key = path.name, self._states["optimizer_state_dict"], _WEIGHTS[stage]
-        self.state: dict[str, Any] = self._zero[_OPTIMIZER[stage]]
-        self.weights: list[Tensor] = self._zero[self._key]
-
-    def save_with(self, weights: "list[Tensor]", folder: Path) -> None:
-        """Write a copy to `folder` that has these tensors in place of the weights."""
-        import torch
-
-        self._zero[self._key] = weights
-        torch.save(self._states, folder / self._name)
+        zero = load(path, mapped=True)["optimizer_state_dict"]
+        self.state: dict[str, Any] = zero[_OPTIMIZER[stage]]
+        self.weights: list[Tensor] = zero[_WEIGHTS[stage]]
+        count = zero["partition_count"]
+        self.ranks: int = max(count) if isinstance(count, list) else count
+        self.paddings: list[list[int]] | None = zero["param_alignment_paddings"] if stage < 3 else None
 
 
-def optimizer_files(folder: Path, stage: int) -> Iterator[OptimizerFile]:
-    """Every rank's, of a checkpoint at ZeRO 1-3; one is in memory at a time."""
-    for path in folder.glob(_EVERY_OPTIM_STATES):
-        yield OptimizerFile(path, stage)
+def optimizer_files(folder: Path, stage: int) -> list[OptimizerFile]:
+    """Every rank's, by rank, of a checkpoint at ZeRO 1-3. Raises ValueError where one is missing."""
+    paths = sorted(folder.glob(_EVERY_OPTIM_STATES), key=lambda path: rank_of(path.name) or 0)
+    files = [OptimizerFile(path, stage) for path in paths]
+    if not files or len(files) != files[0].ranks:
+        raise ValueError(f"{len(files)} optimizer files")
+    return files
 
 
-def link_model_states(folder: Path, copy: Path) -> None:
-    """Put links to the model files of a checkpoint into another folder."""
-    for file in folder.glob(_EVERY_MODEL_STATES):
-        (copy / file.name).symlink_to(file)
+def buffers(folder: Path) -> "dict[str, Tensor]":
+    """The buffers of a checkpoint at ZeRO 3, in float32 where they are no integers."""
+    states = load(folder / f"{_FIRST_OF_ZERO_3}{MODEL_STATES}")
+    module = {name: value for name, value in states["module"].items() if name in states["buffer_names"]}
+    return {name: value.float() if value.is_floating_point() else value for name, value in module.items()}
 
 
-def joined_weights(folder: Path) -> "dict[str, Tensor]":
-    """Whole weights and buffers of a checkpoint at ZeRO 1-3, by DeepSpeed's own reader of its files."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+def join(folder: Path, stage: int, files: list[OptimizerFile], parts: "list[list[Tensor]]") -> "dict[str, Tensor]":
+    """Whole tensors, by the names of the parameters, of which each rank has a part. ZeRO 1-3.
 
-    output = io.StringIO()  # it prints what it does, and draws a progress bar
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+    Args:
+        files: of the checkpoint in `folder`, by rank.
+        parts: by rank and group, flat tensors laid out as `OptimizerFile.weights`: these, or momentum.
+
+    Raises ValueError, or what torch raises, for parts that are too short or too long.
+    """
+    import torch
+
+    shapes = load(folder / (MODEL_STATES if stage < 3 else f"{_FIRST_OF_ZERO_3}{MODEL_STATES}"))["param_shapes"]
+    whole: dict[str, Tensor] = {}
+    if stage == 3:  # every rank has an equal share of each parameter, the last one padded
+        flats, start = [torch.cat(list(groups)) for groups in parts], 0
+        for name, shape in (item for group in shapes for item in group.items()):
+            end = start + math.ceil(shape.numel() / len(flats))
+            whole[name] = torch.cat([flat[start:end] for flat in flats])[: shape.numel()].view(shape)
+            start = end
+        if any(len(flat) != start for flat in flats):
+            raise ValueError("shares of another length")
+        return whole
+    assert files[0].paddings is not None
+    for number, (group, paddings) in enumerate(zip(shapes, files[0].paddings, strict=True)):
+        flat, start = torch.cat([groups[number] for groups in parts]), 0  # the ranks have stretches of it
+        for (name, shape), padding in zip(group.items(), paddings, strict=True):
+            whole[name] = flat.narrow(0, start, shape.numel()).view(shape)
+            start += shape.numel() + padding
+        alignment = 2 * len(parts)
+        if math.ceil(start / alignment) != math.ceil(len(flat) / alignment):
+            raise ValueError("stretches of another length")
+    return whole

@@ -1,8 +1,8 @@
 """The unpartitioned state of a checkpoint, and the way of that state into an engine of any world size and ZeRO stage.
 
 DeepSpeed loads its files only at the world size and the stage that they were written with. Its own converter, to a
-layout that it calls universal, knows Adam's state and not SGD's momentum. But it has a reader that joins the weights of
-all ranks. Where momentum stands in the place of the weights, the same reader joins the momentum.
+layout that it calls universal, knows Adam's state and not SGD's momentum; and its reader of weights executes what a
+file tells it to. Momentum is laid out as the weights are, so one function joins either.
 """
 
 from pathlib import Path
@@ -33,34 +33,40 @@ class FullState(NamedTuple):
 
 
 def read_module(folder: Path, zero_stage: int) -> dict[str, Tensor]:
-    """Weights and buffers of the checkpoint in `folder`, which holds the files of every rank."""
-    return internals.joined_weights(folder) if zero_stage == 3 else internals.load_model_states(folder)[0]
+    """Weights and buffers of the checkpoint in `folder`, which holds the files of every rank.
+
+    Raises UserError for files that are not a checkpoint's; nothing in them is executed.
+    """
+    with internals.explained(folder, zero_stage):
+        if zero_stage < 3:
+            return dict(internals.load_model_states(folder)[0])
+        files = internals.optimizer_files(folder, zero_stage)
+        return internals.buffers(folder) | internals.join(folder, zero_stage, files, [f.weights for f in files])
 
 
 def read_state(folder: Path, zero_stage: int, network: nn.Module) -> FullState:
-    """All of the checkpoint in `folder`, which holds the files of every rank.
+    """All of the checkpoint in `folder`, which holds the files of every rank. Raises as `read_module` does.
 
     Args:
         network: of the same architecture; only its names are used.
     """
     module = read_module(folder, zero_stage)
-    if zero_stage == 0:
-        buffers = _momentum_buffers(internals.load_model_states(folder)[1])
-        # In the order of `build_engine`'s parameter groups.
-        names = [f"network.{part}.{n}" for part in ("backbone", "classifier")
-                 for n, _ in network.get_submodule(part).named_parameters()]  # fmt: skip
-        return FullState(module, dict(zip(names, buffers, strict=True)) if buffers else {})
-    copy = folder.with_name(f"{folder.name}-momentum")
-    copy.mkdir()
-    for file in internals.optimizer_files(folder, zero_stage):
-        buffers = _momentum_buffers(file.state)
-        if not buffers:
+    with internals.explained(folder, zero_stage):
+        if zero_stage == 0:
+            buffers = _momentum_buffers(internals.load_model_states(folder)[1])
+            # In the order of `build_engine`'s parameter groups.
+            names = [f"network.{part}.{n}" for part in ("backbone", "classifier")
+                     for n, _ in network.get_submodule(part).named_parameters()]  # fmt: skip
+            return FullState(module, dict(zip(names, buffers, strict=True)) if buffers else {})
+        files = internals.optimizer_files(folder, zero_stage)
+        momenta = [_momentum_buffers(file.state) for file in files]
+        if not all(momenta):
             return FullState(module, {})
         # DeepSpeed drops the padding at the end of the weights, but not at the end of the momentum.
-        file.save_with([m[: w.numel()] for m, w in zip(buffers, file.weights, strict=True)], copy)
-    internals.link_model_states(folder, copy)
-    momentum = internals.joined_weights(copy)
-    return FullState(module, {f"network.{n}": momentum[f"network.{n}"] for n, _ in network.named_parameters()})
+        parts = [[m[: w.numel()] for m, w in zip(buffers, file.weights, strict=True)]
+                 for buffers, file in zip(momenta, files, strict=True)]  # fmt: skip
+        momentum = internals.join(folder, zero_stage, files, parts)
+        return FullState(module, {f"network.{n}": momentum[f"network.{n}"] for n, _ in network.named_parameters()})
 
 
 def _momentum_buffers(optimizer: dict[str, Any]) -> list[Tensor]:

@@ -15,6 +15,7 @@ from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import Checkpoint, Survey, committed, fetch, rank_file, survey
+from plca_dist.training.checkpoint.internals import load
 from plca_dist.training.checkpoint.reshard import install, read_module, read_state
 from plca_dist.training.collectives import on_every_rank, on_rank_0
 
@@ -31,7 +32,7 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
 
     Raises:
         UserError: the checkpoint is of another recipe; or its world size or stage differs, and DeepSpeed keeps the
-            optimizer's state on a disk.
+            optimizer's state on a disk; or a file of it holds anything else than a run writes.
         TrainingFault: there are checkpoints, and all are damaged.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -51,7 +52,7 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
         needed = rank if native else None
         with tempfile.TemporaryDirectory(prefix="plca-load-") as scratch:
             folder = Path(scratch) / checkpoint.name
-            problems = on_every_rank(lambda c=checkpoint, f=folder, r=needed: fetch(run, c, f, r))  # type: ignore[misc]
+            problems = on_every_rank(lambda c=checkpoint, f=folder, r=needed: _fetch(run, c, f, r))  # type: ignore[misc]
             if problem := next(filter(None, problems), None):
                 if rank == 0:
                     log.warning("passing over checkpoint %s: %s", checkpoint.name, problem)
@@ -64,8 +65,16 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
                 install(engine, read_state(folder, checkpoint.zero_stage, engine.module.network))
             own = folder / rank_file(rank)
             if own.exists():  # a rank that did not exist when the checkpoint was written keeps its seed
-                torch.set_rng_state(torch.load(own, weights_only=True)["torch_rng"])
+                torch.set_rng_state(load(own)["torch_rng"])
         return checkpoint
+
+
+def _fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None) -> str | None:
+    """`fetch`, and a look into every file, because DeepSpeed executes what a file tells it to. Raises UserError."""
+    problem = fetch(run, checkpoint, folder, rank)
+    for file in folder.rglob("*.pt") if problem is None else ():
+        load(file, mapped=True)
+    return problem
 
 
 def _all_damaged(run: Store, damaged: Mapping[str, str]) -> str:
@@ -96,7 +105,7 @@ def weights_of(run: Store, name: str) -> dict[str, Tensor]:
     """The network's unpartitioned weights in the checkpoint called `name`, at any ZeRO stage. It needs no engine.
 
     Raises:
-        UserError: there is no such checkpoint, or it does not count.
+        UserError: there is no such checkpoint, it does not count, or a file holds anything else than a run writes.
     """
     found = {c.name: c for c in committed(run)}
     if name not in found:

@@ -203,6 +203,7 @@ class Saver:
         """Commit the checkpoint and delete older ones that are not to be kept, in rank 0's thread."""
         if dist.get_rank() == 0:
             self._metrics_log.flush()  # before the commit: a resume from it must find every record up to it
+            checkpoint = replace(checkpoint, records=self._metrics_log.count(checkpoint.step))
             commit(self._run, checkpoint)
             try:
                 prune(self._run, self._config.checkpoint.keep, checkpoint)

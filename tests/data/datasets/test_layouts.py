@@ -161,7 +161,7 @@ def test_a_wrong_root_says_what_is_missing_and_what_is_expected(tmp_path: Path) 
         assert DATASETS["gta5"].layout in str(caught.value)
     for path in (gta5 / "images").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match=r"images/ holds no \*\.png image"):
+    with pytest.raises(UserError, match="images/ holds no image"):
         open_dataset("gta5", gta5)
     with pytest.raises(UserError, match=r"gta5 needs the directory"):
         open_dataset("gta5")

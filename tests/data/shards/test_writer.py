@@ -217,14 +217,18 @@ def test_records_with_skipped_samples_do_not_pass_a_strict_run(store: Store, mon
     assert not lenient.loaded or len(lenient.loaded) <= 10  # at most the one shard that the strict run gave up
 
 
-def test_a_dataset_with_nothing_but_broken_samples_is_refused(store: Store) -> None:
-    with pytest.raises(UserError, match=r"not one of 2 samples could be written; the first: /data/"):
-        write_shards(breaking(0, 1, count=2), store, with_labels=True, skip_broken=True)
+def test_a_fault_of_the_whole_set_is_no_broken_sample(store: Store) -> None:
+    with pytest.raises(UserError, match=r"more than 25% of 23 samples are broken, .*whole set; one of them: /data/"):
+        write_shards(breaking(*range(6)), store, with_labels=True, skip_broken=True, **SMALL)
     assert not store.exists("manifest.json")
+    # What an interrupted call left out counts too.
+    with pytest.raises(UserError, match="more than 25%"):
+        write_shards(breaking(*range(6)), store, with_labels=True, skip_broken=True, **{**SMALL, "workers": 1})
+    some = write_shards(breaking(*range(5)), store.child("some"), with_labels=True, skip_broken=True, **SMALL)
+    assert some.rows == 18
     # A shard may well come out empty when others do not.
-    manifest = write_shards(breaking(0, 1, count=3), store.child("c"), with_labels=True, skip_broken=True, shard_rows=1)
-    assert manifest.rows == 1
-    assert len(manifest.shards) == 1
+    manifest = write_shards(breaking(0, 1, count=8), store.child("c"), with_labels=True, skip_broken=True, shard_rows=1)
+    assert manifest.rows == len(manifest.shards) == 6
 
 
 def test_nothing_else_in_the_directory_is_touched(store: Store) -> None:
