@@ -95,7 +95,9 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(
 def test_a_run_of_another_recipe_is_refused_with_the_keys_named(
     refused: Refused, training: Arguments, run: Path
 ) -> None:
-    before = {path: path.read_bytes() for path in run.iterdir()}
+    (run / "checkpoints/step-00000004-of-1-g1").mkdir(parents=True)
+    (run / "checkpoints/step-00000004-of-1-g1/commit.json").write_text("{}")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     base = training(run.parent, "--name", run.name)
     line = refused(*base, "--set", "seed=3", "--set", "objective.lovasz=0", "--set", "log.every=1")
     assert f"run {run} exists with another recipe" in line
@@ -103,7 +105,7 @@ def test_a_run_of_another_recipe_is_refused_with_the_keys_named(
     assert "objective.lovasz (0.75 there, 0.0 here)" in line
     assert "log.every" not in line
     assert "--name" in line
-    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_on_other_shards_is_refused(refused: Refused, run: Path, training: Arguments, tmp_path: Path) -> None:

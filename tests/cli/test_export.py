@@ -55,7 +55,7 @@ def test_an_onnx_file_does_what_predict_does(
 
 
 def test_a_graph_aggregates_predictions_as_the_network_was_trained_to(run: Path, tmp_path: Path) -> None:
-    recipe = run / "recipe.yaml"
+    recipe = run / "attempts/00000001/recipe.yaml"
     text = recipe.read_text()
     assert "kl_aggregation_contrast: false" in text
     recipe.write_text(text.replace("kl_aggregation_contrast: false", "kl_aggregation_contrast: true"))

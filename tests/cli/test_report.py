@@ -7,7 +7,8 @@ import pytest
 
 from plca_dist.cli import main
 
-Refused = Callable[..., str]
+Refused = Callable[..., str]from plca_dist.run_files import attempt
+
 
 
 def test_a_report_names_what_it_wrote(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,8 +31,9 @@ def test_what_cannot_be_reported_is_refused(refused: Refused, run: Path, tmp_pat
     assert "no images are wanted; leave out" in refused("report", run, "--data", tmp_path / "nowhere", "--images", 0)
     assert "holds no labels" in refused("report", run, "--data", toytown_shards / "target")
     assert str(run) in refused("report", run, "--out", run / "recipe.yaml", "--images", 0)
-    (run / "recipe.yaml").write_text("labels: 7")
-    assert f"{run}/recipe.yaml" in refused("report", run)
+    recipe = run / attempt(1) / "recipe.yaml"
+    recipe.write_text("labels: 7")
+    assert str(recipe) in refused("report", run)
     assert not (run / "report").exists()
 
 

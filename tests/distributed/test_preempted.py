@@ -15,7 +15,7 @@ from plca_dist.run.history import read_history
 from plca_dist.training.checkpoint.commit import committed
 
 LEFT = re.compile(
-    r"plca: preempted \((\w+)\): checkpoint (step-\d+-of-2) committed (\d+\.\d) s after the notice; "
+    r"plca: preempted \((\w+)\): checkpoint (step-\d+-of-2-g\d+) committed (\d+\.\d) s after the notice; "
     r"the same command continues it$"
 )
 

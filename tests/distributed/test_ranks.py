@@ -177,7 +177,7 @@ def test_a_notice_to_one_rank_stops_both_at_the_same_step(world: SimpleNamespace
 def test_weights_without_an_engine_are_the_live_ones(world: SimpleNamespace, stage: int) -> None:
     store = resolve(str(world.place / f"whole-{stage}"))
     for step in (2, 6):
-        weights = weights_of(store, f"step-{step:08d}-of-2")
+        weights = weights_of(store, f"step-{step:08d}-of-2-g1")
         live = world.state(f"whole-{stage}", step=step)
         assert_equal(weights, live)
         assert all(weights[name].dtype == live[name].dtype for name in live)

@@ -68,7 +68,7 @@ def test_a_training_outlives_a_pod_that_is_taken_away(cluster: Running) -> None:
     # To the shell in front of `ray start`, which is the pod's process 1: nothing may stand between it and Ray.
     os.kill(goes.pid, signal.SIGTERM)
     assert not first.succeeded(90)
-    assert re.search(r"node \w+ drains\): checkpoint step-\d+-of-2 committed", first.text), first.text
+    assert re.search(r"node \w+ drains\): checkpoint step-\d+-of-2-g\d+ committed", first.text), first.text
     assert "exit code 85" in first.text, first.text
     goes.wait(60)
     assert time.monotonic() - began < 100  # within the pod's grace, less a margin

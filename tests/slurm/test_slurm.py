@@ -135,7 +135,7 @@ def test_a_job_told_to_leave_is_requeued_and_goes_on_at_the_exact_step(
     assert left.startswith("plca: preempted (SIGUSR2): checkpoint step-")
     step = int(left.partition("checkpoint step-")[2][:8])
     assert step < STEPS
-    assert f"continuing from step {step} (step-{step:08d}-of-2)" in second.splitlines()
+    assert f"continuing from step {step} (step-{step:08d}-of-2-g1)" in second.splitlines()
     assert operator.recorded("told") == list(range(1, STEPS + 1))
     undisturbed.wait_state("COMPLETED")
     assert operator.weights("told") == operator.weights("undisturbed")

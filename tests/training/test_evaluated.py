@@ -122,7 +122,7 @@ def test_a_source_only_run_trains_without_reading_the_target(
 def test_a_run_resumed_where_it_was_measured_is_not_measured_again(
     config: Config, train: Callable, whole: Any, interrupt: SimpleNamespace, tmp_path: Path
 ) -> None:
-    interrupt.at(worker, "write_weights", 1)
+    interrupt.at(worker, "leave_result", 1)
     with pytest.raises(interrupt.error):
         train(config, tmp_path)
     interrupt.end()

@@ -185,7 +185,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(
         "passing over checkpoint step-00000004-of-1-g1",
     ]
     assert_same(run, whole)
-    assert {c.name for c in committed(again.store)} >= {LAST, "step-00000004-of-1-g1"}
+    assert {c.name for c in committed(again.store)} >= {"step-00000004-of-1-g2", "step-00000006-of-1-g2"}
 
 
 def stopped_at(call: int) -> Callable[[], str | None]:
