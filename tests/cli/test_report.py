@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from plca_dist.cli import main
+from plca_dist.run_files import attempt
 
-Refused = Callable[..., str]from plca_dist.run_files import attempt
-
+Refused = Callable[..., str]
 
 
 def test_a_report_names_what_it_wrote(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
