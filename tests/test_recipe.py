@@ -192,3 +192,8 @@ def test_a_range_of_workers_takes_the_sizes_that_divide_the_batch() -> None:
 def test_workers_are_a_number_or_a_range(value: str) -> None:
     with pytest.raises(UserError, match=r"cluster.workers = .*: must be a number of at least 1, or a range"):
         load("toytown", [f"cluster.workers={value}"])
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.e-4", ".1e-3", "1.0e-4", "0.0001"])
+def test_a_number_is_written_as_in_python(text: str) -> None:
+    assert load("toytown", [f"optimizer.lr={text}"]).optimizer.lr == 1e-4

@@ -153,7 +153,7 @@ def test_folders_that_cannot_be_predicted_are_refused(
 ) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     command = ["predict", run, "--images", photos, "--out", out]
-    assert "holds no images (.png, .jpg, .jpeg)" in refused(*command)
+    assert "holds no images (.png, .jpg, .jpeg, .jpe, .jfif)" in refused(*command)
     photos.mkdir()
     (photos / "notes.txt").write_text("no image")
     assert "holds no images" in refused(*command)

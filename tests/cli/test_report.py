@@ -57,7 +57,7 @@ def test_what_cannot_be_reported_is_refused(refused: Refused, run: Path, tmp_pat
 )
 def test_a_damaged_file_of_a_run_is_named(file: str, content: str, refused: Refused, run: Path) -> None:
     (run / file).write_text(content)
-    assert f"{run}/{file} is damaged: " in refused("report", run, "--images", 0)
+    assert f"{run}/{file} is damaged " in refused("report", run, "--images", 0)
 
 
 def test_records_of_nothing_that_is_drawn_are_no_curves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

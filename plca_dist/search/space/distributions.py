@@ -82,8 +82,6 @@ def _range_problem(name: str, arguments: list[Any] | tuple[Any, ...]) -> str:
     if len(arguments) != form.count(",") + 1:
         return f"it takes {form}"
     for value in arguments:
-        if isinstance(value, str) and _is_number(value):
-            return f"{value} is text to YAML, which wants a point in a number with an exponent; write {_dotted(value)}"
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"{value!r} is no finite number"
         if name == "randint" and not isinstance(value, int):
@@ -102,19 +100,3 @@ def _range_problem(name: str, arguments: list[Any] | tuple[Any, ...]) -> str:
         if off is not None:
             return f"{off} is no multiple of q = {q}; the nearest is {round(off / q) * q:.12g}"
     return ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _dotted(text: str) -> str:
-    """The number as YAML 1.1 reads it: 1.0e-4 for 1e-4, with a point and a signed exponent."""
-    mantissa, e, exponent = text.lower().partition("e")
-    if "." not in mantissa:
-        mantissa += ".0"
-    return mantissa + (f"e{exponent if exponent[0] in '+-' else '+' + exponent}" if e else "")

@@ -30,7 +30,7 @@ def _refusal(space: Space, base: Config) -> str:
     [
         (_of("objective.aggregation", "{uniform: [0, 1]}") + REST, ["objective.aggregation = 1.0", "less than 1"]),
         (_of("objective.lovasz", "{uniform: [-1, 1]}") + REST, ["objective.lovasz = -1.0", "greater than or equal"]),
-        (_of("batch.pairs", "{uniform: [2, 8]}") + REST, ["batch.pairs = 5.7", "valid integer"]),
+        (_of("batch.pairs", "{uniform: [2, 8]}") + REST, ["batch.pairs = 2.0", "valid integer"]),
         (_of("batch.pairs", "{randint: [0, 8]}") + REST, ["batch.pairs = 0", "greater than 0"]),
         (_of("batch.pairs", "{choice: [4, 3]}") + REST, ["batch.pairs = 3 cannot be split over 2 workers"]),
         (_of("model.backbone", "{choice: [tiny, tinny]}") + REST, ["model.backbone = 'tinny'", "Did you mean 'tiny'"]),
