@@ -16,7 +16,9 @@ def test_a_run_leaves_its_result_and_nothing_else(undisturbed: Run, runs: Any) -
     checkpoints = committed(undisturbed.store)
     assert [c.step for c in checkpoints][:2] == [runs.steps, runs.steps - runs.every]
     inside = {f"{c.place}/{file}" for c in checkpoints for file in (*c.files, "commit.json")}
-    left = {"recipe.yaml", "data.json", "history.json", "metrics.jsonl", "evaluation.json", "model.safetensors"}
+    left = {"recipe.yaml", "data.json", "metrics.jsonl", "evaluation.json", "model.safetensors"}
+    own = ("recipe.yaml", "history.json", "metrics.jsonl", "evaluation.json")
+    left |= {f"attempts/00000001/{file}" for file in own}
     (events,) = [name for name in names if name.startswith("tensorboard/")]
     assert names - inside == {*left, events, "lease/00000001.json"}
     assert runs.recorded("undisturbed") == list(range(1, runs.steps + 1))

@@ -297,7 +297,7 @@ def test_a_launch_that_lost_the_run_stops_on_every_rank_and_commits_nothing(worl
 def test_a_rank_that_hangs_ends_both_with_stacks(world: SimpleNamespace) -> None:
     assert world.codes["stuck"] == [EXIT_CODE, EXIT_CODE]
     for rank, where in ((0, "backward"), (1, "in <lambda>")):
-        text = (world.place / "stuck" / f"stacks-rank-{rank}.txt").read_text()
+        text = (world.place / "stuck" / "attempts/00000001" / f"stacks-rank-{rank}.txt").read_text()
         assert text.startswith(f"step 3 did not end within 4 s on rank {rank} ")
         assert where in text
         assert text in (world.place / f"stuck.rank{rank}.log").read_text()

@@ -131,7 +131,7 @@ def test_a_uri_is_a_place_or_one_line_without_secrets(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # or Google's credentials are looked for
     if _refused(f"{scheme}://{user}{bucket}{key}") is None:
         # All of a key means itself: in s3://us/er:…@bucket/x the bucket is `us`.
-        assert scheme in ("s3", "gs", "file") or not user
+        assert scheme in ("s3", "gs", "az", "abfs", "file") or not user
         assert not user or user.startswith("us/") or scheme == "file"
 
 
