@@ -110,6 +110,7 @@ def test_a_ray_that_does_not_start_is_one_line_and_leaves_its_logs(
         raise TimeoutError("no raylet\n  much more")
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # of the session that other tests share
     with (
         pytest.raises(
             UserError, match=r"does not start on this machine \(no raylet\); Ray's logs are in (\S+);"
