@@ -1,7 +1,7 @@
 """Errors that a person reads: each says what is wrong, where, and what to do about it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -55,6 +55,12 @@ def first_line(error: BaseException, *, with_type: bool = False) -> str:
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else "no message"
     return f"{type(error).__name__}: {line}" if with_type else line
+
+
+def some(things: Sequence[object], most: int = 3) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + more
 
 
 def short(value: object) -> str:

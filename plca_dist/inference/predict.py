@@ -9,7 +9,7 @@ from plca_dist.config import ClusterSettings
 from plca_dist.data.codec import OTHER_SUFFIXES, SUFFIXES, encode_label, verified_image
 from plca_dist.data.colours import colour, overlay, png
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, some
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.inference.load import load_trained
 from plca_dist.messages import Progress
@@ -57,10 +57,7 @@ def _pictures(source: Store, target: Store) -> list[str]:
     if not names:
         raise UserError(f"{source.uri} holds no images ({', '.join(SUFFIXES)}).")
     if others := [name for name in names if name.lower().endswith(OTHER_SUFFIXES)]:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        raise UserError(
-            f"{source.uri}: {', '.join(others[:3])}{more}: only PNG and JPEG are read; convert them, or take them away."
-        )
+        raise UserError(f"{source.uri}: {some(others)}: only PNG and JPEG are read; convert them, or take them away.")
     for name in names:
         if source.local and not Path(source.root, name).is_file():
             raise UserError(f"{source.uri}/{name} is no file but a pipe, socket or device; take it away.")

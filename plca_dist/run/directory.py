@@ -1,6 +1,5 @@
 """A run is its directory: its name, its recipe, the shards it is trained on, and its results."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from plca_dist.errors import UserError
 from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import DATA, RECIPE, SPACE, attempt
+from plca_dist.run_files import DATA, RECIPE, SPACE, attempt, json_bytes
 from plca_dist.storage import Store, absolute, file_at, probe
 from plca_dist.training.attempts import evaluation_of
 from plca_dist.training.build import build_objective, fresh_network
@@ -57,7 +56,7 @@ class Run:
         Raises UserError where another launch has written another recipe there since `open_run`.
         """
         if not self._is_taken():
-            self.store.write(DATA, json.dumps(self.fingerprints, indent=1).encode())
+            self.store.write(DATA, json_bytes(self.fingerprints))
             self.store.write(RECIPE, self.config.to_yaml().encode())
         self.store.write(f"{attempt(generation)}/{RECIPE}", self.config.to_yaml().encode())
 

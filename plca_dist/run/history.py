@@ -3,7 +3,6 @@
 The driver that holds the lease writes it into the directory of its attempt, with all attempts before.
 """
 
-import json
 import logging
 import math
 import time
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from plca_dist.errors import LeaseLost, UserError
 from plca_dist.parsing import Unreadable, read_json
-from plca_dist.run_files import HISTORY, attempt
+from plca_dist.run_files import HISTORY, attempt, json_bytes
 from plca_dist.storage import Store
 from plca_dist.training.attempts import newest
 
@@ -83,8 +82,7 @@ class History:
 
     def _write(self, generation: int) -> None:
         try:
-            data = json.dumps([asdict(a) for a in self._attempts], indent=1).encode()
-            self._run.write(f"{attempt(generation)}/{HISTORY}", data)
+            self._run.write(f"{attempt(generation)}/{HISTORY}", json_bytes([asdict(a) for a in self._attempts]))
         except (UserError, LeaseLost) as error:  # the run itself matters more, and the next write holds it all
             log.warning("%s could not be written: %s", HISTORY, error)
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
+from plca_dist.messages import Record
 from plca_dist.models.weights import to_bytes
 from plca_dist.run_files import EVALUATION, WEIGHTS
 from plca_dist.storage import Store
@@ -44,7 +45,9 @@ def run_worker(config: Config, context: TrainContext) -> None:
     engine = build_engine(config, fresh_network(config), context.device)
     resumed = restore(engine, config, context.run)
     start, steps = (resumed.step if resumed else 0), config.schedule.steps
-    before = on_rank_0(lambda: records_until(context.run, resumed)) if resumed else []
+    before: list[Record] = []
+    if resumed:
+        on_rank_0(lambda: before.extend(records_until(context.run, resumed)))  # rank 0 alone keeps them
     metrics_log = MetricsLog(
         context.run, context.report, generation=context.generation, start_step=start, before=before, keep=rank == 0
     )

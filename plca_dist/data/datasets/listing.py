@@ -7,14 +7,14 @@ of a Mac's archive) are no images.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from plca_dist.data.codec import OTHER_SUFFIXES, SUFFIXES
 from plca_dist.data.datasets.file_reader import FileReader, LabelCode
 from plca_dist.data.labels import LabelSet
-from plca_dist.errors import UserError, nearest, printable
+from plca_dist.errors import UserError, nearest, printable, some
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def list_images(dataset: str, layout: str, root: Path, below: str, pattern: str 
         what = "image" if pattern == "*" else f"{pattern} image"
         raise UserError(f"{root} is no {dataset} dataset: {below}/ holds no {what}. Expected layout: {layout}")
     if others := sorted(set(pictures) - set(images)):
-        log.warning("%s: left out, as it is no %s: %s", folder, pattern, _some(others))
+        log.warning("%s: left out, as it is no %s: %s", folder, pattern, some(others))
     return images
 
 
@@ -79,7 +79,7 @@ def paired(
             f"{image} (label {label})" for image, label in zip(images, labels, strict=True) if label not in present
         ]
         if missing:
-            raise UserError(f"{root}: no label for {_some(missing)}; add the labels, or read the images without them.")
+            raise UserError(f"{root}: no label for {some(missing)}; add the labels, or read the images without them.")
         labels = [present[label] for label in labels]
     return FileReader(dataset, classes, tuple(ids), tuple(images), tuple(labels) if labels is not None else None, code)
 
@@ -92,9 +92,3 @@ def _present(paths: Iterable[Path]) -> dict[Path, Path]:
     folders = {path.parent for path in paths}
     found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return {path.with_suffix(path.suffix.lower()): path for path in found} | {path: path for path in found}
-
-
-def _some(things: Sequence[object], most: int = 3) -> str:
-    """The first few of them, and how many more there are."""
-    more = f" and {len(things) - most} more" if len(things) > most else ""
-    return ", ".join(map(str, things[:most])) + more

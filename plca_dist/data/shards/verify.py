@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from plca_dist.data.shards.manifest import MANIFEST, Manifest, Shard, read_manifest
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, some
 from plca_dist.storage import Store
 
 _PIECE = 16 << 20
@@ -28,9 +28,8 @@ def verify(store: Store, *, workers: int, progress: Callable[[int, int], None]) 
             wrong += [] if right else [shard.name]
             progress(done, len(manifest.shards))
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"{store.uri}: {', '.join(wrong[:3])}{more} of {len(manifest.shards)} shards: absent, or other bytes than "
+            f"{store.uri}: {some(wrong)} of {len(manifest.shards)} shards: absent, or other bytes than "
             f"those that {MANIFEST} names; copy them again, or write the shards again with --overwrite."
         )
     return manifest

@@ -7,7 +7,6 @@ files a checkpoint does not exist: it is passed over with a warning that names i
 """
 
 import hashlib
-import json
 import logging
 import math
 import re
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError
 from plca_dist.parsing import Unreadable, json_as
-from plca_dist.run_files import CHECKPOINTS, COMMIT
+from plca_dist.run_files import CHECKPOINTS, COMMIT, json_bytes
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.internals import rank_of
 
@@ -76,9 +75,7 @@ def rank_file(rank: int) -> str:
 def commit(run: Store, checkpoint: Checkpoint) -> None:
     """Declare the checkpoint complete. All its files must be in the store."""
     record = {key: value for key, value in asdict(checkpoint).items() if key != "name"}
-    if _miou(checkpoint) == -math.inf:  # NaN is no JSON
-        record["miou"] = None
-    run.write(f"{checkpoint.place}/{COMMIT}", json.dumps(record, indent=1, allow_nan=False).encode())
+    run.write(f"{checkpoint.place}/{COMMIT}", json_bytes(record))
 
 
 def committed(run: Store) -> list[Checkpoint]:
