@@ -51,7 +51,8 @@ def scrape_until(name: str, **labels: Any) -> Series:
     while time.monotonic() < deadline:
         found = scrape()
         if any(labels.items() <= have.items() and is_value == value for have, is_value in found.get(name, [])):
-            return found
+            time.sleep(1)  # this scrape may have come while the agent took the values one by one
+            return scrape()
         time.sleep(1)
     pytest.fail(f"{name}{labels} {value} was not exported; there is {found.get(name)}")
 

@@ -265,12 +265,16 @@ def test_a_request_that_stalls_for_too_long_is_given_up_and_asked_again(
         importlib.import_module(f"plca_dist.storage.clouds.{name}")._filesystem.cache_clear()
 
     def check(behind: Behind) -> None:
+        def relent() -> None:
+            while behind.proxy.faults["stall"] < 2:
+                time.sleep(0.05)
+            behind.proxy.stall = 0.0
+
         behind.proxy.stall, behind.proxy.stall_s = 1.0, 600.0
-        threading.Timer(4, setattr, (behind.proxy, "stall", 0.0)).start()
+        threading.Thread(target=relent, daemon=True).start()
         began = time.monotonic()
         assert behind.store(patience_s=60).read("stalled") == b"at last"
-        assert 3 < time.monotonic() - began < 30
-        assert behind.proxy.faults["stall"] >= 2
+        assert 1 < time.monotonic() - began < 60
 
     at_once(check)
 
