@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
-    "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "deepspeed_options", "ops",
+    "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "scratch", "deepspeed_options",
+    "ops",
     "storage", "method", "models", "data",
     "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search",
     "doctor", "demo", "cli",

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from pathlib import Path
 
+from plca_dist import scratch
 from plca_dist.doctor.finding import first_missing
 from plca_dist.errors import UserError
 from plca_dist.storage import Location, Store, probe, prove_created_once
@@ -46,8 +46,8 @@ _BYTES = "do not use this store"
 def _large(store: Store, name: str) -> None:
     """As shards and checkpoints: up in parts; whole, in ranges, and into a file."""
     data = os.urandom(1 << 20) * (_ROUND_TRIP_BYTES >> 20)
-    with tempfile.TemporaryDirectory() as scratch:
-        up, down = Path(scratch) / "up", Path(scratch) / "down"
+    with scratch.folder() as folder:
+        up, down = folder / "up", folder / "down"
         up.write_bytes(data)
         store.upload(up, name)
         store.download(name, down)

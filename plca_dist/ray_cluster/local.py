@@ -4,7 +4,6 @@ Ray listens on all interfaces, whatever address its node has. So it is started w
 request needs. The token is in the environment of the cluster's processes, which only their user can read.
 """
 
-import fcntl
 import os
 import re
 import secrets
@@ -12,12 +11,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from plca_dist import scratch
 from plca_dist.config import ClusterSettings
 from plca_dist.errors import UserError, first_line
 from plca_dist.ray_cluster import LOCAL_CLUSTER
@@ -101,34 +101,16 @@ def place() -> Path:
 @contextmanager
 def _own_directory() -> Iterator[Path]:
     """A directory that Ray may open to all, inside one that is this user's alone."""
-    base = place()
-    _sweep(base)
-    outer = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    with (outer / "new").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (outer / "new").rename(outer / "ray.lock")
+    with scratch.owned(_PREFIX, place(), _remove) as outer:
         inner = outer / "r"
         inner.mkdir()
-        try:
-            yield inner
-        finally:
-            _remove(outer)
-
-
-def _sweep(base: Path) -> None:
-    """Remove directories of this user's clusters whose command was killed: nobody holds their lock."""
-    for lock in base.glob(f"{_PREFIX}*/ray.lock"):
-        with suppress(OSError):
-            if lock.parent.lstat().st_uid == os.getuid():
-                with lock.open("r+") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(lock.parent)
+        yield inner
 
 
 def _remove(outer: Path) -> None:
     kept = [logs for logs in outer.glob("r/session_2*/logs") if core.is_kept(logs)]
     if kept:
-        (outer / "ray.lock").unlink(missing_ok=True)
+        (outer / scratch.LOCK).unlink(missing_ok=True)
         for path in kept[0].parent.iterdir():
             if path != kept[0]:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

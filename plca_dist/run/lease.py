@@ -73,6 +73,7 @@ class Lease:
                 if store.create(name, data) and not fenced(store, newest + 1):
                     prove_created_once(store, name, data)
                     _sweep(store, newest + 1)
+                    _clear_unfinished(store)
                     return cls(store, newest + 1, mine, ttl)
                 watch = _Watch(ttl)  # another launch was quicker: its lease is a new one
                 continue
@@ -120,6 +121,7 @@ class Lease:
                 self.require()
             self._claim, self.generation = claim, self.generation + 1
         _sweep(self._store, self.generation)
+        _clear_unfinished(self._store)
         return self.generation
 
     def release(self) -> None:
@@ -266,6 +268,14 @@ def _sweep(store: Store, generation: int) -> None:
         match = _NAME.match(entry.name)
         if match and int(match[1]) < generation:
             store.delete(entry.name)
+
+
+def _clear_unfinished(store: Store) -> None:
+    """Remove what killed writers have left in the directory. The work goes on where the store does not let us."""
+    try:
+        store.clear_unfinished(besides=LEASES)
+    except UserError as error:
+        log.warning("unfinished uploads of earlier writers, if there are any, stay: %s", error)
 
 
 def _name(generation: int) -> str:

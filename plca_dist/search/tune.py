@@ -1,6 +1,5 @@
 """A search from start to end: Ray Tune decides which trials go on, each trial is an ordinary run."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ import ray
 import ray.tune
 from ray.tune.error import TuneError
 
+from plca_dist import scratch
 from plca_dist.config import Config
 from plca_dist.errors import RunFailed, RunPreempted, first_line
 from plca_dist.messages import Message, MessageKind, TrialEvent, warnings_shown
@@ -112,7 +112,7 @@ def _search(
         signals(requests, training=lambda: True),
         polling("search", _POLL_S, _watch(lease, requests), release_abandoned, searcher.keep),
         polling("table", _POLL_S, show_trials),
-        tempfile.TemporaryDirectory(prefix="plca-tune-") as scratch,
+        scratch.folder() as kept_by_tune,
     ):
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(
@@ -130,7 +130,7 @@ def _search(
             # Nothing of Tune's is kept: a search continues from its trials.
             run_config=ray.tune.RunConfig(
                 name="search",
-                storage_path=scratch,
+                storage_path=str(kept_by_tune),
                 stop=_Deadline(requests),
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,

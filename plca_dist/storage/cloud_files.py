@@ -122,6 +122,11 @@ class CloudFiles:
         with ThreadPoolExecutor(_DELETES) as pool:
             list(pool.map(self.delete, [name for name, _ in self.list(path)]))
 
+    def clear_unfinished(self, path: str, besides: str) -> None:
+        for unfinished, upload in self._fs.unfinished(path):
+            if not unfinished.startswith(f"{besides}/"):
+                self._fs.abort(unfinished, upload)
+
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """What an error means for a person, and whether asking again may help."""
         found = self._failure(error)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from plca_dist.errors import UserError
+from plca_dist.scratch import own_directory
 
 #: End of the name of a file that is being filled.
 PARTIAL = ".partial"
@@ -100,6 +101,11 @@ class LocalFiles:
         with suppress(FileNotFoundError):
             shutil.rmtree(path)
 
+    def clear_unfinished(self, path: str, besides: str) -> None:
+        for file, _ in self.list(path):
+            if file.endswith(PARTIAL) and not file.startswith(f"{besides}/"):
+                self.delete(file)
+
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """What an error means for a person, and whether asking again may help."""
         number = getattr(error, "errno", None)
@@ -138,7 +144,8 @@ def publish(partial: Path, path: Path) -> None:
 
 @contextmanager
 def temporary(name: str, folder: Path | None) -> Iterator[tuple[BinaryIO, Path]]:
-    """A binary file to fill, and its path; it is removed at the end. `folder` None: the system's temporary one."""
+    """A binary file to fill, and its path; it is removed at the end. `folder` None: this process's own."""
+    folder = folder or own_directory()
     with tempfile.NamedTemporaryFile(prefix=f".{name}.", suffix=PARTIAL, dir=folder, delete=False) as file:
         try:
             yield file, Path(file.name)  # type: ignore[misc]

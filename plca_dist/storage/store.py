@@ -62,6 +62,7 @@ class Files(Protocol):
     def look(self, path: str) -> None: ...
     def delete(self, path: str) -> None: ...
     def delete_tree(self, path: str) -> None: ...
+    def clear_unfinished(self, path: str, besides: str) -> None: ...
     def explain(self, error: BaseException) -> tuple[str, bool]: ...
     def arrow(self) -> Any: ...
 
@@ -201,6 +202,13 @@ class Store:
     def delete_tree(self, name: str) -> None:
         """Remove the directory `name` and all below it."""
         self._change(name, lambda: self.files.delete_tree(self._path(name)))
+
+    def clear_unfinished(self, besides: str) -> None:
+        """Remove what writers that were killed have left: files and uploads that have not become objects.
+
+        Only who alone writes to the directory may call it. What is below the directory `besides` stays.
+        """
+        self._change("", lambda: self.files.clear_unfinished(self.root, f"{self.root}/{besides}"))
 
     def arrow(self) -> Any:
         """The filesystem that `root` is in, as pyarrow's."""

@@ -4,6 +4,7 @@ A scene is a few runs in one process group, because starting processes costs mor
 from the inside is left in PLACE/seen/<run>.rank<rank>.pt; what it leaves in the store is in PLACE/<run>.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -234,7 +235,22 @@ def _one_rank_cannot_write() -> None:
     left[0] = 99
     run("refused", zero(1), "checkpoint.max_failed_saves=1")
     Store.upload = upload  # type: ignore[method-assign]
+    _one_rank_has_a_full_disk()
     run("lease-lost", zero(1), lease_lost=True)
+
+
+def _one_rank_has_a_full_disk() -> None:
+    write, left = torch.save, [1]
+
+    def full(*arguments: Any, **more: Any) -> None:
+        if RANK == 1 and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments, **more)
+
+    torch.save = full
+    run("full-once", zero(1))
+    torch.save = write
 
 
 def stuck() -> None:

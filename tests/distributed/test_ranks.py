@@ -287,6 +287,15 @@ def test_uploads_that_fail_on_one_rank_are_known_to_both(world: SimpleNamespace)
     assert not committed(resolve(str(world.place / "refused")))
 
 
+def test_a_full_disk_of_one_rank_is_a_failed_save_of_both(world: SimpleNamespace) -> None:
+    assert world.seen("full-once")["error"] is None
+    assert [c.step for c in committed(resolve(str(world.place / "full-once")))] == [6, 4]
+    (failed,) = [m for m in world.seen("full-once")["records"] if getattr(m, "kind", "") == "checkpoint failed"]
+    assert "does not take it, where" in failed.text
+    assert "No space left on device" in failed.text
+    assert_equal(world.state("full-once"), world.state("whole-1"))
+
+
 def test_a_launch_that_lost_the_run_stops_on_every_rank_and_commits_nothing(world: SimpleNamespace) -> None:
     for rank in (0, 1):
         assert "another launch has taken" in world.seen("lease-lost", rank)["error"]

@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray._private import worker
 
+from plca_dist import scratch
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster import local
 from plca_dist.ray_cluster.internals import core
@@ -23,6 +24,7 @@ STRANGER = (
 OURS = """
 import ray, sys
 from plca_dist.config import ClusterSettings
+from plca_dist import scratch
 from plca_dist.errors import UserError
 from plca_dist.ray_cluster.connect import connection
 try:
@@ -130,12 +132,12 @@ def test_nothing_is_left_but_logs_that_somebody_was_told_of(monkeypatch: pytest.
     dead, told = tmp_path / "plca-dead", tmp_path / "plca-told"
     for folder in (dead, told):
         (folder / "r" / "session_2026" / "logs").mkdir(parents=True)
-        (folder / "ray.lock").touch()
+        (folder / scratch.LOCK).touch()
     core.keep(told / "r" / "session_2026" / "logs")
     with local._own_directory() as lives, local._own_directory():
         assert not dead.exists()
         assert (told / "r" / "session_2026" / "logs").exists()
         assert lives.is_dir()
-        with (lives.parent / "ray.lock").open() as lock, pytest.raises(BlockingIOError):
+        with (lives.parent / scratch.LOCK).open() as lock, pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert list(tmp_path.iterdir()) == [told]

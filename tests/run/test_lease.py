@@ -48,6 +48,28 @@ def test_of_racing_launches_one_gets_the_lease(run: Store) -> None:
         assert isinstance(message, Lease) or "is being written by" in message
 
 
+def test_who_gets_the_lease_clears_what_earlier_writers_left_unfinished(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared: list[tuple[str, str]] = []
+    monkeypatch.setattr(Store, "clear_unfinished", lambda self, besides: cleared.append((self.uri, besides)))
+    with Lease.acquire(run, ttl=TTL) as lease:
+        lease.advance()
+    assert cleared == [(run.uri, "lease")] * 2
+
+
+def test_a_store_that_lets_nobody_see_uploads_is_said_and_no_obstacle(
+    run: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def denied(self: Store, besides: str) -> None:
+        raise UserError(f"{self.uri}: access is denied.")
+
+    monkeypatch.setattr(Store, "clear_unfinished", denied)
+    with Lease.acquire(run, ttl=TTL):
+        pass
+    assert "unfinished uploads of earlier writers, if there are any, stay" in caplog.text
+
+
 def test_a_live_lease_is_waited_for_and_its_holder_named(run: Store) -> None:
     said: list[str] = []
     with Lease.acquire(run, ttl=TTL) as held:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.servers.proxy import FaultyProxy
 from benchmarks.servers.seaweed import S3
 from plca_dist.errors import UserError
-from plca_dist.storage import Location, Store, probe, resolve
+from plca_dist.storage import Location, Store, local_files, probe, resolve
 from tests.storage.clouds import CLOUDS, in_cloud
 
 
@@ -62,6 +62,37 @@ def test_a_write_that_fails_leaves_what_was_there(store: Store) -> None:
         interrupted()
     assert store.read("object") == b"before"
     assert [e.name for e in store.list()] == ["object"]
+
+
+def test_what_killed_writers_left_below_a_directory_is_cleared(store: Store) -> None:
+    """S3 keeps the parts of an upload until it is completed or aborted, and lists no object for them."""
+    mine = store.child("mine")
+    mine.write("whole", b"stays")
+    left = {f"{where}/{name}" for where in ("mine", "mine2") for name in ("deep/upload", "lease/upload")}
+    for name in left:
+        _leave_unfinished(store, name)
+    mine.clear_unfinished(besides="lease")
+    assert mine.read("whole") == b"stays"
+    if store.local or store.uri.startswith("s3"):
+        assert _unfinished(store, left) == left - {"mine/deep/upload"}
+        mine.clear_unfinished(besides="none")
+        assert _unfinished(store, left) == {name for name in left if name.startswith("mine2/")}
+
+
+def _leave_unfinished(store: Store, name: str) -> None:
+    if store.local:
+        store.write(f"{name}{local_files.PARTIAL}", b"half of")
+    elif store.uri.startswith("s3"):
+        bucket, _, root = store.root.partition("/")
+        s3 = store.files._fs.call_s3
+        upload = s3("create_multipart_upload", Bucket=bucket, Key=f"{root}/{name}")["UploadId"]
+        s3("upload_part", Bucket=bucket, Key=f"{root}/{name}", UploadId=upload, PartNumber=1, Body=bytes(5 << 20))
+
+
+def _unfinished(store: Store, names: set[str]) -> set[str]:
+    if store.local:
+        return {name for name in names if Path(f"{store.root}/{name}{local_files.PARTIAL}").exists()}
+    return {path.removeprefix(f"{store.root}/") for path, _ in store.files._fs.unfinished(store.root)}
 
 
 def test_a_missing_object_is_named(store: Store) -> None:

@@ -67,6 +67,22 @@ class S3(PlainPaths, s3fs.S3FileSystem):
 
     retries = 1
 
+    def unfinished(self, path: str) -> list[tuple[str, str]]:
+        """S3 keeps the parts of an upload that nobody completes, and bills them, until somebody aborts it."""
+        bucket, key, _ = self.split_path(path)
+        found: list[tuple[str, str]] = []
+        after: dict[str, str] = {}
+        while True:
+            page = self.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **after)
+            found += [(f"{bucket}/{one['Key']}", one["UploadId"]) for one in page.get("Uploads", ())]
+            if not page.get("IsTruncated"):
+                return found
+            after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def abort(self, path: str, upload: str) -> None:
+        bucket, key, _ = self.split_path(path)
+        self.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+
 
 def filesystem(endpoint: str | None, account: str | None) -> Any:
     """The filesystem at `endpoint` (None: AWS itself), shared by all of this process that ask for the same."""

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,6 +154,34 @@ def load(path: Path, *, mapped: bool = False) -> Any:
         f"{CHECKPOINTS}/{path.parent.name}/{path.name} is not a file that a run writes ({what}), and nothing in it was "
         "executed: find out who put it there, and restore the checkpoint from a copy or delete its directory."
     )
+
+
+def write_checkpoint(engine: Any, scratch: Path, name: str) -> list[Exception]:
+    """Write this rank's part of DeepSpeed's checkpoint to the folder `name` in `scratch`. A collective call.
+
+    The ranks meet on the way, and one that left with an error would keep the others waiting. So it comes to its end.
+
+    Returns:
+        Why files could not be written.
+    """
+    writer = engine.checkpoint_engine
+    errors: list[Exception] = []
+
+    def kept(write: Callable[..., Any]) -> Callable[..., Any]:
+        def attempt(*args: Any, **more: Any) -> None:
+            try:
+                write(*args, **more)
+            except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for a disk that is full
+                errors.append(error)
+
+        return attempt
+
+    writer.save, writer.makedirs = kept(writer.save), kept(writer.makedirs)
+    try:
+        engine.save_checkpoint(str(scratch), tag=name, save_latest=False)
+    finally:
+        del writer.save, writer.makedirs
+    return errors
 
 
 @contextlib.contextmanager

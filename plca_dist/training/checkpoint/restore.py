@@ -1,7 +1,6 @@
 """Load a committed checkpoint into an engine, or its weights alone. `save.py` says what a checkpoint holds."""
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from plca_dist import scratch
 from plca_dist.config import Config
 from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS
@@ -50,8 +50,8 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
         native = same or checkpoint.zero_stage == config.zero_stage == 0
         _check(checkpoint, config, native)
         needed = rank if native else None
-        with tempfile.TemporaryDirectory(prefix="plca-load-") as scratch:
-            folder = Path(scratch) / checkpoint.name
+        with scratch.folder() as place:
+            folder = place / checkpoint.name
             problems = on_every_rank(lambda c=checkpoint, f=folder, r=needed: _fetch(run, c, f, r))  # type: ignore[misc]
             if problem := next(filter(None, problems), None):
                 if rank == 0:
@@ -59,7 +59,7 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
                 damaged[checkpoint.name] = problem
                 continue
             if native:
-                loaded, _ = engine.load_checkpoint(scratch, tag=checkpoint.name, load_lr_scheduler_states=False)
+                loaded, _ = engine.load_checkpoint(str(place), tag=checkpoint.name, load_lr_scheduler_states=False)
                 assert loaded, f"DeepSpeed found nothing to load in {checkpoint.name}"
             else:
                 install(engine, read_state(folder, checkpoint.zero_stage, engine.module.network))
@@ -112,8 +112,8 @@ def weights_of(run: Store, name: str) -> dict[str, Tensor]:
         raise UserError(
             f"{run.uri}/{CHECKPOINTS}/{name} is no committed checkpoint; committed: {', '.join(found) or 'none'}."
         )
-    with tempfile.TemporaryDirectory(prefix="plca-load-") as scratch:
-        folder = Path(scratch) / name
+    with scratch.folder() as place:
+        folder = place / name
         if problem := fetch(run, found[name], folder):
             raise UserError(f"{run.uri}/{CHECKPOINTS}/{name} is damaged: {problem}; committed: {', '.join(found)}.")
         state = read_module(folder, found[name].zero_stage)

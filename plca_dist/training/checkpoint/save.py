@@ -11,9 +11,9 @@ other's uploads at step boundaries, where they agree on everything else too.
 
 import logging
 import shutil
-import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,8 +22,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from plca_dist import scratch
 from plca_dist.config import Config
-from plca_dist.errors import TrainingFault, UserError
+from plca_dist.errors import TrainingFault, UserError, first_line
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import (
     Checkpoint,
@@ -33,6 +34,7 @@ from plca_dist.training.checkpoint.commit import (
     rank_file,
     sha256,
 )
+from plca_dist.training.checkpoint.internals import write_checkpoint
 from plca_dist.training.metrics import CHECKPOINT
 from plca_dist.training.metrics_log import MetricsLog
 
@@ -56,16 +58,27 @@ class _Pending:
     committing: bool = False
 
 
-def snapshot(engine: Any, scratch: Path, name: str, rank: int) -> Path:
+def snapshot(engine: Any, place: Path, name: str, rank: int) -> Path:
     """Write this rank's part of the checkpoint called `name` to a local directory. A collective call.
 
     Returns:
-        The folder in `scratch` that holds the files.
+        The folder in `place` that holds the files.
+
+    Raises UserError where the disk does not take it, once the other ranks are through.
     """
-    folder = scratch / name
-    folder.mkdir()
-    engine.save_checkpoint(str(scratch), tag=name, save_latest=False)
-    torch.save({"torch_rng": torch.get_rng_state()}, folder / rank_file(rank))
+    folder = place / name
+    errors = write_checkpoint(engine, place, name)
+    try:
+        torch.save({"torch_rng": torch.get_rng_state()}, folder / rank_file(rank))
+    except (OSError, RuntimeError) as error:
+        errors.append(error)
+    if errors:
+        free = shutil.disk_usage(place).free
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"{place} does not take it, where {free >> 20} MiB were free ({first_line(errors[0])}): make room there, "
+            "or set TMPDIR to a directory of a larger disk."
+        )
     return folder
 
 
@@ -83,14 +96,18 @@ class Saver:
         self._pending: _Pending | None = None
         self._failures, self._problem = 0, ""  # in a row, and the last of them
         self._abandoned = False
+        self._open = ExitStack()
 
     def __enter__(self) -> "Saver":
+        # Every rank saves into a folder of its own, so that ranks on one host do not upload each other's files.
+        self._scratch = self._open.enter_context(scratch.folder())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Give an upload up, and wait for a commit that has begun. Afterwards nothing here writes to the store."""
         self._abandoned = True
         self._thread.shutdown()
+        self._open.close()
 
     @property
     def busy(self) -> bool:
@@ -119,10 +136,13 @@ class Saver:
             miou=miou,
             files={},
         )
-        # Every rank saves into a folder of its own, so that ranks on one host do not upload each other's files.
-        scratch = Path(tempfile.mkdtemp(prefix="plca-save-"))
-        folder = snapshot(self._engine, scratch, checkpoint.name, rank)
-        self._pending = _Pending(checkpoint, began, self._thread.submit(self._upload, scratch, folder, checkpoint))
+        try:
+            folder = snapshot(self._engine, self._scratch, checkpoint.name, rank)
+            work = self._thread.submit(self._upload, folder, checkpoint)
+        except UserError as error:
+            work = Future()
+            work.set_exception(error)
+        self._pending = _Pending(checkpoint, began, work)
 
     def _begin_commit(self, checkpoint: Checkpoint, began: float) -> None:
         self._pending = _Pending(checkpoint, began, self._thread.submit(self._commit, checkpoint), committing=True)
@@ -184,7 +204,7 @@ class Saver:
             f"checkpoint {checkpoint.name} failed, {self._failures} in a row (at most {limit}): {problem}",
         )
 
-    def _upload(self, scratch: Path, folder: Path, checkpoint: Checkpoint) -> Files:
+    def _upload(self, folder: Path, checkpoint: Checkpoint) -> Files:
         """Upload this rank's files, in its thread."""
         files = {}
         place = self._run.child(checkpoint.place)
@@ -196,7 +216,7 @@ class Saver:
                 files[file] = (path.stat().st_size, sha256(path))
                 place.upload(path, file)
         finally:
-            shutil.rmtree(scratch)
+            shutil.rmtree(folder)
         return files
 
     def _commit(self, checkpoint: Checkpoint) -> Files:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from plca_dist.config import Config
 from plca_dist.errors import LeaseLost, TrainingFault, UserError
 from plca_dist.messages import Message
 from plca_dist.run_files import METRICS, attempt
+from plca_dist.scratch import own_directory
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint import save as under_test
 from plca_dist.training.checkpoint.commit import committed
@@ -153,6 +155,33 @@ def test_one_that_is_needed_must_not_fail(
         saver.save(2, miou=None)
         with pytest.raises(TrainingFault, match=r"the last checkpoint could not be saved: .*does not answer"):
             saver.finish(needed=True)
+
+
+@pytest.mark.parametrize("first", ["mp_rank", "rank-"])
+def test_a_disk_that_does_not_take_it_is_a_failed_save(
+    first: str, engine: Any, config: Config, run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether DeepSpeed's file is the first without room, or ours."""
+    write, room = torch.save, [False]
+
+    def maybe(value: Any, file: Any, **more: Any) -> None:
+        if not room[0] and Path(file).name.startswith(first):
+            raise RuntimeError("unexpected pos 576 vs 534")  # torch's words for a disk that is full
+        write(value, file, **more)
+
+    monkeypatch.setattr(torch, "save", maybe)
+    with saving(engine, config, run) as (saver, messages, _):
+        saver.save(2, miou=None)
+        saver.finish()
+        (message,) = messages
+        assert f"failed, 1 in a row (at most 2): {own_directory()}" in message
+        assert "MiB were free (unexpected pos 576 vs 534): make room there, or set TMPDIR" in message
+        assert run.list() == []
+        room[0] = True
+        saver.save(4, miou=None)
+        saver.finish(needed=True)
+    assert steps(run) == [4]
+    assert list(own_directory().glob("*/step-*")) == []
 
 
 def test_who_has_lost_the_run_commits_nothing(engine: Any, config: Config, run: Store) -> None:
