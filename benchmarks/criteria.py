@@ -12,7 +12,6 @@ from typing import Any
 
 from benchmarks.common import save
 from plca_dist.data.whole_images import whole_pairs
-from plca_dist.inference.load import load_trained
 from plca_dist.recipe import parse
 from plca_dist.run_files import BASE
 from plca_dist.search.directory import Search, open_search
@@ -21,6 +20,7 @@ from plca_dist.search.trials import LABELLED, correlations, score
 from plca_dist.storage import Location, probe
 from plca_dist.training import criteria, metrics
 from plca_dist.training.dataloading import open_shards
+from plca_dist.training.trained import load_trained
 
 IMAGES = 32
 

@@ -54,7 +54,9 @@ class ModelSettings(Section):
         max_length=MOST_RATES,
         description="Dilations of the head's branches.",
     )
-    weights: str | None = Field(None, description="URI of ImageNet weights (torchvision's file) or of our own.")
+    weights: str | None = Field(
+        None, description="URI of torchvision's ImageNet weights, a run, one of its checkpoints, or a .safetensors."
+    )
 
     @field_validator("backbone")
     @classmethod

@@ -8,8 +8,8 @@ import torch
 
 from plca_dist.config import ClusterSettings, EvaluationSettings
 from plca_dist.errors import RunFailed, UserError, first_line
-from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.storage import Location
+from plca_dist.training.trained import TrainedNetwork, load_trained
 
 #: Parts for each worker, one after the other: small enough that a slow part does not keep the others waiting long.
 _PARTS_PER_WORKER = 4

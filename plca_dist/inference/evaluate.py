@@ -11,11 +11,11 @@ from plca_dist.data.shards import read_manifest
 from plca_dist.data.whole_images import labelled_samples
 from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
-from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.messages import Progress
 from plca_dist.run_files import EVALUATIONS, json_bytes
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, file_at, probe, resolve
 from plca_dist.training.evaluation import UNLABELLED, Counts, evaluate, ratios
+from plca_dist.training.trained import TrainedNetwork, load_trained
 
 
 def evaluate_run(

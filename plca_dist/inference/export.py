@@ -10,7 +10,6 @@ from plca_dist.data.datasets.toytown import scene
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.distribute import InferenceJob, job_from
-from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.authors import AUTHORS_BACKBONE, AUTHORS_STYLE, authors_classes, load_authors, to_authors
 from plca_dist.models.deeplab import build_network
@@ -18,6 +17,7 @@ from plca_dist.models.onnx_file import require_onnx, run_onnx, to_onnx
 from plca_dist.models.weights import to_bytes
 from plca_dist.storage import Location, Store, file_at
 from plca_dist.training.evaluation import probabilities
+from plca_dist.training.trained import TrainedNetwork, load_trained
 
 #: The graph's probabilities may differ from torch's by rounding, which σ of the contrast normalization amplifies.
 _TOLERANCE = 1e-3

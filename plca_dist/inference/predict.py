@@ -11,10 +11,10 @@ from plca_dist.data.colours import colour, overlay, png
 from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
 from plca_dist.errors import UserError, some
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
-from plca_dist.inference.load import load_trained
 from plca_dist.messages import Progress
 from plca_dist.storage import Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
+from plca_dist.training.trained import load_trained
 
 _LABEL_IDS, _TRAIN_IDS, _COLOUR, _OVERLAY = _FOLDERS = ("label_ids", "train_ids", "colour", "overlay")
 

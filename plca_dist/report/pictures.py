@@ -13,7 +13,6 @@ from plca_dist.data.shards import read_manifest
 from plca_dist.data.whole_images import Labelled, Pair, labelled_rows, share, whole_pairs
 from plca_dist.errors import UserError
 from plca_dist.inference.distribute import InferenceJob, distribute, job_from, loaded
-from plca_dist.inference.load import TrainedNetwork
 from plca_dist.messages import Progress
 from plca_dist.report.association_picture import association_picture
 from plca_dist.report.associations import LEVELS
@@ -24,6 +23,7 @@ from plca_dist.report.panels import columns
 from plca_dist.report.tables import percent
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, Store, probe, resolve
 from plca_dist.training.evaluation import probabilities
+from plca_dist.training.trained import TrainedNetwork
 
 T = TypeVar("T")
 ASSOCIATION, DIFFUSION = "Cycle association", "Gradient diffusion"

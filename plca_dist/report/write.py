@@ -7,7 +7,6 @@ from itertools import groupby
 from plca_dist.data.colours import png
 from plca_dist.data.labels import LabelSet, label_set
 from plca_dist.errors import RunFailed, UserError
-from plca_dist.inference.load import load_trained
 from plca_dist.messages import Progress
 from plca_dist.report import page, pictures
 from plca_dist.report.curves import charts, curves, marks
@@ -18,6 +17,7 @@ from plca_dist.report.read import RunRecord, read_runs
 from plca_dist.report.tables import published, score_columns
 from plca_dist.run_files import PAGE, REPORT
 from plca_dist.storage import Location, Store, probe
+from plca_dist.training.trained import load_trained
 
 CURVES, PANELS, LEGEND = "curves.png", "panels.png", "legend.png"
 #: The last line of a page, which names the files beside it: the next report there removes those that it does not write.

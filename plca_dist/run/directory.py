@@ -11,12 +11,13 @@ from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
 from plca_dist.run_files import DATA, RECIPE, SPACE, attempt, json_bytes
-from plca_dist.storage import Store, absolute, file_at, probe
+from plca_dist.storage import Store, absolute, probe
 from plca_dist.training.attempts import evaluation_of
-from plca_dist.training.build import build_objective, fresh_network
+from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint.commit import survey
 from plca_dist.training.dataloading import check_data
 from plca_dist.training.result import has_result
+from plca_dist.training.trained import fresh_network
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ class Run:
         different = self._differences()
         if different and (self.finished or _has_checkpoints(self.store)):
             raise UserError(
-                f"run {self.store.uri} exists with another recipe: {'; '.join(different)}. "
-                "Take another --name, or give the recipe it was started with."
+                f"run {self.store.uri} exists with another recipe: {'; '.join(different)}. Give the recipe it was "
+                "started with, or another --name; that one begins with these weights under --set "
+                f"model.weights={self.store.uri}"
             )
         return not different
 
@@ -92,7 +94,7 @@ def open_run(config: Config, name: str) -> Run:
     _ = config.world_sizes  # raises where the batch does not divide
     store = probe(config.location(config.storage.uri)).child(name)
     if config.model.weights:
-        _check_weights(config, config.model.weights)
+        fresh_network(config)  # raises before anything is written; the workers load them again
     fingerprints = check_data(config, with_target=build_objective(config).needs_target)
     if store.exists(SPACE):
         raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
@@ -108,17 +110,6 @@ def check_name(name: str) -> None:
             f"run name {name!r} may hold letters, digits, '.', '_' and '-' only, at most 100, and starts with a letter "
             "or digit; give another with --name."
         )
-
-
-def _check_weights(config: Config, weights: str) -> None:
-    """Raises UserError for weights that do not fit, before anything is written; the workers load them again."""
-    store, file = file_at(config.location(weights))
-    if not store.exists(file):
-        raise UserError(
-            f"model.weights: {weights} does not exist; put the file there (nothing is downloaded), "
-            "or --set model.weights=null to start from random weights."
-        )
-    fresh_network(config)
 
 
 def _has_checkpoints(run: Store) -> bool:

@@ -14,7 +14,7 @@ from plca_dist.run_files import EVALUATION, WEIGHTS
 from plca_dist.storage import Store
 from plca_dist.training import health
 from plca_dist.training.attempts import newest
-from plca_dist.training.build import empty_network, fresh_network
+from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.restore import restore
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.collectives import ControlGroup, on_rank_0
@@ -24,6 +24,7 @@ from plca_dist.training.due import due_after
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.meter import Meter
 from plca_dist.training.metrics_log import MetricsLog, records_until
+from plca_dist.training.trained import fresh_network
 from plca_dist.training.validation import postponed, validate
 from plca_dist.training.watchdog import Watchdog
 

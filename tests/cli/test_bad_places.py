@@ -104,7 +104,7 @@ def test_a_run_of_another_recipe_is_refused_with_the_keys_named(
     assert "seed (0 there, 3 here)" in line
     assert "objective.lovasz (0.75 there, 0.0 here)" in line
     assert "log.every" not in line
-    assert "--name" in line
+    assert f"another --name; that one begins with these weights under --set model.weights={run}" in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 

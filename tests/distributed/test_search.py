@@ -12,7 +12,6 @@ import pytest
 import ray
 from ray._private import state
 
-from plca_dist.inference.load import load_trained
 from plca_dist.recipe import parse
 from plca_dist.run.train import train
 from plca_dist.search.directory import Search, open_search
@@ -22,6 +21,7 @@ from plca_dist.search.trials import Trial
 from plca_dist.search.tune import tune
 from plca_dist.storage import Location
 from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.trained import load_trained
 
 #: One learns, one diverges, one stands still and is stopped; they share all else.
 STOPPING = """

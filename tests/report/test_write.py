@@ -12,7 +12,6 @@ from plca_dist.data.colours import png
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.whole_images import Labelled, Pair, labelled_rows
 from plca_dist.errors import RunFailed, UserError
-from plca_dist.inference.load import TrainedNetwork, load_trained
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.weights import to_bytes
@@ -34,6 +33,7 @@ from plca_dist.run_files import attempt, json_bytes
 from plca_dist.storage import Location, resolve
 from plca_dist.training.evaluation import Counts, probabilities
 from plca_dist.training.scores import score
+from plca_dist.training.trained import TrainedNetwork, load_trained
 from tests.html_reader import Reader, assert_self_contained
 
 RECORDS = [{"step": s, "loss/total": 3.0 / s, "elapsed_s": s / 10} for s in (10, 20, 30)]

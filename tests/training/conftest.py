@@ -15,10 +15,10 @@ from plca_dist.config import Config
 from plca_dist.messages import Message, Record, RunEvent
 from plca_dist.storage import Store, resolve
 from plca_dist.training import watchdog
-from plca_dist.training.build import fresh_network
 from plca_dist.training.context import TrainContext
 from plca_dist.training.engine import build_engine
 from plca_dist.training.loop import prepare_torch, run_worker
+from plca_dist.training.trained import fresh_network
 
 CPU = torch.device("cpu")
 

@@ -12,13 +12,13 @@ import torch
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
-from plca_dist.inference.load import load_trained
 from plca_dist.storage import Location, resolve
 from plca_dist.training.checkpoint.restore import restore
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.engine import set_lr
 from plca_dist.training.metrics_log import MetricsLog
+from plca_dist.training.trained import load_trained
 
 NAME = "step-00000001-of-1-g1"
 MODEL, OPTIM, RANDOM = "mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt", "rank-00000.pt"

@@ -1,15 +1,15 @@
-"""Trained weights, loaded from a run, one of its checkpoints, or a weight file."""
+"""Networks with weights: of a run, of one of its checkpoints, or of a weight file; and what a run begins with."""
 
 import re
 from dataclasses import dataclass
 
 from plca_dist.config import Config
-from plca_dist.data.labels import LABEL_SETS, LabelSet
+from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.state import load_strict, state_dict_of
-from plca_dist.models.weights import describe, load_weights
+from plca_dist.models.weights import describe, load_into, load_pretrained, load_weights, to_bytes
 from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
 from plca_dist.storage import Location, Store, absolute, file_at, probe
 from plca_dist.training.attempts import recipe_of
@@ -73,6 +73,32 @@ def load_trained(location: Location) -> TrainedNetwork:
             f"continue it with `plca train`, or name one of its {CHECKPOINTS}/."
         )
     return _from_file(store, WEIGHTS, config)
+
+
+def fresh_network(config: Config) -> Network:
+    """The recipe's network at step 0: random, or with the weights that `model.weights` names.
+
+    These are a file of any kind that `load_pretrained` knows, or what `load_trained` takes.
+
+    Raises UserError where there is nothing, or where it does not fit.
+    """
+    network = empty_network(config)
+    if config.model.weights is None:
+        return network
+    location = config.location(config.model.weights)
+    origin, classes = location.uri.rstrip("/"), label_set(config.labels).classes
+    store, file = file_at(location.with_uri(origin))
+    if store.exists(file):
+        load_pretrained(network, store.read(file), classes, origin=origin)
+    elif any(store.list(file)):
+        trained = load_trained(location)
+        load_into(network, to_bytes(trained.network, trained.labels.classes), classes, origin=origin)
+    else:
+        raise UserError(
+            f"model.weights: {origin} does not exist; name a weight file (nothing is downloaded), a run's directory or "
+            "one of its checkpoints, or --set model.weights=null to start from random weights."
+        )
+    return network
 
 
 def _from_file(store: Store, file: str, config: Config | None) -> TrainedNetwork:

@@ -1,0 +1,64 @@
+"""A run begins with the weights of another one, by whatever name `plca evaluate` takes them too."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from plca_dist.config import Config
+from plca_dist.errors import UserError
+from plca_dist.storage import Location
+from plca_dist.training.trained import fresh_network, load_trained
+
+NAME = "step-00000004-of-1-g1"
+
+
+@pytest.fixture(scope="module")
+def run(train: Callable, make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six steps, with a checkpoint of four."""
+    return train(make_config("checkpoint.keep=9"), tmp_path_factory.mktemp("run")).path
+
+
+@pytest.fixture(autouse=True)
+def _recipe(run: Path, make_config: Callable[..., Config]) -> None:
+    (run / "recipe.yaml").write_text(make_config("checkpoint.keep=9").to_yaml())
+
+
+@pytest.mark.parametrize("place", ["", "/", "/model.safetensors", f"/checkpoints/{NAME}", f"/checkpoints/{NAME}/"])
+def test_a_run_begins_with_what_another_one_has(place: str, run: Path, make_config: Callable[..., Config]) -> None:
+    began = fresh_network(make_config(f"model.weights={run}{place}")).state_dict()
+    wanted = load_trained(Location(f"{run}{place.rstrip('/')}")).network.state_dict()
+    assert began.keys() == wanted.keys()
+    assert all(torch.equal(began[key], wanted[key]) for key in wanted)
+
+
+def test_steps_differ(run: Path, make_config: Callable[..., Config]) -> None:
+    """So that the test above tells a checkpoint from the result."""
+    last, earlier = (
+        next(fresh_network(make_config(f"model.weights={place}")).parameters())
+        for place in (run, f"{run}/checkpoints/{NAME}")
+    )
+    assert not torch.equal(last, earlier)
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "message"),
+    [
+        ("nowhere", (), "nowhere does not exist; name a weight file .* a run's directory or one of its checkpoints"),
+        ("run/checkpoints/step-00000005-of-1-g1", (), "step-00000005-of-1-g1 does not exist"),
+        ("run/attempts", (), "attempts is no run"),
+        ("run", ("model.rates=[1, 2]",), r"holds another network: rates \(1, 2, 4\) in the file, \(1, 2\) here"),
+        (f"run/checkpoints/{NAME}", ("model.rates=[1, 2]",), r"holds another network: rates \(1, 2, 4\)"),
+        ("unfinished", (), "the run has not finished; .*name one of its checkpoints/"),
+    ],
+)
+def test_what_cannot_be_begun_with_is_refused(
+    place: str, more: tuple[str, ...], message: str, run: Path, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    (tmp_path / "run").symlink_to(run)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "recipe.yaml").write_text(make_config().to_yaml())
+    with pytest.raises(UserError, match=message) as error:
+        fresh_network(make_config(f"model.weights={tmp_path}/{place}", *more))
+    assert "\n" not in str(error.value)
