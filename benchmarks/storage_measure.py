@@ -137,9 +137,10 @@ def lease(uri: str, shards: str) -> Measured:
 
 
 def commit(uri: str, shards: str) -> Measured:
-    """A checkpoint of small files, from `revoke` to `prune`, as the checkpoint's Saver calls them."""
+    """A checkpoint of small files, from its first upload to `prune`, as the checkpoint's Saver calls them."""
     from plca_dist.storage import probe
     from plca_dist.training.checkpoint import commit as checkpoints
+    from plca_dist.training.checkpoint.survey import committed, prune
 
     run, clock = probe(uri), Clock()
     with tempfile.TemporaryDirectory(prefix="plca-storage-") as folder:
@@ -147,18 +148,17 @@ def commit(uri: str, shards: str) -> Measured:
         file.write_bytes(os.urandom(64 << 10))
         files = {checkpoints.rank_file(rank): (file.stat().st_size, checkpoints.sha256(file)) for rank in range(FILES)}
         for step in range(1, 13):
-            name = checkpoints.checkpoint_name(step, FILES)
+            name = checkpoints.checkpoint_name(step, FILES, 1)
             checkpoint = checkpoints.Checkpoint(name, step, FILES, 1, "", step / 100, files)
             with clock("save"):
-                checkpoints.revoke(run, name)
                 for each in files:
                     run.child(checkpoint.place).upload(file, each)
                 with clock("commit"):
                     checkpoints.commit(run, checkpoint)
                 with clock("prune"):
-                    checkpoints.prune(run, keep=2)
+                    prune(run, 2, checkpoint)
             with clock("look_for_committed"):
-                newest = checkpoints.committed(run)
+                newest = committed(run)
             assert [c.step for c in newest] == [s for s in (step, step - 1) if s], newest
     return clock.summary()
 

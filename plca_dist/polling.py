@@ -1,6 +1,7 @@
-"""A thread that does something again and again beside a block of work."""
+"""Doing something again: in a thread beside a block of work, and where what was read cannot be right."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -8,6 +9,17 @@ from threading import Event, Thread
 from plca_dist.errors import first_line
 
 log = logging.getLogger(__name__)
+
+#: Seconds before what cannot be right is read again: its bytes may be lost on their way alone.
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+
+
+def tries() -> Iterator[bool]:
+    """For each try to read something, whether it is the last one. It sleeps between them, for 7.5 s in all."""
+    for pause in _PAUSES_S:
+        yield False
+        time.sleep(pause)
+    yield True
 
 
 @contextmanager

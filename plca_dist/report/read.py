@@ -11,7 +11,7 @@ from plca_dist.run.history import Attempt, read_history
 from plca_dist.run_files import CHECKPOINTS, PAGE, RECIPE, SPACE
 from plca_dist.storage import Location, Store, probe
 from plca_dist.training.attempts import evaluation_of, recipe_of
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.metrics import STEP
 from plca_dist.training.metrics_log import read_records
 from plca_dist.training.result import has_result

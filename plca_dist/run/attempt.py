@@ -15,7 +15,7 @@ from plca_dist.ray_cluster.mailbox import Left, Mailbox, WorkerPlace, listen
 from plca_dist.run.directory import Run
 from plca_dist.run.lost_workers import was_lost
 from plca_dist.run_files import ATTEMPTS, RAY_STATE, attempt
-from plca_dist.training.checkpoint.commit import sweep
+from plca_dist.training.checkpoint.survey import sweep
 
 
 class WorkersFailed(Exception):

@@ -14,7 +14,7 @@ from plca_dist.run_files import DATA, RECIPE, SPACE, attempt, json_bytes
 from plca_dist.storage import Store, absolute, probe
 from plca_dist.training.attempts import evaluation_of
 from plca_dist.training.build import build_objective
-from plca_dist.training.checkpoint.commit import survey
+from plca_dist.training.checkpoint.survey import survey
 from plca_dist.training.dataloading import check_data
 from plca_dist.training.result import has_result
 from plca_dist.training.trained import fresh_network
@@ -113,7 +113,7 @@ def check_name(name: str) -> None:
 
 
 def _has_checkpoints(run: Store) -> bool:
-    found = survey(run, warn=False)
+    found = survey(run, thorough=False)
     return bool(found.counting or found.damaged)
 
 

@@ -14,7 +14,8 @@ from plca_dist.run.directory import Run, open_run
 from plca_dist.run.lease import Lease, naming_the_loss
 from plca_dist.run.preemption import StopRequests, can_go_on, signals, watch
 from plca_dist.run.prometheus import RunGauges, run_gauges
-from plca_dist.training.checkpoint.commit import checkpoint_name, committed
+from plca_dist.training.checkpoint.commit import checkpoint_name
+from plca_dist.training.checkpoint.survey import committed
 
 Say = Callable[[MessageKind, str], None]
 

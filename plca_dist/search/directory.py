@@ -28,7 +28,7 @@ from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import State, Trial
 from plca_dist.storage import Store, probe
 from plca_dist.training.attempts import evaluation_of
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.metrics import CRITERIA, STEP
 from plca_dist.training.metrics_log import read_records
 from plca_dist.training.result import has_result

@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from plca_dist.errors import TrainingFault, first_line
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.checkpoint.internals import skipped_steps
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.engine import finite_weights
 from plca_dist.training.meter import Meter
 

@@ -11,6 +11,7 @@ from typing import Any
 from plca_dist.errors import UserError
 from plca_dist.messages import Message, MessageKind, Record, RunEvent
 from plca_dist.parsing import Unreadable, lines_as
+from plca_dist.polling import tries
 from plca_dist.run_files import METRICS, attempt
 from plca_dist.storage import Store
 from plca_dist.training.attempts import current
@@ -21,8 +22,6 @@ from plca_dist.training.tensorboard import EventFile
 log = logging.getLogger(__name__)
 
 _FLUSH_S = 15.0
-#: Seconds before a file that lacks records is read again.
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class MetricsLog:
@@ -113,14 +112,12 @@ def records_until(run: Store, checkpoint: Checkpoint) -> list[Record]:
     """
     name = f"{attempt(checkpoint.generation)}/{METRICS}" if checkpoint.generation else METRICS
     records: list[Record] = []
-    for pause in (*_PAUSES_S, None):
+    for _ in tries():
         with suppress(Unreadable):
             found = _records(run, name) if run.exists(name) else []
             records = [r for r in found if r[STEP] <= checkpoint.step]
             if checkpoint.records in (None, len(records)):
                 return records
-        if pause is not None:
-            time.sleep(pause)
     log.warning("%s/%s has %d of %s records up to %s", run.uri, name, len(records), checkpoint.records, checkpoint.name)
     return records
 

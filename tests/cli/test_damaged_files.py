@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+from plca_dist import polling
 from plca_dist.cli import main
 from plca_dist.errors import UserError
 from plca_dist.recipe import load
@@ -16,8 +17,6 @@ from plca_dist.search.directory import open_search
 from plca_dist.search.space import load_space
 from plca_dist.search.trials import Trial
 from plca_dist.storage import resolve
-from plca_dist.training import metrics_log
-from plca_dist.training.checkpoint import commit as commits
 from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit, sha256
 
 DEEP = 100_000
@@ -61,8 +60,7 @@ def started(*_: object, **__: object) -> NoReturn:
 @pytest.fixture
 def judge(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Run a command: it succeeds, or is refused with one line and writes nothing."""
-    for module in (commits, metrics_log):
-        monkeypatch.setattr(module, "_PAUSES_S", ())
+    monkeypatch.setattr(polling, "_PAUSES_S", ())
     monkeypatch.setattr("plca_dist.run.train.connection", started)
     monkeypatch.setattr("plca_dist.search.tune._search", started)
     monkeypatch.setattr("plca_dist.report.write.curves", lambda *_: b"")

@@ -16,7 +16,7 @@ from plca_dist.run.history import read_history
 from plca_dist.run.preemption import StopRequests
 from plca_dist.run.train import train
 from plca_dist.storage import resolve
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 
 
 @pytest.mark.parametrize(

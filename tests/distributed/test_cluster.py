@@ -8,7 +8,7 @@ import pytest
 
 from plca_dist.cli import main
 from plca_dist.run.directory import Run
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 
 
 def test_a_run_leaves_its_result_and_nothing_else(undisturbed: Run, runs: Any) -> None:

@@ -14,7 +14,7 @@ from plca_dist.messages import Message, RunEvent
 from plca_dist.run.directory import Run
 from plca_dist.run.history import read_history
 from plca_dist.run.train import train
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 
 
 def test_a_killed_worker_costs_only_the_way_back_to_the_checkpoint(

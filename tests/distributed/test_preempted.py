@@ -12,7 +12,7 @@ import psutil
 
 from plca_dist.run.directory import Run
 from plca_dist.run.history import read_history
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 
 LEFT = re.compile(
     r"plca: preempted \((\w+)\): checkpoint (step-\d+-of-2-g\d+) committed (\d+\.\d) s after the notice; "

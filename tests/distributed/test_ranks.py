@@ -21,10 +21,10 @@ from plca_dist.data.whole_images import labelled_samples, whole_pairs
 from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
-from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.checkpoint.internals import join, optimizer_files
 from plca_dist.training.checkpoint.reshard import read_module
 from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate
 from plca_dist.training.watchdog import EXIT_CODE

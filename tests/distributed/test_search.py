@@ -20,7 +20,7 @@ from plca_dist.search.space import load_space, parse_space
 from plca_dist.search.trials import Trial
 from plca_dist.search.tune import tune
 from plca_dist.storage import Location
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.trained import load_trained
 
 #: One learns, one diverges, one stands still and is stopped; they share all else.

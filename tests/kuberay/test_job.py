@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from benchmarks.servers.seaweed import ACCESS, S3, SECRET, s3_environment
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 from tests.environment import set_all
 from tests.kuberay.manifests import ray_object
 from tests.kuberay.pods import Running

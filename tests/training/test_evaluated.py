@@ -16,7 +16,7 @@ from plca_dist.models.weights import load_weights
 from plca_dist.report.tables import outcome_table
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.context import Preempted
 from plca_dist.training.criteria import KEYS, measure
 from plca_dist.training.dataloading import open_stream

@@ -11,8 +11,8 @@ from plca_dist.config import Config
 from plca_dist.errors import TrainingFault
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint.commit import committed
 from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import TrainingModule
 

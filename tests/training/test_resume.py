@@ -16,11 +16,11 @@ from plca_dist.config import Config
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint import commit as commits
 from plca_dist.training.checkpoint import save as saver
-from plca_dist.training.checkpoint.commit import committed
+from plca_dist.training.checkpoint import survey as surveys
 from plca_dist.training.checkpoint.restore import weights_of
 from plca_dist.training.checkpoint.save import Saver
+from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.context import Preempted
 
 LAST = "step-00000006-of-1-g1"
@@ -159,7 +159,7 @@ def test_in_a_bucket_too(
 def test_cut_short_again_and_again(
     config: Config, train: Callable, whole: SimpleNamespace, interrupt: SimpleNamespace, tmp_path: Path
 ) -> None:
-    for module, name, call in ((worker, "average_buffers", 3), (worker, "validate", 1), (commits.log, "warning", 1)):
+    for module, name, call in ((worker, "average_buffers", 3), (worker, "validate", 1), (surveys.log, "warning", 1)):
         interrupt.at(module, name, call)
         with pytest.raises(interrupt.error):
             train(config, tmp_path)

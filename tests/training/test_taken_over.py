@@ -17,7 +17,7 @@ from plca_dist.errors import LeaseLost
 from plca_dist.run.lease import guarded
 from plca_dist.storage import resolve
 from plca_dist.storage.local_files import LocalFiles
-from plca_dist.training.checkpoint.commit import sweep
+from plca_dist.training.checkpoint.survey import sweep
 from plca_dist.training.context import TrainContext
 from plca_dist.training.loop import run_worker
 from tests.training.conftest import CPU

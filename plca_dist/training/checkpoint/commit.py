@@ -3,21 +3,18 @@
 A checkpoint is a directory `checkpoints/step-00000500-of-2-g3/` in the run: the step, the ranks that wrote it, and the
 generation of their lease, so that no attempt writes where another one does. Its `commit.json` holds the step, the
 world size, the ZeRO stage, the recipe's fingerprint, and every file's size and hash. Without a commit that matches its
-files a checkpoint does not exist: it is passed over with a warning that names it.
+files a checkpoint does not exist: `survey.py` passes over it with a warning that names it.
 """
 
 import hashlib
 import logging
-import math
 import re
-import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from plca_dist.errors import UserError
-from plca_dist.parsing import Unreadable, json_as
+from plca_dist.parsing import json_as
+from plca_dist.polling import tries
 from plca_dist.run_files import CHECKPOINTS, COMMIT, json_bytes
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.internals import rank_of
@@ -29,8 +26,6 @@ _NAME = re.compile(r"step-(\d+)-of-(\d+)(?:-g(\d+))?$")
 #: Letters, digits and a few signs, in folders or not: nothing that leads out of the checkpoint's directory.
 _FILE = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _RANK_FILE = re.compile(r"rank-(\d+)\.pt$")
-#: Seconds before a file whose bytes cannot be right is read again.
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,23 @@ class Checkpoint:
     @property
     def generation(self) -> int:
         """Number of the attempt that wrote it; 0 for a checkpoint of an earlier version."""
-        return _generation(self.name)
+        return generation_of(self.name)
 
 
 def checkpoint_name(step: int, world_size: int, generation: int) -> str:
     """The name of a checkpoint's directory."""
     return f"step-{step:08d}-of-{world_size}" + (f"-g{generation}" if generation else "")
+
+
+def is_name(name: str) -> bool:
+    """Whether a directory is called as a checkpoint is."""
+    return bool(_NAME.match(name))
+
+
+def generation_of(name: str) -> int:
+    """The generation in the name of a checkpoint; 0 where there is none."""
+    match = _NAME.match(name)
+    return int(match[3] or 0) if match else 0
 
 
 def rank_file(rank: int) -> str:
@@ -78,110 +84,13 @@ def commit(run: Store, checkpoint: Checkpoint) -> None:
     run.write(f"{checkpoint.place}/{COMMIT}", json_bytes(record))
 
 
-def committed(run: Store) -> list[Checkpoint]:
-    """Every checkpoint of the run that counts, newest first. A warning names each one that does not.
-
-    Sizes are compared here, hashes when files are fetched.
-    """
-    return survey(run).counting
-
-
-class Survey(NamedTuple):
-    """The checkpoints of a run at one look.
-
-    Attributes:
-        counting: those that count, newest first.
-        damaged: name -> what is wrong, of those that were committed.
-        unfinished: names of those that were never committed.
-    """
-
-    counting: list[Checkpoint]
-    damaged: dict[str, str]
-    unfinished: list[str]
-
-
-def survey(run: Store, *, warn: bool = True) -> Survey:
-    """Look at every checkpoint of the run.
-
-    A listing is a hint only: what it does not show is asked for by name before a checkpoint is called unfinished or
-    damaged. A checkpoint that is deleted at the same time is left out.
-    """
-    found = Survey([], {}, [])
-    for name, present in _sizes(run).items():
-        data = _read_commit(run, name)
-        if data is None:
-            if COMMIT not in present:
-                found.unfinished.append(name)
-        else:
-            _judge(run, name, data, present, found)
-    if warn:
-        for name in found.unfinished:
-            log.warning("passing over checkpoint %s: it was never committed", name)
-        for name, problem in found.damaged.items():
-            log.warning("passing over checkpoint %s: %s", name, problem)
-    found.counting.sort(key=_recency, reverse=True)
-    return found
-
-
-def _sizes(run: Store) -> dict[str, dict[str, int]]:
-    """Bytes of every file, by the directory's name, in every directory that is named like a checkpoint."""
-    sizes: dict[str, dict[str, int]] = {}
-    for entry in run.list(CHECKPOINTS):
-        _, name, *file = entry.name.split("/", 2)
-        if file and _NAME.match(name):
-            sizes.setdefault(name, {})[file[0]] = entry.size
-    return sizes
-
-
-def _recency(checkpoint: Checkpoint) -> tuple[int, int, str]:
-    return checkpoint.step, checkpoint.generation, checkpoint.name
-
-
-def _generation(name: str) -> int:
-    match = _NAME.match(name)
-    return int(match[3] or 0) if match else 0
-
-
-def _read_commit(run: Store, name: str) -> bytes | None:
-    file = f"{CHECKPOINTS}/{name}/{COMMIT}"
-    try:
-        return run.read(file)
-    except UserError:
-        if run.exists(file):
-            raise
-        return None
-
-
-def _judge(run: Store, name: str, data: bytes, present: Mapping[str, int], found: Survey) -> None:
-    """Put the checkpoint with this commit where it belongs. A commit that makes no sense is read again."""
-    for pause in (*_PAUSES_S, None):
-        try:
-            checkpoint = json_as(data, lambda record: _checkpoint(name, record), f"its {COMMIT}", "read an older one")
-            break
-        except Unreadable as error:
-            if pause is None:
-                found.damaged[name] = str(error).partition("; ")[0]
-                return
-        time.sleep(pause)
-        data = _read_commit(run, name) or data
-    sizes = {file: present.get(file) for file in checkpoint.files}
-    for file, (size, _) in checkpoint.files.items():
-        if sizes[file] != size:
-            sizes[file] = run.size_or_none(f"{checkpoint.place}/{file}")
-    if all(size is None for size in sizes.values()):
-        # Its attempt was taken for dead, its files were swept, and then it woke up and committed.
-        found.unfinished.append(name)
-        return
-    for file, (size, _) in checkpoint.files.items():
-        if sizes[file] != size:
-            there = "no" if sizes[file] is None else sizes[file]
-            found.damaged[name] = f"{file} has {there} bytes where the commit says {size}"
-            return
-    found.counting.append(checkpoint)
+def parse_commit(name: str, data: bytes) -> Checkpoint:
+    """The checkpoint called `name` whose commit is `data`. Raises Unreadable for what is no commit of it."""
+    return json_as(data, lambda record: _checkpoint(name, record), f"its {COMMIT}", "read an older one")
 
 
 def _checkpoint(name: str, record: Any) -> Checkpoint:
-    """The checkpoint that a commit describes. What is no commit of this name raises one of many exceptions."""
+    """Raises one of many exceptions for what is no commit of this name."""
     miou = record["miou"]
     checkpoint = Checkpoint(
         name,
@@ -204,42 +113,6 @@ def _checkpoint(name: str, record: Any) -> Checkpoint:
     return checkpoint
 
 
-def prune(run: Store, keep: int, newest: Checkpoint) -> None:
-    """Keep the newest `keep` checkpoints and the best by mIoU (of equals the newest); delete the others.
-
-    The commit is deleted first, so that a deletion cut short leaves nothing that looks complete. Checkpoints that were
-    never committed are deleted too, where their attempt has ended or gone on. Damaged ones stay for a person to see.
-
-    Args:
-        newest: the one that was just committed. Nothing that may be newer is deleted.
-    """
-    found = survey(run, warn=False)
-    counting = [c for c in found.counting if _recency(c) <= _recency(newest)]
-    best = max(counting, key=_miou, default=None)
-    for checkpoint in counting[keep:]:
-        if checkpoint is not best or _miou(checkpoint) == -math.inf:
-            run.delete(f"{checkpoint.place}/{COMMIT}")
-            run.delete_tree(checkpoint.place)
-    for name in found.unfinished:
-        if _generation(name) < newest.generation or name < newest.name:
-            run.delete_tree(f"{CHECKPOINTS}/{name}")
-
-
-def sweep(run: Store, generation: int) -> None:
-    """Delete what attempts before `generation` did not commit: a commit that comes too late finds no files.
-
-    Only the attempt of this generation may call it, before it looks for a checkpoint to continue from.
-    """
-    for name in survey(run, warn=False).unfinished:
-        if _generation(name) < generation:
-            run.delete_tree(f"{CHECKPOINTS}/{name}")
-
-
-def _miou(checkpoint: Checkpoint) -> float:
-    miou = checkpoint.miou
-    return -math.inf if miou is None or math.isnan(miou) else miou
-
-
 def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = None) -> str | None:
     """Download the files that `rank` needs (None: all files) and compare their hashes.
 
@@ -254,14 +127,13 @@ def fetch(run: Store, checkpoint: Checkpoint, folder: Path, rank: int | None = N
     for file, (_, digest) in checkpoint.files.items():
         if rank is not None and rank_that_needs(file) not in (None, rank):
             continue
-        for pause in (*_PAUSES_S, None):
+        for is_last in tries():
             run.download(f"{checkpoint.place}/{file}", folder / file)
             if sha256(folder / file) == digest:
                 break
-            if pause is None:
+            if is_last:
                 return f"{file} differs from the hash in its commit"
             log.warning("%s of checkpoint %s differs from its hash; reading it again", file, checkpoint.name)
-            time.sleep(pause)
     return None
 
 

@@ -14,9 +14,10 @@ from plca_dist.config import Config
 from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import Checkpoint, Survey, committed, fetch, rank_file, survey
+from plca_dist.training.checkpoint.commit import Checkpoint, fetch, rank_file
 from plca_dist.training.checkpoint.internals import load
 from plca_dist.training.checkpoint.reshard import install, read_module, read_state
+from plca_dist.training.checkpoint.survey import Survey, committed, survey
 from plca_dist.training.collectives import on_every_rank, on_rank_0
 
 log = logging.getLogger(__name__)

@@ -26,15 +26,9 @@ from plca_dist import scratch
 from plca_dist.config import Config
 from plca_dist.errors import TrainingFault, UserError, first_line
 from plca_dist.storage import Store
-from plca_dist.training.checkpoint.commit import (
-    Checkpoint,
-    checkpoint_name,
-    commit,
-    prune,
-    rank_file,
-    sha256,
-)
+from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit, rank_file, sha256
 from plca_dist.training.checkpoint.internals import write_checkpoint
+from plca_dist.training.checkpoint.survey import prune
 from plca_dist.training.metrics import CHECKPOINT
 from plca_dist.training.metrics_log import MetricsLog
 

@@ -7,7 +7,8 @@ import pytest
 
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit, committed, prune, survey, sweep
+from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit
+from plca_dist.training.checkpoint.survey import committed, prune, survey, sweep
 
 
 @pytest.fixture

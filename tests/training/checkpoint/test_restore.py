@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from plca_dist import polling
 from plca_dist.config import Config
 from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
-from plca_dist.training.checkpoint import commit as commits
-from plca_dist.training.checkpoint.commit import checkpoint_name, committed, prune
+from plca_dist.training.checkpoint.commit import checkpoint_name
 from plca_dist.training.checkpoint.restore import restore, weights_of
 from plca_dist.training.checkpoint.save import Saver
+from plca_dist.training.checkpoint.survey import committed, prune
 from plca_dist.training.engine import full_state
 from plca_dist.training.metrics_log import MetricsLog
 
@@ -171,7 +172,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_it(
 ) -> None:
     harm, said = DAMAGE[damage]
     harm(run)
-    monkeypatch.setattr(commits, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(polling, "_PAUSES_S", (0.0,))
     with caplog.at_level(logging.WARNING):
         found = restore(saved.engine, config, run)
     assert found is not None
@@ -219,7 +220,7 @@ def test_bytes_that_are_lost_on_their_way_are_read_again(
             target.write_bytes(target.read_bytes()[:-7])
 
     monkeypatch.setattr(Store, "download", truncated)
-    monkeypatch.setattr(commits, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(polling, "_PAUSES_S", (0.0, 0.0))
     found = restore(saved.engine, config, run)
     assert found is not None
     assert found.name == NEW
