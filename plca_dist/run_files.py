@@ -20,6 +20,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 RECIPE = "recipe.yaml"
@@ -72,6 +73,11 @@ def stacks(rank: int) -> str:
 def json_bytes(value: Any) -> bytes:
     """The value as JSON, which has no number that is not finite: null takes its place."""
     return json.dumps(_finite(value), indent=1, allow_nan=False).encode()
+
+
+def json_lines(values: Iterable[Any]) -> bytes:
+    """The values as JSON as `json_bytes` writes it, one a line."""
+    return "".join(json.dumps(_finite(value), allow_nan=False) + "\n" for value in values).encode()
 
 
 def _finite(value: Any) -> Any:

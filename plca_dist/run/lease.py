@@ -12,29 +12,32 @@ change cannot be kept from happening. So all names that it may write to carry it
 
 import json
 import logging
-import os
-import re
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from plca_dist.errors import LeaseLost, RunFailed, UserError
-from plca_dist.parsing import Unreadable, json_as
 from plca_dist.polling import start_polling
-from plca_dist.run_files import LEASES
+from plca_dist.run.generations import (
+    Watch,
+    clear_unfinished,
+    holder_of,
+    name_of,
+    new_claim,
+    newest_generation,
+    read_generation,
+    record_of,
+    sweep_before,
+)
 from plca_dist.storage import Store, prove_created_once
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a lease lives without being renewed; it is renewed four times in that time.
 TTL_S = 8.0
-_NAME = re.compile(rf"{LEASES}/(\d+)\.json$")
 
 
 class LeaseHeld(UserError):
@@ -63,27 +66,27 @@ class Lease:
             LeaseHeld: when another launch holds the lease and renews it.
             UserError: when the store does not keep a second writer from creating the same object.
         """
-        watch = _Watch(ttl)
+        watch = Watch(ttl)
         while True:
-            newest = _newest(store)
-            content = _read(store, newest) if newest else b""
-            if not newest or watch.expired(newest, content) or _record(content).get("released"):
-                mine = _claim()
-                name, data = _name(newest + 1), json.dumps(mine).encode()
+            newest = newest_generation(store)
+            content = read_generation(store, newest) if newest else b""
+            if not newest or watch.expired(newest, content) or record_of(content).get("released"):
+                mine = new_claim()
+                name, data = name_of(newest + 1), json.dumps(mine).encode()
                 if store.create(name, data) and not fenced(store, newest + 1):
                     prove_created_once(store, name, data)
-                    _sweep(store, newest + 1)
-                    _clear_unfinished(store)
+                    sweep_before(store, newest + 1)
+                    clear_unfinished(store)
                     return cls(store, newest + 1, mine, ttl)
-                watch = _Watch(ttl)  # another launch was quicker: its lease is a new one
+                watch = Watch(ttl)  # another launch was quicker: its lease is a new one
                 continue
             if watch.alive():
                 raise LeaseHeld(
-                    f"{store.uri} is being written by {_holder(content)}: one run has one writer; "
+                    f"{store.uri} is being written by {holder_of(content)}: one run has one writer; "
                     "wait for it to end, end it, or start under another name."
                 )
             if watch.is_first():
-                say(f"{store.uri} was last written by {_holder(content)}; waiting {ttl:.0f} s for a sign of life")
+                say(f"{store.uri} was last written by {holder_of(content)}; waiting {ttl:.0f} s for a sign of life")
             time.sleep(ttl / 16)
 
     def __init__(self, store: Store, generation: int, claim: dict[str, Any], ttl: float) -> None:
@@ -115,13 +118,13 @@ class Lease:
         """
         with self._writing:
             self.require()
-            claim = _claim()
-            if not self._store.create(_name(self.generation + 1), json.dumps(claim).encode()):
+            claim = new_claim()
+            if not self._store.create(name_of(self.generation + 1), json.dumps(claim).encode()):
                 self._lose()
                 self.require()
             self._claim, self.generation = claim, self.generation + 1
-        _sweep(self._store, self.generation)
-        _clear_unfinished(self._store)
+        sweep_before(self._store, self.generation)
+        clear_unfinished(self._store)
         return self.generation
 
     def release(self) -> None:
@@ -149,14 +152,14 @@ class Lease:
                 if fenced(self._store, self.generation) or not self._own():
                     self._lose()
                 else:
-                    self._store.write(_name(self.generation), json.dumps(self._claim | news).encode())
+                    self._store.write(name_of(self.generation), json.dumps(self._claim | news).encode())
         except UserError as error:
             # Another launch would need the same store to take over; the guard before each change decides.
             log.warning("the lease on the run could not be renewed: %s", error)
 
     def _own(self) -> bool:
         """Whether the object of this generation is the one that was created here, as far as it can be read."""
-        return _record(self._store.read(_name(self.generation))).get("token") in (None, self._claim["token"])
+        return record_of(self._store.read(name_of(self.generation))).get("token") in (None, self._claim["token"])
 
     def _lose(self) -> None:
         self._lost.set()
@@ -180,7 +183,7 @@ def naming_the_loss(lease: Lease) -> Iterator[None]:
 
 def fenced(store: Store, generation: int) -> bool:
     """Whether a newer generation of the lease exists: the holder of this one has lost it."""
-    return _newest(store) > generation
+    return newest_generation(store) > generation
 
 
 def guarded(store: Store, generation: int) -> Store:
@@ -195,88 +198,3 @@ def guarded(store: Store, generation: int) -> Store:
 
 def _lost(store: Store) -> str:
     return f"another launch has taken {store.uri} over; this one stops, and what the other writes is untouched"
-
-
-class _Watch:
-    """The newest generation as one observer has seen it, and for how long."""
-
-    def __init__(self, ttl: float) -> None:
-        self._ttl = ttl
-        self._began = self._since = time.monotonic()
-        self._seen: tuple[int, bytes] | None = None
-        self._changes = -1
-        self._observations = 0
-
-    def expired(self, generation: int, content: bytes) -> bool:
-        """Note the newest generation; returns whether it has been the same for a lease's life."""
-        now = time.monotonic()
-        self._observations += 1
-        if (generation, content) != self._seen:
-            self._seen, self._since = (generation, content), now
-            self._changes += 1
-        return now - self._since > self._ttl
-
-    def alive(self) -> bool:
-        """Whether the holder lives: it renewed the lease at least twice, and was watched for a lease's life."""
-        return self._changes > 1 and time.monotonic() - self._began > self._ttl
-
-    def is_first(self) -> bool:
-        return self._observations == 1
-
-
-def _claim() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "token": uuid.uuid4().hex,
-    }
-
-
-def _holder(content: bytes) -> str:
-    record = _record(content)
-    return "{host}, process {pid}, since {since}".format_map(
-        {key: record.get(key, "unknown") for key in ("host", "pid", "since")}
-    )
-
-
-def _record(content: bytes) -> dict[str, Any]:
-    try:
-        return json_as(content, dict, "the lease", "it is as good as empty")
-    except Unreadable:
-        return {}
-
-
-def _newest(store: Store) -> int:
-    """The newest generation's number; 0 where there is none."""
-    found = (_NAME.match(entry.name) for entry in store.list(LEASES))
-    return max((int(match[1]) for match in found if match), default=0)
-
-
-def _read(store: Store, generation: int) -> bytes:
-    """The generation's content, empty where it was swept since it was listed."""
-    try:
-        return store.read(_name(generation))
-    except UserError:
-        if store.exists(_name(generation)):
-            raise
-        return b""
-
-
-def _sweep(store: Store, generation: int) -> None:
-    for entry in store.list(LEASES):
-        match = _NAME.match(entry.name)
-        if match and int(match[1]) < generation:
-            store.delete(entry.name)
-
-
-def _clear_unfinished(store: Store) -> None:
-    """Remove what killed writers have left in the directory. The work goes on where the store does not let us."""
-    try:
-        store.clear_unfinished(besides=LEASES)
-    except UserError as error:
-        log.warning("unfinished uploads of earlier writers, if there are any, stay: %s", error)
-
-
-def _name(generation: int) -> str:
-    return f"{LEASES}/{generation:08d}.json"

@@ -25,6 +25,7 @@ from plca_dist.search.searcher import TrialSearcher
 from plca_dist.search.space import Space
 from plca_dist.search.trainable import TrialTrainable
 from plca_dist.search.trials import Trial
+from plca_dist.training.context import LEASE_LOST
 
 #: Bytes that a trial's own process reserves. It waits for its workers most of the time and takes no core, but Tune
 #: wants something to reserve, and every node has memory.
@@ -173,7 +174,7 @@ def _watch(lease: Lease, requests: StopRequests) -> Callable[[], None]:
 
     def look() -> None:
         if lease.lost:
-            requests.give("lease lost", "another launch took over", final=True)
+            requests.give("lease lost", LEASE_LOST, final=True)
         if ray.get_runtime_context().get_node_id() in draining_nodes():
             requests.give("drain", "the machine of the search drains", final=True)
 

@@ -1,6 +1,7 @@
 """The metrics file: continued without gaps or repeats, written by one rank."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,17 @@ def test_records_are_shown_at_once_and_written_one_a_line(tmp_path: Path) -> Non
     lines = (tmp_path / attempt(1) / METRICS).read_text().splitlines()
     assert [json.loads(line) for line in lines] == records
     assert read_records(resolve(str(tmp_path))) == records
+
+
+def test_what_is_not_finite_is_null_in_the_file_and_nan_again_when_it_is_read(tmp_path: Path) -> None:
+    metrics_log, _ = keep(tmp_path)
+    metrics_log.add({"step": 2, "loss/total": 1.0, "miou": math.nan})
+    metrics_log.flush()
+    (line,) = (tmp_path / attempt(1) / METRICS).read_text().splitlines()
+    assert line == '{"step": 2, "loss/total": 1.0, "miou": null}'
+    (record,) = read_records(resolve(str(tmp_path)))
+    assert record["loss/total"] == 1.0
+    assert math.isnan(record["miou"])
 
 
 def test_what_lies_past_the_resumed_step_is_dropped_and_written_again(tmp_path: Path) -> None:
