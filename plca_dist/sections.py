@@ -180,7 +180,10 @@ class ClusterSettings(Section):
     loader_threads: Count = Field(2, gt=0, description="Threads of each worker that fetch, decode and augment.")
     prefetch: Count = Field(4, gt=0, description="Micro-batches prepared ahead of need.")
     step_timeout_s: float = Field(
-        600.0, gt=0, le=_YEAR_S, description="A step longer than that ends the run, with stacks."
+        600.0,
+        gt=0,
+        le=_YEAR_S,
+        description="A longer step ends with stacks; the first, evaluations and saves after 10 times that.",
     )
     max_failures: Count = Field(3, ge=0, description="Restarts after an error; lost workers and nodes do not count.")
 

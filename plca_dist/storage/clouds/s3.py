@@ -6,6 +6,7 @@ from typing import Any
 import aiohttp
 import s3fs
 from botocore import exceptions as boto
+from fsspec.asyn import sync
 
 from plca_dist.storage.causes import Failure, Words, chain, of_answer, of_transport
 from plca_dist.storage.clouds import limits
@@ -73,7 +74,7 @@ class S3(PlainPaths, s3fs.S3FileSystem):
         found: list[tuple[str, str]] = []
         after: dict[str, str] = {}
         while True:
-            page = self.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **after)
+            page = self._ask("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **after)
             found += [(f"{bucket}/{one['Key']}", one["UploadId"]) for one in page.get("Uploads", ())]
             if not page.get("IsTruncated"):
                 return found
@@ -81,7 +82,10 @@ class S3(PlainPaths, s3fs.S3FileSystem):
 
     def abort(self, path: str, upload: str) -> None:
         bucket, key, _ = self.split_path(path)
-        self.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+        self._ask("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+
+    def _ask(self, method: str, **named: Any) -> Any:
+        return sync(self.loop, self._call_s3, method, **named)
 
 
 def filesystem(endpoint: str | None, account: str | None) -> Any:
