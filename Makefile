@@ -22,9 +22,9 @@ demo: install
 # Two processes: one runs the tests on Ray and Slurm clusters, the other meanwhile the rest. tests/conftest.py groups them.
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# The whole suite but the tests marked slow; at most 12 minutes on 2 cores, no GPU.
+# The whole suite but the tests marked slow or ci; at most 12 minutes on 2 cores, no GPU.
 test: install
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not ci"
 
 test-all: install
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from benchmarks.servers.seaweed import S3, s3_environment, serving
 from tests.clock import Clock
 from tests.environment import set_all
 from tests.programs import unavailable
+
+# Under nohup, or in the background of a script, these would be ignored, also by all that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen while triton is imported: torchvision does that.
@@ -69,7 +74,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _group(item.nodeid) == "clusters" and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))
         used = _CLUSTERS & set(getattr(item, "fixturenames", ()))
-        if used and _group(item.nodeid) != "clusters" and not item.get_closest_marker("slow"):
+        alone = item.get_closest_marker("slow") or item.get_closest_marker("ci")
+        if used and _group(item.nodeid) != "clusters" and not alone:
             raise pytest.UsageError(f"{item.nodeid} uses {used.pop()}: name its file in _ON_CLUSTERS, {__file__}")
     items.sort(key=lambda item: _group(item.nodeid) != "clusters")
 

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from plca_dist.errors import UserError
 
 _USE = "write https://host or http://host:port"
+#: What comes before a path, a query or a fragment.
+_SERVER = re.compile(r"(\w+://)?[^/?#]*")
 _HOST = re.compile(r"((?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-)[a-z0-9-]{1,63}(?<!-)\.?", re.IGNORECASE)
 
 
@@ -22,7 +24,7 @@ def checked(endpoint: str) -> str:
             "the endpoint holds credentials (there is an @ in it); leave out all up to the @, and put them where "
             "docs/operations.md says."
         )
-    shown = re.split(r"(?<![:/])[/?#]", endpoint, maxsplit=1)[0]
+    shown = _SERVER.match(endpoint)[0]  # type: ignore[index]
     try:
         url = urlsplit(endpoint)
         host, _ = url.hostname or "", url.port

@@ -21,7 +21,10 @@ from plca_dist.training.checkpoint.survey import committed
 
 @pytest.mark.parametrize(
     ("server", "bucket"),
-    [pytest.param("gcs_server", "gs://bucket", marks=pytest.mark.slow), ("azure_server", "az://bucket")],
+    [
+        pytest.param("gcs_server", "gs://bucket", marks=pytest.mark.slow),
+        pytest.param("azure_server", "az://bucket", marks=pytest.mark.ci),
+    ],
 )
 def test_a_run_left_and_continued_is_the_one_on_s3_in_every_bit(
     server: str,

@@ -66,7 +66,7 @@ def gone(processes: list[psutil.Process], seconds: float) -> bool:
     return not alive
 
 
-@pytest.mark.slow  # .ci/run runs it
+@pytest.mark.ci
 @pytest.mark.timeout(600)
 def test_a_killed_driver_and_a_ctrl_c_cost_nothing_either(
     undisturbed: Run, runs: Any, driver: Callable[[list[str]], Any], training_workers: Any

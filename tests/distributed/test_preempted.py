@@ -9,6 +9,7 @@ from socket import gethostname
 from typing import Any
 
 import psutil
+import pytest
 
 from plca_dist.run.directory import Run
 from plca_dist.run.history import read_history
@@ -64,6 +65,7 @@ def test_a_preempted_run_leaves_with_85_and_ends_as_if_nothing_had_been(
     assert ends == [(1, "preempted"), (2, "preempted"), (3, "finished")]
 
 
+@pytest.mark.ci
 def test_a_terminal_that_is_gone_costs_no_step(runs: Any, driver: Callable[[list[str]], Any]) -> None:
     """The reader of its output leaves, and the run goes on; its whole process group gets SIGHUP, and it saves first."""
 

@@ -83,11 +83,11 @@ def planted(folder: Path) -> dict[str, str]:
     return secrets
 
 
-@pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.ci
 def test_no_secret_is_repeated(
-    all_of_them: bool, s3_server: S3, toytown_shards: Path, toytown_settings: list[str], tmp_path: Path
+    s3_server: S3, toytown_shards: Path, toytown_settings: list[str], tmp_path: Path
 ) -> None:
-    """By train, tune and doctor; and, where the time is, by evaluate and report."""
+    """By train, tune, doctor, evaluate and report."""
     secrets = planted(tmp_path)
     runs, temporary = tmp_path / "runs", tmp_path / ("é" + "long" * 20)
     temporary.mkdir()
@@ -99,12 +99,9 @@ def test_no_secret_is_repeated(
         ["train", "toytown", "--name", "run", *sets],
         ["tune", str(tmp_path / "space.yaml"), "--recipe", "toytown", "--name", "search", *sets],
         *(["doctor", "--storage", f"{scheme}://bucket/doctor"] for scheme in ("s3", "gs", "az")),
-    ]
-    more = [
         ["evaluate", run, "--data", f"{toytown_shards}/val", "--workers", "2", "--json", str(tmp_path / "scores.json")],
         ["report", run, "--out", str(tmp_path / "page")],
     ]
-    commands += more if all_of_them else []
     environment = {k: v for k, v in os.environ.items() if not k.startswith(CLOUDS)}
     environment |= {k: v for k, v in secrets.items() if k.isupper()}
     environment |= {

@@ -11,6 +11,7 @@ import pytest
 from plca_dist.run.directory import Run
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(300)
 def test_a_run_that_was_asleep_changes_nothing_that_its_heir_wrote(
     undisturbed: Run, runs: Any, driver: Callable[[list[str]], Any]

@@ -42,7 +42,7 @@ def cluster(s3_server: S3) -> Iterator[Running]:
             yield running
 
 
-@pytest.mark.slow  # .ci/run runs it
+@pytest.mark.ci
 @pytest.mark.timeout(600)
 def test_a_training_finishes(cluster: Running) -> None:
     workers = cluster.start("workers"), cluster.start("workers")

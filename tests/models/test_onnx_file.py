@@ -48,7 +48,8 @@ def test_onnxruntime_says_what_torch_says(
         batch_B3HW = images(3, *edges)
         probability_BKHW, ids_BHW = run_onnx(data, batch_B3HW)
         ours = [probabilities(network, image_3HW, size=None, **settings) for image_3HW in batch_B3HW]
-        torch.testing.assert_close(probability_BKHW, torch.stack(ours), rtol=0, atol=1e-5)
+        # Rounding of float32, which differs between CPUs: up to 1.01e-5 was seen.
+        torch.testing.assert_close(probability_BKHW, torch.stack(ours), rtol=0, atol=3e-5)
         assert torch.equal(ids_BHW.long(), probability_BKHW.argmax(1))
         plain = probabilities(network, batch_B3HW[0], size=None, ratio=0)
         assert ((plain - ours[0]).abs().max() > 1e-3) == (ratio > 0), "aggregation that shows"

@@ -164,6 +164,7 @@ def test_a_password_of_a_proxy_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
         ("https://host:port", "no URL"),
         ("https://host/path", "has a path; write https://host, and paths into URIs"),
         ("https://host?x=1", "has a path"),
+        ("http:///hunter2", "'http://' is no URL of a server"),
         ("https://user:hunter2@host", "holds credentials"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from plca_dist import recipe
+from plca_dist import polling, recipe
 from plca_dist.config import Config
 from plca_dist.messages import Message, Record, RunEvent
 from plca_dist.storage import Store, resolve
@@ -42,6 +42,12 @@ def _timer_of_pytest() -> Iterator[None]:
         patch.setattr(watchdog, "_set_timer", lambda allowed_s: None)
         patch.setattr(watchdog, "_cancel_timer", lambda: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at what is damaged."""
+    monkeypatch.setattr(polling, "_PAUSES_S", (0.01,) * 4)
 
 
 @pytest.fixture(autouse=True)

@@ -124,9 +124,9 @@ def test_memory_that_runs_out_names_step_rank_and_checkpoint(
     def no_memory(terms: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
 
-    spoil(4, no_memory)
+    spoil(5, no_memory)  # the save of step 4 has waited for the commit of step 2, and is not committed itself
     message = fault(train, make_config(), tmp_path)
-    assert "out of memory at step 4, rank 0 (CUDA out of memory. Tried to allocate 2.00 GiB.)" in message
+    assert "out of memory at step 5, rank 0 (CUDA out of memory. Tried to allocate 2.00 GiB.)" in message
     assert "newest good checkpoint: step-00000002-of-1-g1" in message
     assert "batch.micro" in message
     assert "\n" not in message

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 #: Shared memory of a block on an H100 or H200, in bytes.
@@ -103,6 +104,7 @@ def main() -> None:
             seen.clear()
 
 
+@pytest.mark.ci
 def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
