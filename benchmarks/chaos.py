@@ -1,6 +1,6 @@
 """A run that is killed, signalled, cut off from its store and started again, against one that nothing happens to.
 
-    python -m benchmarks.chaos [--store s3|azure|gcs] [--events 40] [--steps 4000] [--seed 0]
+    python -m benchmarks.chaos [--store s3|azure|gcs] [--events 40] [--steps 2800] [--seed 0]
 
 Both train toytown in two workers with `plca train`, each in a process and a Ray cluster of its own, from and to one
 server (SeaweedFS, Azurite or an emulator of Google's) behind a proxy that fails when told to. Events come at random
@@ -237,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", choices=KINDS, default="s3")
     parser.add_argument("--events", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     store = KINDS[options.store]

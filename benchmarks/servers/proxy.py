@@ -34,7 +34,7 @@ class FaultyProxy:
         why: "busy", or what a refused request gets in place of the 503: "denied", "expired" or "quota".
         drop: share of requests whose connection is reset instead of an answer.
         cut: share of GETs that get half of a body, then a reset.
-        truncate: share of GETs of objects that get half of a body, with a length that fits it: nothing looks wrong.
+        truncate: share of GETs that get half of a body, with a length that fits it: nothing looks wrong.
         lag_s: seconds by which listings are behind.
         stall: share of requests that are answered only after `stall_s` seconds.
         faults: number of faults by the names above and "away".
@@ -86,7 +86,7 @@ class FaultyProxy:
                 return behind[-1]
             return answer
 
-    def _fault(self, method: str, path: str) -> str | None:
+    def _fault(self, method: str) -> str | None:
         with self._lock:
             self.requests[method] += 1
             drawn = self._random.random()
@@ -95,7 +95,7 @@ class FaultyProxy:
                 fault = "away"
             else:
                 for name in ("refuse", "drop", "cut", "truncate", "stall"):
-                    if (name in ("cut", "truncate") and method != "GET") or (name == "truncate" and _lists(path)):
+                    if name in ("cut", "truncate") and method != "GET":
                         continue
                     if drawn < (share := getattr(self, name)):
                         fault = name
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = read_body(self.headers, self.rfile)
-        fault = self.proxy._fault(self.command, self.path)
+        fault = self.proxy._fault(self.command)
         if fault in ("away", "drop"):
             self._reset()
             return

@@ -11,6 +11,10 @@ class NoBucket(FileNotFoundError):
     """A listing met no bucket. Where nothing lies under a prefix, a listing is empty."""
 
 
+class CutShort(Exception):
+    """An answer that looks whole, and has fewer bytes than the object."""
+
+
 class Failure(Enum):
     """What went wrong, whatever the cloud calls it."""
 

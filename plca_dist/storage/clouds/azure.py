@@ -26,7 +26,6 @@ WORDS = Words(
 )
 READ: dict[str, Any] = {}
 PUT: dict[str, Any] = {}
-GET: dict[str, Any] = {}
 ERRORS = (OSError, TimeoutError, az.AzureError, aiohttp.ClientError)
 
 _CODES = {
@@ -102,6 +101,8 @@ def filesystem(endpoint: str | None, account: str | None) -> Any:
 
 
 def failure(error: BaseException) -> tuple[Failure, str] | None:
+    if isinstance(error, az.DecodeError):
+        return Failure.CUT_SHORT, ""
     if isinstance(error, az.HttpResponseError):
         code = getattr(error, "error_code", None)
         code = str(getattr(code, "value", code) or "")

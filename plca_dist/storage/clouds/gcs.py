@@ -3,6 +3,7 @@
 import os
 import re
 from functools import lru_cache
+from json import JSONDecodeError
 from typing import Any
 
 import aiohttp
@@ -28,8 +29,9 @@ WORDS = Words(
 )
 READ: dict[str, Any] = {}
 PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES}
-GET: dict[str, Any] = {}
-ERRORS = (OSError, TimeoutError, HttpError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError)
+ERRORS = (
+    OSError, TimeoutError, HttpError, JSONDecodeError, aiohttp.ClientError, google.auth.exceptions.GoogleAuthError,
+)  # fmt: skip
 
 
 async def _request(self: GCSFileSystem, *args: Any, **options: Any) -> Any:
@@ -73,6 +75,8 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
         if code == "401" and "Invalid Credentials" in message:
             return Failure.EXPIRED, code
         return of_answer({}, code, int(code) if code.isdigit() else None, message)
+    if isinstance(error, JSONDecodeError):  # the answer is about objects, not of one
+        return Failure.CUT_SHORT, ""
     if isinstance(error, google.auth.exceptions.DefaultCredentialsError):
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, google.auth.exceptions.RefreshError):

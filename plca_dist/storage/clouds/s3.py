@@ -6,6 +6,7 @@ from typing import Any
 import aiohttp
 import s3fs
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 
 from plca_dist.storage.causes import Failure, Words, chain, of_answer, of_transport
@@ -23,8 +24,7 @@ WORDS = Words(
 )
 READ: dict[str, Any] = {"max_concurrency": 1}  # others ask for the size first
 PUT: dict[str, Any] = {"chunksize": limits.PART_BYTES, "max_concurrency": limits.PARTS}
-GET: dict[str, Any] = dict(PUT)
-ERRORS = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, aiohttp.ClientError)
+ERRORS = (OSError, TimeoutError, boto.BotoCoreError, boto.ClientError, ResponseParserError, aiohttp.ClientError)
 
 _CODES = {
     "NoSuchKey": Failure.NO_OBJECT,
@@ -104,7 +104,7 @@ def failure(error: BaseException) -> tuple[Failure, str] | None:
         return Failure.NO_CREDENTIALS, ""
     if isinstance(error, boto.TokenRetrievalError | boto.SSOError | boto.CredentialRetrievalError):
         return Failure.EXPIRED, ""
-    if isinstance(error, boto.IncompleteReadError):
+    if isinstance(error, boto.IncompleteReadError | ResponseParserError):
         return Failure.CUT_SHORT, ""
     if isinstance(error, boto.ConnectionError | boto.HTTPClientError) and not _by_transport(error):
         return Failure.UNREACHABLE, ""
