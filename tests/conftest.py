@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-# Before torch and ray are imported anywhere: one thread a process on two cores, and a token for clusters of tests.
+# Before torch and ray are imported anywhere: one thread a process on two cores, no GPU for DeepSpeed, and a token for
+# clusters of tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+os.environ |= {"DS_ACCELERATOR": "cpu", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 import torch
 

@@ -83,14 +83,14 @@ def distribute(
         return
     import ray  # here: one process needs no cluster, and should not wait for this import
 
-    from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT, connection
+    from plca_dist.ray_cluster.connect import connection, worker_environment
     from plca_dist.ray_cluster.internals.core import logs_directory, task_error
 
     with connection(workers, lambda message: None):
         task = ray.remote(
             num_cpus=workers.cpus_per_worker,
             num_gpus=int(workers.gpu),
-            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            runtime_env={"env_vars": worker_environment(workers.gpu)},
         )(work)
         waiting = [task.remote(*arguments, p, parts, "cuda" if workers.gpu else "cpu") for p in range(parts)]
         try:

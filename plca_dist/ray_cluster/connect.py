@@ -16,7 +16,14 @@ from plca_dist.ray_cluster.local import QUIET, local_cluster
 
 #: For every worker process. The import of DeepSpeed compiles an optimizer that nobody uses, unless dynamo is off.
 #: OpenMP's threads spin while they wait, and starve other work on the same cores.
-WORKER_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+_EVERYWHERE = {"TORCHDYNAMO_DISABLE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+#: Ray hides no GPU from a worker that asks for none. DeepSpeed would take the first one that it sees.
+_WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+
+
+def worker_environment(gpu: bool) -> dict[str, str]:
+    """Variables of every worker process, which has a GPU or is to see none."""
+    return _EVERYWHERE if gpu else _EVERYWHERE | _WITHOUT_GPU
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import ray.train
 import ray.train.torch
 
 from plca_dist.errors import LeaseLost, UserError
-from plca_dist.ray_cluster.connect import WORKER_ENVIRONMENT
+from plca_dist.ray_cluster.connect import worker_environment
 from plca_dist.ray_cluster.internals.train import Trainer, worker_errors
 from plca_dist.ray_cluster.mailbox import Left, Mailbox, WorkerPlace, listen
 from plca_dist.run.directory import Run
@@ -76,7 +76,7 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=0 if workers > wanted.least_workers else -1
             ),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            worker_runtime_env={"env_vars": worker_environment(wanted.gpu)},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
