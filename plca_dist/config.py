@@ -45,8 +45,9 @@ class Config(Section):
     about: AboutRecipe = AboutRecipe()
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of initial weights, order and augmentation.")
     deterministic: bool = Field(False, description="Deterministic torch algorithms; on the CPU the same bits each run.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: autocast, weights stay float32."
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="Of the network's products, weights stay float32. tf32: as a GPU rounds; bfloat16: autocast.",
     )
     labels: str = Field("cityscapes", description=f"Classes to learn: one of {', '.join(LABEL_SETS)}.")
     data: str = Field("data", description="Base of relative shard URIs.")

@@ -9,6 +9,7 @@ import torch
 from plca_dist.config import ClusterSettings, EvaluationSettings
 from plca_dist.errors import RunFailed, UserError, first_line
 from plca_dist.storage import Location
+from plca_dist.training.precision import set_products
 from plca_dist.training.trained import TrainedNetwork, load_trained
 
 #: Parts for each worker, one after the other: small enough that a slow part does not keep the others waiting long.
@@ -115,6 +116,7 @@ def loaded(job: InferenceJob, device: str) -> TrainedNetwork:
         _loaded.clear()
         if job.threads:
             torch.set_num_threads(job.threads)
-        _loaded[key] = load_trained(job.weights)
+        trained = _loaded[key] = load_trained(job.weights)
+        set_products(trained.config.precision if trained.config else "float32")
         _loaded[key].network.to(device)
     return _loaded[key]

@@ -4,7 +4,7 @@ Everything around a product (statistics, log-sum-exp, accumulation over blocks) 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,14 +22,17 @@ def operand_dtype(x: Tensor, products: str) -> torch.dtype:
 
 @contextmanager
 def rounding(device: torch.device, products: str) -> Iterator[None]:
-    """Within it float32 products are rounded as `products` says, whatever autocast and process-wide settings are."""
+    """Within it float32 products are rounded as `products` says, whatever autocast and process-wide settings are.
+
+    A GPU is the current one within it: Triton launches its kernels there, wherever their tensors are.
+    """
     backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     setting = backend.matmul
     here = {("cuda", "tf32"): "tf32", ("cpu", "bf16"): "bf16"}.get((device.type, products), "ieee")
     before = setting.fp32_precision
     setting.fp32_precision = here
     try:
-        with without_autocast(device):
+        with without_autocast(device), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             yield
     finally:
         setting.fp32_precision = before

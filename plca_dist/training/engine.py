@@ -14,6 +14,9 @@ from plca_dist.models.deeplab import Network, synchronize_batch_norm
 from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint import internals
 
+#: 25 MB of float32, as DistributedDataParallel has them.
+_BUCKET_ELEMENTS = 25 * (1 << 20) // 4
+
 
 class TrainingModule(nn.Module):
     """Network and objective in one module, which DeepSpeed wraps: a batch goes in, loss terms come out.
@@ -47,11 +50,12 @@ def set_lr(engine: Any, config: Config, step: int) -> float:
     return lr
 
 
-def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[str, Any]:
+def deepspeed_config(config: Config, world_size: int, parameters: int, *, on_gpu: bool = False) -> dict[str, Any]:
     """DeepSpeed's configuration.
 
     Args:
         parameters: elements of all the module's parameters.
+        on_gpu: gradients are reduced on a stream of their own.
 
     Raises:
         UserError: the global batch does not divide by world size and micro-batch.
@@ -59,12 +63,17 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
     micro, accumulation = config.accumulation(world_size)
     settings = {
         "zero_allow_untested_optimizer": True,  # DeepSpeed refuses torch's SGD under ZeRO without this
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice in every pass
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed refuses torch's SGD with offload without this
         **config.deepspeed,
     }
     if config.zero_stage:
-        # DeepSpeed's default is made for language models: buffers of 2 GB, allocated in every backward pass.
-        settings["zero_optimization"] = {"reduce_bucket_size": parameters, **config.deepspeed["zero_optimization"]}
+        # DeepSpeed's default is made for language models: buffers of 2 GB, allocated in every backward pass. Small
+        # ones are on their way while the rest of the backward pass is computed.
+        buckets: dict[str, Any] = {"reduce_bucket_size": min(_BUCKET_ELEMENTS, parameters)}
+        if on_gpu:
+            buckets["overlap_comm"] = True
+        settings["zero_optimization"] = {**buckets, **config.deepspeed["zero_optimization"]}
     return {
         **settings,
         "train_batch_size": config.batch.pairs,
@@ -72,7 +81,12 @@ def deepspeed_config(config: Config, world_size: int, parameters: int) -> dict[s
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optimizer.gradient_clipping,  # stated, because DeepSpeed's default is 1.0
         # DeepSpeed's bf16 section would cast the model and break batch norm; autocast keeps float32 weights.
-        "torch_autocast": {"enabled": config.precision == "bfloat16", "dtype": "bfloat16"},
+        # Gradients are reduced in float32 at every ZeRO stage: by default those of convolutions would not be at 1 to 3.
+        "torch_autocast": {
+            "enabled": config.precision == "bfloat16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         "steps_per_print": 2**31,
     }
 
@@ -97,7 +111,9 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
     )
     parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
-        model=module, optimizer=optimizer, config=deepspeed_config(config, dist.get_world_size(), parameters)
+        model=module,
+        optimizer=optimizer,
+        config=deepspeed_config(config, dist.get_world_size(), parameters, on_gpu=device.type == "cuda"),
     )
     return engine
 

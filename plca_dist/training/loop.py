@@ -24,6 +24,7 @@ from plca_dist.training.due import due_after
 from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.meter import Meter
 from plca_dist.training.metrics_log import MetricsLog, records_until
+from plca_dist.training.precision import set_products
 from plca_dist.training.trained import fresh_network
 from plca_dist.training.validation import postponed, validate
 from plca_dist.training.watchdog import Watchdog
@@ -114,7 +115,8 @@ def run_worker(config: Config, context: TrainContext) -> None:
 
 
 def prepare_torch(config: Config) -> None:
-    """Threads, determinism and seed of this process."""
+    """Threads, determinism, precision and seed of this process."""
+    set_products(config.precision)
     torch.set_num_threads(config.cluster.cpus_per_worker)
     torch.use_deterministic_algorithms(config.deterministic)
     torch.manual_seed(config.seed)

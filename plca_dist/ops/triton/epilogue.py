@@ -101,8 +101,17 @@ def _result(block_RM: Tensor, dtype: torch.dtype) -> Tensor:
     return block_RM if block_RM.dtype == dtype else torch.empty_like(block_RM, dtype=dtype)
 
 
-def _tiles(block_RM: Tensor) -> tuple[int, int]:
-    return triton.cdiv(block_RM.shape[1], _TILE[1]), triton.cdiv(block_RM.shape[0], _TILE[0])
+def _tiles(block_RM: Tensor) -> tuple[int]:
+    """One dimension: CUDA allows 65 535 programs along the others."""
+    return (triton.cdiv(block_RM.shape[0], _TILE[0]) * triton.cdiv(block_RM.shape[1], _TILE[1]),)
+
+
+@triton.jit
+def _of_tile(M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows and columns of this program's tile; tiles that follow each other lie in one stripe of rows."""
+    across = tl.cdiv(M, COLUMNS)
+    row = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)[:, None]
+    return row, tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)[None, :]
 
 
 @triton.jit
@@ -170,8 +179,7 @@ def _column_best(scores, start, bests, indices, R, M, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def _match_gradient(scores, gradients, rows, columns, R, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    row, column = _of_tile(M, ROWS, COLUMNS)
     inside = (row < R) & (column < M)
     score = tl.load(at(scores, row, column), mask=inside, other=0.0)
     gradient = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -192,8 +200,7 @@ def _match_gradient(scores, gradients, rows, columns, R, M, ROWS: tl.constexpr, 
 def _attend_gradient(
     scores, dweights, weights_out, gradients, softmax, delta, R, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    row, column = _of_tile(M, ROWS, COLUMNS)
     inside = (row < R) & (column < M)
     best, scale, log_sum = load_softmax(softmax, row, R)
     weight = weights(tl.load(at(scores, row, column), mask=inside, other=0.0), best, scale, log_sum)
@@ -208,8 +215,7 @@ def _attend_gradient_both(
     scores, dweights_of_columns, dweights, weights_out, mirrored_out, gradients, row_softmax, row_delta, column_softmax,
     column_delta, R, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    row, column = _of_tile(M, ROWS, COLUMNS)
     inside = (row < R) & (column < M)
     score = tl.load(at(scores, row, column), mask=inside, other=0.0)
     best, scale, log_sum = load_softmax(row_softmax, row, R)

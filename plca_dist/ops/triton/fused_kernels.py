@@ -29,7 +29,17 @@ def _operand(x, PRODUCTS: tl.constexpr):
             x = x.to(tl.float32)  # the interpreter's dot takes bfloat16 for integers
     else:
         x = x.to(tl.float32)
+        if PRODUCTS == "tf32":
+            x = _tf32(x)
     return x
+
+
+@triton.jit
+def _tf32(x):
+    """The nearest number of 10 bits of mantissa, of two the even one. The product alone would cut the bits off."""
+    bits = x.to(tl.int32, bitcast=True)
+    bits = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
