@@ -15,6 +15,7 @@ from plca_dist.errors import UserError
 from plca_dist.method.output import NetworkOutput
 from plca_dist.models.architecture import Style
 from plca_dist.models.backbone import OUTPUT_STRIDE, build_backbone, normalize
+from plca_dist.models.sync_batch_norm import synchronized
 
 #: Dilations of the head in the paper; a small grid wants smaller ones (24 cells exceed a 12 x 24 grid altogether).
 PAPER_RATES = (6, 12, 18, 24)
@@ -93,7 +94,6 @@ def build_network(
 def synchronize_batch_norm(network: Network) -> Network:
     """The same network with BN statistics taken over all ranks, as the authors train it.
 
-    Parameter names and values are unchanged. Torch's synchronized BN trains on CUDA only: call it there, on more than
-    one rank, after the process group exists.
+    Parameter names and values are unchanged. Every rank must pass batches of one shape.
     """
-    return cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
+    return cast(Network, synchronized(network))

@@ -7,6 +7,7 @@ from torch import nn
 
 from plca_dist.errors import UserError
 from plca_dist.models.deeplab import PAPER_RATES, DeepLabHead, Network, build_network, synchronize_batch_norm
+from plca_dist.models.sync_batch_norm import SyncBatchNorm
 
 
 def tiny(num_classes: int = 5, **options: object) -> Network:
@@ -127,7 +128,7 @@ def test_synchronized_batch_norm_replaces_every_layer_and_no_number() -> None:
         converted = synchronize_batch_norm(network)
         torch.testing.assert_close(converted(pixels).logits, expected)
     assert isinstance(converted, Network)
-    assert sum(isinstance(m, nn.SyncBatchNorm) for m in converted.modules()) == count > 0
+    assert sum(isinstance(m, SyncBatchNorm) for m in converted.modules()) == count > 0
     assert not any(type(m) is nn.BatchNorm2d for m in converted.modules())
     after = converted.state_dict()
     assert list(after) == list(before)
