@@ -47,10 +47,9 @@ def rank(number: int, place: str) -> None:
     for dtype in DTYPES:
         for layout in (torch.contiguous_format, torch.channels_last):
             mine = images(dtype)[2 * number : 2 * number + 2].to(memory_format=layout)
+            part = pull()[2 * number : 2 * number + 2]
             with HostWaits() as waits:
-                found[str(dtype), str(layout)] = passed(
-                    synchronized(layer()), mine, pull()[2 * number : 2 * number + 2]
-                )
+                of_case = passed(synchronized(layer()), mine, part)
             found[str(dtype), str(layout)] = {**of_case, "waits": waits.places}
     torch.save(found, f"{place}/rank{number}.pt")
     dist.destroy_process_group()
