@@ -6,7 +6,7 @@ resizing release the interpreter lock: threads keep all cores busy, without work
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
     Attributes:
         source_image: (P, 3, H, W) uint8 RGB.
-        source_label: (P, H, W) int64 train ids, 255 ignored.
+        source_label: (P, H, W) uint8 train ids, 255 ignored.
         target_image: (P, 3, H', W') uint8 RGB, or None where the objective has no use for it.
     """
 
@@ -35,7 +35,14 @@ class Batch(NamedTuple):
     target_image: Tensor | None
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[arg-type]
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """The same in memory that a GPU copies from without the host."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
 
 
 class Stream:
@@ -102,7 +109,7 @@ class Stream:
         labels = [s.label_HW for s in source_samples if s.label_HW is not None]
         return Batch(
             torch.stack([s.image_3HW for s in source_samples]),
-            torch.stack(labels).long(),
+            torch.stack(labels),
             torch.stack([s.image_3HW for s in target_samples]) if target else None,
         )
 

@@ -31,9 +31,14 @@ class TrainingModule(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch) -> LossTerms:
-        target = None if batch.target_image is None else self.network(batch.target_image)
-        source = self.network(batch.source_image)
-        return self.objective(source, batch.source_label, target)
+        target = None if batch.target_image is None else self.network(_laid_out(batch.target_image))
+        source = self.network(_laid_out(batch.source_image))
+        return self.objective(source, batch.source_label.long(), target)
+
+
+def _laid_out(image_B3HW: Tensor) -> Tensor:
+    """Channels last on a GPU: its convolutions want them so, and so do the products of the association."""
+    return image_B3HW.contiguous(memory_format=torch.channels_last) if image_B3HW.is_cuda else image_B3HW
 
 
 def poly_lr(config: Config, step: int) -> float:
@@ -98,6 +103,8 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
     elif dist.get_world_size() > 1:
         network = synchronize_batch_norm(network)
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        network = network.to(memory_format=torch.channels_last)
     module = TrainingModule(network.to(device), build_objective(config))
     settings = config.optimizer
     optimizer = torch.optim.SGD(

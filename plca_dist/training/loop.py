@@ -13,6 +13,7 @@ from plca_dist.models.weights import to_bytes
 from plca_dist.run_files import EVALUATION, WEIGHTS
 from plca_dist.storage import Store
 from plca_dist.training import health
+from plca_dist.training.ahead import Ahead
 from plca_dist.training.attempts import newest
 from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.restore import restore
@@ -58,7 +59,7 @@ def run_worker(config: Config, context: TrainContext) -> None:
     meter = Meter(config.batch.pairs, context.device, start)
 
     with_target = engine.module.objective.needs_target
-    stream = open_stream(config, rank, world_size, start, with_target=with_target)
+    stream = Ahead(open_stream(config, rank, world_size, start, with_target=with_target), context.device)
     with (
         closing(stream),
         ControlGroup() as control,
@@ -76,7 +77,7 @@ def run_worker(config: Config, context: TrainContext) -> None:
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
                 with meter.waiting():
-                    batch = next(stream).to(context.device)
+                    batch = next(stream)
                 terms = engine(batch)
                 engine.backward(terms.total)
                 meter.add(terms.as_dict())

@@ -50,7 +50,7 @@ def test_a_batch_has_the_promised_shapes(shards: Store) -> None:
     assert batch.source_image.shape == (BATCH, 3, 32, 40)
     assert batch.source_image.dtype == torch.uint8
     assert batch.source_label.shape == (BATCH, 32, 40)
-    assert batch.source_label.dtype == torch.int64
+    assert batch.source_label.dtype == torch.uint8
     assert batch.target_image is not None
     assert batch.target_image.shape == (BATCH, 3, 32, 40)
     assert set(batch.source_label.unique().tolist()) <= {*range(len(TOYTOWN)), 255}
