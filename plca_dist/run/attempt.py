@@ -16,6 +16,7 @@ from plca_dist.run.directory import Run
 from plca_dist.run.lost_workers import was_lost
 from plca_dist.run_files import ATTEMPTS, RAY_STATE, attempt
 from plca_dist.training.checkpoint.survey import sweep
+from plca_dist.training.watchdog import longest_wait
 
 
 class WorkersFailed(Exception):
@@ -68,6 +69,7 @@ def fit(run: Run, mailbox: Mailbox, workers: int, generation: int) -> Left | Non
             use_gpu=wanted.gpu,
             resources_per_worker={"CPU": wanted.cpus_per_worker, **({"GPU": 1} if wanted.gpu else {})},
         ),
+        torch_config=ray.train.torch.TorchConfig(timeout_s=int(longest_wait(wanted.step_timeout_s).total_seconds())),
         run_config=ray.train.RunConfig(
             # A name of its own for every attempt: Ray would resume a finished one instead of running it.
             name=time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() % 10**6:06d}",

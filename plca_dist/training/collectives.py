@@ -1,6 +1,7 @@
 """How ranks act as one: they agree at every step boundary, and an error of one rank is raised on all."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -26,10 +27,14 @@ class Agreement(NamedTuple):
 
 
 class ControlGroup:
-    """A gloo group of its own for control messages: they neither wait for the device nor mix with other collectives."""
+    """A gloo group of its own for control messages: they neither wait for the device nor mix with other collectives.
 
-    def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo")
+    Args:
+        timeout: how long a rank waits for the others.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=timeout)
 
     def __enter__(self) -> "ControlGroup":
         return self

@@ -4,6 +4,7 @@ A loss that is not finite is found before it reaches a weight. Weights and gradi
 evaluation or a checkpoint is due, because a run that resumes from weights that are not finite is lost.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.engine import finite_weights
 from plca_dist.training.meter import Meter
 
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|(CUBLAS|CUDNN|CUSOLVER|CUSPARSE)_STATUS_ALLOC_FAILED|can't allocate memory|failed to .?alloc", re.I
+)
 _REMEDY = "Lower optimizer.lr or set optimizer.gradient_clipping."
 
 
@@ -64,11 +68,18 @@ def naming_out_of_memory(meter: Meter, run: Store) -> Iterator[None]:
     """Turn an out-of-memory error of the block into a TrainingFault that names step, rank and checkpoint."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
         raise TrainingFault(
             f"out of memory at step {meter.done + 1}, rank {dist.get_rank()} ({first_line(error)}); "
             f"{_newest(run)}. Lower batch.micro, the crops, or take more workers."
         ) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch's own, and those of cuBLAS, cuDNN, NCCL, Triton and the CPU, which are plain RuntimeErrors."""
+    return isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _newest(run: Store) -> str:

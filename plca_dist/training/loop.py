@@ -28,7 +28,7 @@ from plca_dist.training.metrics_log import MetricsLog, records_until
 from plca_dist.training.precision import set_products
 from plca_dist.training.trained import fresh_network
 from plca_dist.training.validation import postponed, validate
-from plca_dist.training.watchdog import Watchdog
+from plca_dist.training.watchdog import Watchdog, longest_wait
 
 
 def run_worker(config: Config, context: TrainContext) -> None:
@@ -42,6 +42,12 @@ def run_worker(config: Config, context: TrainContext) -> None:
         LeaseLost: a newer attempt exists. This one saves nothing more.
         TrainingFault: training cannot go on.
     """
+    meter = Meter(config.batch.pairs, context.device)
+    with health.naming_out_of_memory(meter, context.run):
+        _train(config, context, meter)
+
+
+def _train(config: Config, context: TrainContext, meter: Meter) -> None:
     rank, world_size = dist.get_rank(), dist.get_world_size()
     _, accumulation = config.accumulation(world_size)
     prepare_torch(config)
@@ -56,16 +62,15 @@ def run_worker(config: Config, context: TrainContext) -> None:
     )
     if resumed:
         metrics_log.show("continuing", f"continuing from step {start} ({resumed.name})")
-    meter = Meter(config.batch.pairs, context.device, start)
+    meter.begin(start)
 
     with_target = engine.module.objective.needs_target
     stream = Ahead(open_stream(config, rank, world_size, start, with_target=with_target), context.device)
     with (
         closing(stream),
-        ControlGroup() as control,
+        ControlGroup(longest_wait(config.cluster.step_timeout_s)) as control,
         Saver(engine, config, context.run, metrics_log, context.generation) as saver,
         Watchdog(context.own, rank, config.cluster.step_timeout_s, start) as watchdog,
-        health.naming_out_of_memory(meter, context.run),
     ):
         if resumed and postponed(config, context.run, resumed):
             with watchdog.patient("evaluation"):

@@ -19,8 +19,12 @@ class Meter:
         done: optimizer steps of the run that are done, including those before a resume.
     """
 
-    def __init__(self, pairs_per_step: int, device: torch.device, done: int = 0) -> None:
+    def __init__(self, pairs_per_step: int, device: torch.device) -> None:
         self._pairs, self._device = pairs_per_step, device
+        self.begin(0)
+
+    def begin(self, done: int) -> None:
+        """Training goes on from so many steps, now."""
         self.done = done
         self._skipped = 0
         self._created = time.monotonic()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
 
 from plca_dist.errors import TrainingFault, UserError
@@ -27,6 +28,17 @@ _UPLOAD_S = 20.0
 #: The timer gives the thread a tenth of the time more, and so many seconds, before it ends the process itself.
 _TIMER_MARGIN_S = 5.0
 _STDERR = 2
+#: A month. torch counts the nanoseconds of a timeout in 64 bits.
+_LONGEST_S = 2_600_000.0
+
+
+def longest_wait(limit_s: float) -> timedelta:
+    """How long a collective may wait for a peer, where a step may take `limit_s` seconds.
+
+    The watchdog has ended a rank before: with stacks, which a timeout of NCCL or gloo would not leave. Their own are
+    half an hour, and one rank may evaluate for longer than that.
+    """
+    return timedelta(seconds=min(_until_timer(limit_s * _PATIENCE) + _UPLOAD_S + 60, _LONGEST_S))
 
 
 class Watchdog:
@@ -112,8 +124,12 @@ class Watchdog:
 
 def _set_timer(allowed_s: float) -> None:
     """Have faulthandler end this process if the thread has not done so in time. Replaces the timer that was set."""
-    seconds = min(1.1 * allowed_s + _TIMER_MARGIN_S, threading.TIMEOUT_MAX)
+    seconds = min(_until_timer(allowed_s), threading.TIMEOUT_MAX)
     faulthandler.dump_traceback_later(seconds, file=_STDERR, exit=True)
+
+
+def _until_timer(allowed_s: float) -> float:
+    return 1.1 * allowed_s + _TIMER_MARGIN_S
 
 
 def _cancel_timer() -> None:

@@ -118,18 +118,41 @@ def test_a_step_that_deepspeed_leaves_out_is_a_fault(
     assert [c.step for c in committed(resolve(str(tmp_path)))] == [2]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("NCCL error in: x.cpp:1, unhandled cuda error. Cuda failure 2 'out of memory'"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["torch", "cuBLAS", "cuDNN", "NCCL", "Triton", "CPU"],
+)
 def test_memory_that_runs_out_names_step_rank_and_checkpoint(
-    make_config: MakeConfig, train: Callable, spoil: Callable, tmp_path: Path
+    error: RuntimeError, make_config: MakeConfig, train: Callable, spoil: Callable, tmp_path: Path
 ) -> None:
     def no_memory(terms: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
+        raise error
 
     spoil(5, no_memory)  # the save of step 4 has waited for the commit of step 2, and is not committed itself
     message = fault(train, make_config(), tmp_path)
-    assert "out of memory at step 5, rank 0 (CUDA out of memory. Tried to allocate 2.00 GiB.)" in message
+    assert f"out of memory at step 5, rank 0 ({str(error).splitlines()[0]})" in message
     assert "newest good checkpoint: step-00000002-of-1-g1" in message
     assert "batch.micro" in message
     assert "\n" not in message
+
+
+def test_memory_can_run_out_before_the_first_step_too(
+    make_config: MakeConfig, train: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_memory(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("plca_dist.training.loop.build_engine", no_memory)
+    message = fault(train, make_config(), tmp_path)
+    assert message.startswith("out of memory at step 1, rank 0 (CUDA out of memory.); newest good checkpoint: none")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_terms_are_averaged_over_the_passes_since_the_last_record() -> None:
 
 
 def test_rates_count_neither_evaluation_nor_checkpoints(pass_time: Callable[[float], None]) -> None:
-    meter = Meter(8, CPU, done=100)
+    meter = Meter(8, CPU)
+    meter.begin(100)
     for _ in range(5):
         with meter.waiting():
             pass_time(0.5)
