@@ -99,7 +99,7 @@ def _associate(
         torch.where(labels < 0, settings.ignore_index, labels).flatten(1),
         cosine=of_source.cosine,
         ignore_index=settings.ignore_index,
-        pairwise=settings.pairwise,
+        pairwise=of_source.computed(settings.pairwise),
     )
     return of_source, of_target, found
 

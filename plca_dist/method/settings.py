@@ -19,7 +19,7 @@ class AssociationSettings:
     aggregation              the paper's α, also called λ: share of the aggregate in the target (Eq. 7); 0 is off
     kl_aggregation_contrast  False aggregates probabilities as the authors' code, True as the paper's text (Eq. 8)
     ignore_index             the label of pixels without one
-    pairwise                 how the N x N operations are computed
+    pairwise                 how the N x N operations are computed; products of "kl" are float32 under every setting
 
     Raises UserError for an unknown similarity and for an aggregation outside [0, 1).
     """
@@ -76,7 +76,7 @@ class ObjectiveSettings:
     contrast: bool = _setting(True, "False: Sim-PLCA, similarity instead of contrast.")
     kl_aggregation_contrast: bool = _setting(False, "Contrast-normalize KL aggregation (the paper's text).")
     lovasz_scope: Literal["image", "batch"] = _setting("image", "Lovász per image, or per rank's batch.")
-    products: str = _setting("float32", f"How N x N products may be rounded: one of {', '.join(PRODUCTS)}.")
+    products: str = _setting("float32", f"How N x N products of features may be rounded: one of {', '.join(PRODUCTS)}.")
     backend: str = _setting("auto", f"How the N x N products are computed: one of {', '.join(BACKENDS)}.")
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 Shapes: B pairs, C channels (features) or classes (probabilities), N = H·W positions.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from plca_dist.method.settings import check_similarity
 from plca_dist.ops.dense import at_least_float32
+from plca_dist.ops.settings import Pairwise
 
 #: The authors' guard in log(P + ε).
 LOG_EPSILON = 1e-10
@@ -25,6 +27,14 @@ class Embedding(NamedTuple):
     query: Tensor
     key: Tensor
     cosine: bool
+
+    def computed(self, pairwise: Pairwise) -> Pairwise:
+        """How operations on it are computed: as `pairwise` says, but with float32 products for "kl".
+
+        Logarithms of probabilities reach −23, and rounding them to bfloat16 sends a quarter of the starts to another
+        target; and products of so few channels cost little.
+        """
+        return pairwise if self.cosine else replace(pairwise, products="float32")
 
 
 def embed(x_BCHW: Tensor, similarity: str) -> Embedding:
