@@ -1,7 +1,5 @@
 """How the products of float32 tensors are rounded on a GPU, where cuDNN's convolutions would take TF32 by default."""
 
-from typing import Any
-
 import torch
 
 
@@ -10,6 +8,6 @@ def set_products(precision: str) -> None:
 
     bfloat16 is autocast, and says nothing of the products that stay float32. The association has settings of its own.
     """
-    backends: Any = torch.backends
-    for products in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
-        products.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    # Not fp32_precision: after that torch.export, which asks for these, ends with an error.
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"

@@ -229,11 +229,15 @@ def test_a_process_wide_setting_of_products_changes_nothing_and_stays():
 
 @pytest.mark.parametrize(("products", "setting"), [("float32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
 def test_cuda_rounds_as_the_setting_says_and_is_set_back(products, setting, monkeypatch):
+    """And Triton launches its kernels on the device of the tensors."""
     monkeypatch.setattr("plca_dist.ops.products.without_autocast", lambda device: nullcontext())
+    current = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: current.append(device) or nullcontext())
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
-    with suppress(ZeroDivisionError), rounding(torch.device("cuda"), products):
+    with suppress(ZeroDivisionError), rounding(torch.device("cuda", 1), products):
         assert matmul.fp32_precision == setting
+        assert current == [torch.device("cuda", 1)]
         _ = 1 / 0
     assert matmul.fp32_precision == before
 

@@ -63,7 +63,9 @@ def test_deepspeeds_settings_come_from_the_recipe(make_config: MakeConfig) -> No
     assert settings["train_micro_batch_size_per_gpu"] == 2
     assert settings["gradient_accumulation_steps"] == 4
     assert settings["gradient_clipping"] == 2.5
-    assert settings["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
+    autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert settings["torch_autocast"] == autocast, "gradients are reduced in float32 at every ZeRO stage"
+    assert settings["timers"] == {"throughput": {"enabled": False}}
     assert not {"bf16", "fp16", "optimizer", "scheduler", "zero_optimization"} & settings.keys()
 
 
@@ -73,7 +75,7 @@ def test_no_clipping_is_stated_because_deepspeeds_default_clips(make_config: Mak
     assert settings["torch_autocast"]["enabled"] is False
 
 
-def test_zero_gets_buckets_of_the_models_size_unless_the_recipe_says_otherwise(make_config: MakeConfig) -> None:
+def test_zero_gets_small_buckets_unless_the_recipe_says_otherwise(make_config: MakeConfig) -> None:
     config = make_config("deepspeed.zero_optimization.stage=2", "deepspeed.zero_optimization.overlap_comm=false")
     before = copy.deepcopy(config.deepspeed)
     settings = deepspeed_config(config, world_size=1, parameters=1234)
@@ -82,6 +84,9 @@ def test_zero_gets_buckets_of_the_models_size_unless_the_recipe_says_otherwise(m
     assert config.deepspeed == before
     config = make_config("deepspeed.zero_optimization={stage: 1, reduce_bucket_size: 77}")
     assert deepspeed_config(config, 1, 1234)["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 77}
+    config = make_config("deepspeed.zero_optimization.stage=1")
+    on_gpu = deepspeed_config(config, 1, 10**9, on_gpu=True)["zero_optimization"]
+    assert on_gpu == {"stage": 1, "reduce_bucket_size": 6_553_600, "overlap_comm": True}
 
 
 @pytest.mark.parametrize(("settings", "named"), [(["batch.pairs=4"], "batch.pairs = 4"), ([], "batch.micro = 3")])
