@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all checks format clean
+.PHONY: install demo test test-all gpu-ops gpu checks format clean
 
 install: $(STAMP)
 
@@ -28,6 +28,21 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# On a machine with a GPU, torch, triton and pytest, and nothing else of this project's packages: PYTHON is theirs.
+gpu-ops:
+	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+		{ echo "there is no GPU that $(PYTHON)'s torch can use; set PYTHON to one whose torch can"; exit 1; }
+	$(PYTHON) -m pytest tests/ops -rs
+	$(PYTHON) benchmarks/association.py
+	$(PYTHON) benchmarks/gpu_step.py
+
+# On a machine with a GPU or more: all that needs one, then the whole way on it.
+gpu: install
+	$(BIN)/plca doctor --gpu
+	$(BIN)/python -m pytest -m gpu -rs
+	$(BIN)/python -m benchmarks.gpu_smoke
+	$(BIN)/python benchmarks/gpu_step.py
 
 checks: install
 	$(BIN)/ruff check .

@@ -212,3 +212,8 @@ def test_offsets_past_32_bits(device, close):
 
 def pull_softmax(score_RM: torch.Tensor) -> Softmax:
     return plain.softmax_(score_RM.clone(), True, torch.float64)[1]
+
+
+def test_a_grid_of_programs_has_one_dimension() -> None:
+    """CUDA allows 65 535 along the others: blocks of more than 524 280 rows could not be launched."""
+    assert kernels._tiles(torch.empty(600_001, 300, device="meta")) == (75_001 * 2,)

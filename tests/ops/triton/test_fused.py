@@ -13,7 +13,7 @@ from plca_dist.ops.triton import fused
 #: R, M, C, D: one of everything, tiles' edges met and passed, and all widths that tiles are chosen by.
 SIZES = [(1, 1, 1, 1), (63, 100, 19, 19), (100, 63, 3, 33), (64, 96, 32, 16), (5, 257, 64, 7), (33, 40, 100, 128)]
 #: Largest difference that rounding of the weights makes, relative to the largest value; the root mean square is at most
-#: half of it. The interpreter truncates to bfloat16, and does not round to tf32.
+#: half of it. The interpreter truncates to bfloat16.
 ROUNDED = {"float32": 1e-5, "tf32": 2e-3, "bf16": 1e-2}
 
 # NaN and infinities are computed with on purpose; numpy warns of them.
@@ -103,6 +103,19 @@ def test_attend_is_that_of_dense_in_value_and_gradient(inputs, draw, close, devi
         assert gradient.stride() == torch.empty_like(x).stride()
 
 
+def test_tf32_is_the_nearest_number_and_not_the_one_towards_zero(draw, device):
+    def rounded(x):
+        bits = x.view(torch.int32)
+        return ((bits + 0xFFF + ((bits >> 13) & 1)) >> 13 << 13).view(torch.float32)
+
+    query_RC, key_MC = draw(33, 19).float(), draw(40, 19, seed=1).float()
+    expected_R = (rounded(query_RC).double() @ rounded(key_MC).double().mT).amax(1)
+    _, softmax = fused.match(query_RC.to(device), key_MC.to(device), products="tf32")
+    torch.testing.assert_close(softmax.best.cpu().double(), expected_R, rtol=2e-6, atol=2e-6)
+    exact_R = (query_RC.double() @ key_MC.double().mT).amax(1)
+    assert (exact_R - expected_R).abs().max() > 1e-4, "rounding shows"
+
+
 @pytest.mark.parametrize("products", ["float32", "tf32", "bf16"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_rounded_products(inputs, draw, close, device, products, dtype):
@@ -127,7 +140,7 @@ def test_inputs_are_rounded_as_products_say(inputs, device):
         average_RD, _ = fused.attend(query_RC, key_MC, value_MD, False, products=products)
         errors[products] = ((average_RD - exact_RD).abs().max() / exact_RD.abs().max()).item()
     assert errors["float32"] < 1e-5
-    assert (1e-5 if device == "cuda" else 0) < errors["tf32"] < 1e-2
+    assert 1e-5 < errors["tf32"] < 1e-2
     assert 1e-3 < errors["bf16"] < 1e-1
 
 
