@@ -11,6 +11,7 @@ from torch import Tensor
 from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
+from plca_dist.data.read_ahead import read_ahead
 from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.storage import Store
@@ -33,7 +34,8 @@ def labelled_samples(shards: Store, labels: LabelSet, part: int, parts: int) -> 
     The shares are disjoint and cover the set: nothing is padded, nothing counted twice.
     """
     manifest = read_manifest(shards)
-    with closing(_labelled(shards, manifest, labels, share(manifest.rows, part, parts))) as samples:
+    rows = share(manifest.rows, part, parts)
+    with closing(read_ahead(_labelled(shards, manifest, labels, rows))) as samples:
         for sample in samples:
             yield sample.image, sample.label
 
@@ -59,12 +61,20 @@ class Pair(NamedTuple):
 
 def whole_pairs(
     source: Store, target: Store, labels: LabelSet, most: int, part: int, parts: int, *, skip_damaged: bool = False
-) -> Iterator[Pair]:
+) -> Generator[Pair, None, None]:
     """The `part`-th of `parts` contiguous shares of the first `most` pairs, fewer where a domain has fewer images.
 
     The k-th source image goes with the k-th target image, in the order of the shards, which is shuffled when they are
     written. Of the target only images are read. `skip_damaged` passes over a pair with a damaged row.
     """
+    pairs = _whole_pairs(source, target, labels, most, part, parts, skip_damaged)
+    with closing(read_ahead(pairs)) as ahead:
+        yield from ahead
+
+
+def _whole_pairs(
+    source: Store, target: Store, labels: LabelSet, most: int, part: int, parts: int, skip_damaged: bool
+) -> Generator[Pair, None, None]:
     source_manifest, target_manifest = read_manifest(source), read_manifest(target)
     table = label_table(source_manifest, labels.classes, source.uri)
     rows = share(min(most, source_manifest.rows, target_manifest.rows), part, parts)

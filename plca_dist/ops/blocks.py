@@ -83,13 +83,15 @@ class Blocks:
         Both directions meet in one gradient block: two products for both. Rows that pull meet all columns; the other
         rows meet only the columns that pull, if any.
         """
-        pulling_I = rows.gradient.nonzero().squeeze(1)
-        pulling_J = None if columns is None else columns.gradient.nonzero().squeeze(1)
+        pulling_I = rows.places()
+        pulling_J = None if columns is None else columns.places()
         if columns is None or pulling_J is None or len(pulling_J) == 0:
             self._strip(query_NC, key_MC, pulling_I, rows, None, dquery_NC, dkey_MC)
             return
         self._strip(query_NC, key_MC, pulling_I, rows, columns, dquery_NC, dkey_MC)
-        rest_I = (rows.gradient == 0).nonzero().squeeze(1)
+        rest_N = torch.ones(len(query_NC), dtype=torch.bool, device=query_NC.device)
+        rest_N[pulling_I] = False
+        rest_I = torch.nonzero_static(rest_N, size=len(query_NC) - len(pulling_I)).squeeze(1)
         dkey_JC = self.zeros(key_JC := key_MC[pulling_J])
         self._strip(query_NC, key_JC, rest_I, None, columns.take(pulling_J), dquery_NC, dkey_JC)
         dkey_MC[pulling_J] += dkey_JC

@@ -42,15 +42,21 @@ class Pull(NamedTuple):
 
     `softmax` of every row.  `index` (R,) int64: the column of its match in the block, or anything outside [0, M) where
     the match lies in another block.  `gradient` (R,): the g_i. Along the columns all are (M,), and `index` is a row.
+    `pulling` int64: the rows in increasing order among which are all whose g_i is not 0; None: they are looked up.
     """
 
     softmax: Softmax
     index: Tensor  # type: ignore[assignment]  # as in `Match`
     gradient: Tensor
+    pulling: Tensor | None = None
 
     def take(self, index: Tensor) -> "Pull":
         """The rows (or columns) at `index`, int64."""
         return Pull(self.softmax.take(index), self.index[index], self.gradient[index])
+
+    def places(self) -> Tensor:
+        """`pulling`. Where it has to be looked up the host waits for the device."""
+        return self.gradient.nonzero().squeeze(1) if self.pulling is None else self.pulling
 
 
 def softmax_(score_RM: Tensor, contrast: bool, dtype: torch.dtype) -> tuple[Tensor, Softmax, Tensor]:

@@ -23,27 +23,29 @@ class SharedCycle(Function):
         ctx: Any, source_BNC: Tensor, target_BMC: Tensor, labels_BN: Tensor, ignore: int, cosine: bool, products: str
     ) -> tuple[Tensor, ...]:
         blocks = autograd.blocks_for(source_BNC, products, source_BNC.shape[-1])
-        found = []
+        found, sizes = [], []
         with rounding(source_BNC.device, products):
             for source_NC, target_MC, labels_N in zip(source_BNC, target_BMC, labels_BN, strict=True):
                 source_NC, target_MC = blocks.operand(source_NC, cosine), blocks.operand(target_MC, cosine)
                 target_index_N, of_source, back_M = blocks.match_both(source_NC, target_MC)
                 consistent_N = _consistent(labels_N, back_M[target_index_N], ignore)
                 # Only targets of consistent starts need the softmax of their column.
-                used_J = target_index_N[consistent_N].unique()
+                used_M = _used(target_index_N, consistent_N, len(target_MC))
+                sizes.append(_counts(consistent_N, used_M))
+                used_J = _where(used_M, sizes[-1][1])
                 of_target = _spread(blocks.match(target_MC[used_J], source_NC)[1], used_J, len(target_MC))
                 found.append((target_index_N, back_M, consistent_N, *of_source, *of_target))
-        return _save_cycle(ctx, (source_BNC, target_BMC), found, (cosine, products))
+        return _save_cycle(ctx, (source_BNC, target_BMC), found, sizes, (cosine, products))
 
     @staticmethod
     def backward(ctx: Any, *gradients_of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         source_BNC, target_BMC, *found = autograd.saved(ctx)
-        cosine, products = ctx.settings
+        sizes, cosine, products = ctx.settings
         blocks = autograd.blocks_for(source_BNC, products, source_BNC.shape[-1])
         gradients = [blocks.zeros(source_BNC), blocks.zeros(target_BMC)]
         with rounding(source_BNC.device, products):
             for b, (dsource_NC, dtarget_MC) in enumerate(zip(*gradients, strict=True)):
-                of_source, of_target = _pulls([x[b] for x in found], gradients_of_outputs[-1][b])
+                of_source, of_target = _pulls([x[b] for x in found], gradients_of_outputs[-1][b], sizes[b])
                 operands = blocks.operand(source_BNC[b], cosine), blocks.operand(target_BMC[b], cosine)
                 blocks.match_gradient(*operands, of_source, of_target, dsource_NC, dtarget_MC)
         return *autograd.input_gradients(gradients, (source_BNC, target_BMC), cosine), None, None, None, None
@@ -66,35 +68,37 @@ class SeparateCycle(Function):
     ) -> tuple[Tensor, ...]:
         inputs = source_query_BNC, source_key_BNC, target_query_BMC, target_key_BMC
         blocks = autograd.blocks_for(source_query_BNC, products, source_query_BNC.shape[-1])
-        found = []
+        found, sizes = [], []
         with rounding(source_query_BNC.device, products):
             for *pair, labels_N in zip(*inputs, labels_BN, strict=True):
                 source_query_NC, source_key_NC, target_query_MC, target_key_MC = (
                     blocks.operand(x, cosine) for x in pair
                 )
                 target_index_N = blocks.best(source_query_NC, target_key_MC)
-                used_J = target_index_N.unique()
-                back_J, softmax_J = blocks.match(target_query_MC[used_J], source_key_NC)
+                met_M = _used(target_index_N, torch.ones_like(target_index_N, dtype=torch.bool), len(target_query_MC))
+                met_J = _where(met_M, *_counts(met_M))
+                back_J, softmax_J = blocks.match(target_query_MC[met_J], source_key_NC)
                 back_M = torch.zeros(len(target_query_MC), dtype=torch.int64, device=back_J.device)
-                back_M[used_J] = back_J
+                back_M[met_J] = back_J
                 consistent_N = _consistent(labels_N, back_M[target_index_N], ignore)
-                start_I = consistent_N.nonzero().squeeze(1)
+                sizes.append(_counts(consistent_N, _used(target_index_N, consistent_N, len(target_query_MC))))
+                start_I = _where(consistent_N, sizes[-1][0])
                 _, softmax_I = blocks.match(source_query_NC[start_I], target_key_MC)
                 of_source = _spread(softmax_I, start_I, len(source_query_NC))
-                of_target = _spread(softmax_J, used_J, len(target_query_MC))
+                of_target = _spread(softmax_J, met_J, len(target_query_MC))
                 found.append((target_index_N, back_M, consistent_N, *of_source, *of_target))
-        return _save_cycle(ctx, inputs, found, (cosine, products))
+        return _save_cycle(ctx, inputs, found, sizes, (cosine, products))
 
     @staticmethod
     def backward(ctx: Any, *gradients_of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         saved = autograd.saved(ctx)
         inputs, found = saved[:4], saved[4:]
-        cosine, products = ctx.settings
+        sizes, cosine, products = ctx.settings
         blocks = autograd.blocks_for(inputs[0], products, inputs[0].shape[-1])
         gradients = [blocks.zeros(x) for x in inputs]
         with rounding(inputs[0].device, products):
             for b, (dsource_query, dsource_key, dtarget_query, dtarget_key) in enumerate(zip(*gradients, strict=True)):
-                of_source, of_target = _pulls([x[b] for x in found], gradients_of_outputs[-1][b])
+                of_source, of_target = _pulls([x[b] for x in found], gradients_of_outputs[-1][b], sizes[b])
                 source_query, source_key, target_query, target_key = (blocks.operand(x[b], cosine) for x in inputs)
                 blocks.match_gradient(source_query, target_key, of_source, None, dsource_query, dtarget_key)
                 blocks.match_gradient(target_query, source_key, of_target, None, dtarget_query, dsource_key)
@@ -102,12 +106,19 @@ class SeparateCycle(Function):
 
 
 def _save_cycle(
-    ctx: Any, inputs: tuple[Tensor, ...], found: Sequence[tuple[Tensor, ...]], settings: tuple[bool, str]
+    ctx: Any,
+    inputs: tuple[Tensor, ...],
+    found: Sequence[tuple[Tensor, ...]],
+    sizes: list[tuple[int, ...]],
+    settings: tuple[bool, str],
 ) -> tuple[Tensor, ...]:
-    """The outputs of `cycle`. `found`, of every pair: j*, the match of every target, Î and two softmaxes."""
+    """The outputs of `cycle`. `found`, of every pair: j*, the match of every target, Î and two softmaxes.
+
+    `sizes`, of every pair: how many starts are consistent, and how many targets they use.
+    """
     target_index_BN, back_BM, consistent_BN, *softmax = autograd.stack(found)
     ctx.save_for_backward(*inputs, target_index_BN, back_BM, consistent_BN, *softmax)
-    ctx.settings = settings
+    ctx.settings = (sizes, *settings)
     source_index_BN = back_BM.gather(1, target_index_BN)
     log_probability_BN = -softmax[2] - softmax[5].gather(1, target_index_BN)
     log_probability_BN = torch.where(consistent_BN, log_probability_BN, 0)
@@ -115,12 +126,32 @@ def _save_cycle(
     return target_index_BN, source_index_BN, consistent_BN, log_probability_BN
 
 
-def _pulls(found: list[Tensor], gradient_N: Tensor) -> tuple[Pull, Pull]:
-    """The pulls of the source's rows and of the target's. `found`: the tensors that `_save_cycle` saved of a pair."""
+def _pulls(found: list[Tensor], gradient_N: Tensor, sizes: tuple[int, ...]) -> tuple[Pull, Pull]:
+    """The pulls of the source's rows and of the target's. `found` and `sizes`: what `_save_cycle` saved of a pair."""
     target_index_N, back_M, consistent_N, *softmax = found
     gradient_N = torch.where(consistent_N, gradient_N, 0)
     gradient_M = torch.zeros_like(softmax[3]).index_add_(0, target_index_N, gradient_N)
-    return Pull(Softmax(*softmax[:3]), target_index_N, gradient_N), Pull(Softmax(*softmax[3:]), back_M, gradient_M)
+    used_M = _used(target_index_N, consistent_N, len(gradient_M))
+    return (
+        Pull(Softmax(*softmax[:3]), target_index_N, gradient_N, _where(consistent_N, sizes[0])),
+        Pull(Softmax(*softmax[3:]), back_M, gradient_M, _where(used_M, sizes[1])),
+    )
+
+
+def _used(target_index_N: Tensor, consistent_N: Tensor, M: int) -> Tensor:
+    """(M,) bool: the targets that starts in `consistent` have as their match."""
+    count_M = torch.zeros(M, dtype=torch.int32, device=target_index_N.device)
+    return count_M.index_add_(0, target_index_N, consistent_N.int()) > 0
+
+
+def _counts(*chosen: Tensor) -> tuple[int, ...]:
+    """How many of each are True. The host waits for the device, once: it has to know the sizes of what follows."""
+    return tuple(torch.stack([of_N.sum() for of_N in chosen]).tolist())
+
+
+def _where(chosen_N: Tensor, count: int) -> Tensor:
+    """The places of the `count` that are True, in increasing order."""
+    return torch.nonzero_static(chosen_N, size=count).squeeze(1)
 
 
 def _consistent(labels_N: Tensor, source_index_N: Tensor, ignore: int) -> Tensor:

@@ -112,14 +112,17 @@ def evaluate(
 
     The network runs once an image; see `probabilities` for the settings.
     """
-    counts = Counts({ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64) for ratio in ratios})
+    device = next(network.parameters()).device
+    matrices = {ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device) for ratio in ratios}
+    images = 0
     for image_3HW, label_HW in samples:
         features_1Chw = output(network, image_3HW, size).features
-        for ratio, matrix in counts.matrices.items():
+        label_HW = label_HW.to(device)
+        for ratio, matrix in matrices.items():
             probability_KHW = _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, inference)
-            matrix += confusion(probability_KHW.argmax(0).cpu(), label_HW, num_classes)
-        counts.images += 1
-    return counts
+            matrix += confusion(probability_KHW.argmax(0), label_HW, num_classes)
+        images += 1
+    return Counts({ratio: matrix.cpu() for ratio, matrix in matrices.items()}, images)
 
 
 def ratios(*aggregation: float) -> tuple[float, ...]:

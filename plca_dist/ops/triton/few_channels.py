@@ -30,7 +30,7 @@ class FewChannels(Blocks):
         if columns is not None:
             super().match_gradient(query_NC, key_MC, rows, columns, dquery_NC, dkey_MC)
             return
-        pulling_I = rows.gradient.nonzero().squeeze(1)
+        pulling_I = rows.places()
         if len(pulling_I):
             of_query_IC, of_key_MC = fused.match_gradient(
                 query_NC[pulling_I], key_MC, rows.take(pulling_I), products=self.products

@@ -1,0 +1,37 @@
+"""How often a training step waits for the GPU, counted on the CPU. What only a CPU does is left out by its file."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+
+import torch
+
+from plca_dist.config import Config
+from plca_dist.training.build import build_objective
+from plca_dist.training.dataloading import open_stream
+from plca_dist.training.engine import TrainingModule
+from plca_dist.training.meter import Meter
+from plca_dist.training.trained import fresh_network
+from tests.host_waits import HostWaits
+
+#: Triton kernels do its work on a GPU, and wait for nothing.
+ONLY_ON_THE_CPU = "ops/epilogue.py"
+
+
+def test_a_step_waits_four_times(make_config: Callable[..., Config]) -> None:
+    """For the number of consistent starts at either level, for that of targets met by KL, and for the loss."""
+    config = make_config("objective.backend=streaming", "batch.micro=1", "batch.pairs=1")
+    with closing(open_stream(config, 0, 1, 0)) as stream:
+        batch = next(stream)
+    module = TrainingModule(fresh_network(config), build_objective(config))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9)
+    meter = Meter(1, torch.device("cpu"))
+    with HostWaits() as waits:
+        terms = module(batch)
+        terms.total.backward()
+        meter.add(terms.as_dict())
+        assert meter.finite()
+        optimizer.step()
+        meter.step()
+    places = Counter(place for place in waits.places if ONLY_ON_THE_CPU not in place)
+    assert places == {"tolist in ops/streaming_cycle.py": 3, "aten._local_scalar_dense.default in training/meter.py": 1}
