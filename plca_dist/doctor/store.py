@@ -29,6 +29,7 @@ def try_store(location: Location) -> str:
         _large(store, f"{folder}/large")
         _small(store, folder)
         _through_arrow(store, f"{folder}/ray")
+        note = _unfinished(store.child(folder))
     finally:
         store.delete_tree(folder)
         if made:
@@ -36,11 +37,21 @@ def try_store(location: Location) -> str:
     if left := store.list(folder):
         raise UserError(f"{store.uri}: {left[0].name} is listed after it was deleted; {_LISTINGS}.")
     took = time.monotonic() - began
-    return f"{store.uri}: {_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted, creates only once, in {took:.1f} s"
+    done = f"{_ROUND_TRIP_BYTES >> 20} MiB written, read and deleted, creates only once, in {took:.1f} s"
+    return f"{store.uri}: {done}{note}"
 
 
 _LISTINGS = "use a store whose listings are up to date"
 _BYTES = "do not use this store"
+
+
+def _unfinished(store: Store) -> str:
+    """As a launch looks for what killed ones have left. It goes on where it may not; so this is no failure either."""
+    try:
+        store.clear_unfinished(besides="none")
+    except UserError as error:
+        return f"; what killed runs leave of uploads will stay ({error})"
+    return ""
 
 
 def _large(store: Store, name: str) -> None:

@@ -14,7 +14,7 @@ from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
 from plca_dist.storage import Location, Store, absolute, file_at, probe
 from plca_dist.training.attempts import recipe_of
 from plca_dist.training.build import empty_network
-from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.checkpoint.full_state import weights_of
 from plca_dist.training.result import has_result
 
 

@@ -21,9 +21,8 @@ from plca_dist.data.whole_images import labelled_samples, whole_pairs
 from plca_dist.messages import Message
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import resolve
+from plca_dist.training.checkpoint.full_state import read_module, weights_of
 from plca_dist.training.checkpoint.internals import join, optimizer_files
-from plca_dist.training.checkpoint.reshard import read_module
-from plca_dist.training.checkpoint.restore import weights_of
 from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.criteria import measure
 from plca_dist.training.evaluation import evaluate

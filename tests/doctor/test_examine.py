@@ -99,6 +99,16 @@ def test_every_kind_of_request_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     assert kinds <= recorded.called
 
 
+def test_a_store_that_shows_no_unfinished_uploads_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: LocalFiles, path: str, besides: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalFiles, "clear_unfinished", denied)
+    found = try_store(Location(str(tmp_path)))
+    assert "creates only once" in found
+    assert "; what killed runs leave of uploads will stay (" in found
+
+
 @pytest.mark.parametrize("lost", ["new", "deleted"])
 def test_a_store_whose_listings_lag_is_named(lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed, seen = LocalFiles.list, dict[str, tuple[float, int]]()

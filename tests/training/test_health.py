@@ -11,7 +11,7 @@ from plca_dist.config import Config
 from plca_dist.errors import TrainingFault
 from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
-from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.checkpoint.full_state import weights_of
 from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import TrainingModule

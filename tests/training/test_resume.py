@@ -18,7 +18,7 @@ from plca_dist.storage import resolve
 from plca_dist.training import loop as worker
 from plca_dist.training.checkpoint import save as saver
 from plca_dist.training.checkpoint import survey as surveys
-from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.checkpoint.full_state import weights_of
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.context import Preempted

@@ -1,4 +1,4 @@
-"""Load a committed checkpoint into an engine, or its weights alone. `save.py` says what a checkpoint holds."""
+"""Load a committed checkpoint into an engine. `save.py` says what a checkpoint holds."""
 
 import logging
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from plca_dist import scratch
 from plca_dist.config import Config
@@ -15,9 +14,10 @@ from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import Checkpoint, fetch, rank_file
+from plca_dist.training.checkpoint.full_state import read_state
 from plca_dist.training.checkpoint.internals import load
-from plca_dist.training.checkpoint.reshard import install, read_module, read_state
-from plca_dist.training.checkpoint.survey import Survey, committed, survey
+from plca_dist.training.checkpoint.reshard import install
+from plca_dist.training.checkpoint.survey import Survey, survey
 from plca_dist.training.collectives import on_every_rank, on_rank_0
 
 log = logging.getLogger(__name__)
@@ -100,22 +100,3 @@ def _check(checkpoint: Checkpoint, config: Config, native: bool) -> None:
             "offload_optimizer.device = nvme (DeepSpeed keeps momentum in files of its own there): "
             "set that to cpu or leave it out."
         )
-
-
-def weights_of(run: Store, name: str) -> dict[str, Tensor]:
-    """The network's unpartitioned weights in the checkpoint called `name`, at any ZeRO stage. It needs no engine.
-
-    Raises:
-        UserError: there is no such checkpoint, it does not count, or a file holds anything else than a run writes.
-    """
-    found = {c.name: c for c in committed(run)}
-    if name not in found:
-        raise UserError(
-            f"{run.uri}/{CHECKPOINTS}/{name} is no committed checkpoint; committed: {', '.join(found) or 'none'}."
-        )
-    with scratch.folder() as place:
-        folder = place / name
-        if problem := fetch(run, found[name], folder):
-            raise UserError(f"{run.uri}/{CHECKPOINTS}/{name} is damaged: {problem}; committed: {', '.join(found)}.")
-        state = read_module(folder, found[name].zero_stage)
-    return {key.removeprefix("network."): value for key, value in state.items()}

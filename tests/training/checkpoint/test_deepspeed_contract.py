@@ -25,7 +25,7 @@ from deepspeed.utils.config import TIMERS
 from plca_dist.config import Config
 from plca_dist.training.checkpoint import internals
 from plca_dist.training.checkpoint.commit import rank_that_needs
-from plca_dist.training.checkpoint.reshard import read_module
+from plca_dist.training.checkpoint.full_state import read_module
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.engine import deepspeed_config, full_state, set_lr
 
@@ -133,7 +133,7 @@ def test_a_step_with_a_gradient_that_is_no_number_is_left_out(
 def test_the_base_optimizer_steps_on_the_flat_weights(written: Callable, stage: int) -> None:
     engine = written(stage).engine
     flats, optimizer = internals.flat_weights(engine), internals.base_optimizer(engine)
-    assert type(optimizer) is torch.optim.SGD, "engine.optimizer.optimizer is not ours: reshard.py finds no momentum"
+    assert type(optimizer) is torch.optim.SGD, "engine.optimizer.optimizer is not ours: full_state.py finds no momentum"
     assert len(flats) == 2, "one flat tensor a parameter group: reshard.py puts fragments into the wrong group"
     for flat in flats:
         assert "momentum_buffer" in optimizer.state[flat], (
@@ -197,7 +197,7 @@ def test_the_keys_of_an_optimizer_file(written: Callable, stage: int) -> None:
     momenta = [file.state["state"][k]["momentum_buffer"] for k in sorted(file.state["state"])]
     assert len(momenta) == len(file.weights) == 2, f"_WEIGHTS and _OPTIMIZER in {OURS} read other things now"
     for weights, momentum in zip(file.weights, momenta, strict=True):
-        assert momentum.numel() >= weights.numel(), "read_state in reshard.py cuts momentum to the weights' length"
+        assert momentum.numel() >= weights.numel(), "read_state in full_state.py cuts momentum to the weights' length"
     assert read_module(run.folder, stage).keys() == run.engine.module.state_dict().keys()
 
 
@@ -219,7 +219,7 @@ def test_padding_is_still_dropped_from_the_weights_alone(group: None, tmp_path: 
     assert len(internals.flat_weights(engine)[0]) == len(momentum) > 1, "DeepSpeed pads no more; see the next message"
     assert len(weights) == 1, (
         "DeepSpeed drops padding from momentum as from the weights, or from neither: "
-        "remove the cut from read_state in training/checkpoint/reshard.py"
+        "remove the cut from read_state in training/checkpoint/full_state.py"
     )
 
 

@@ -17,7 +17,8 @@ from plca_dist.errors import TrainingFault, UserError
 from plca_dist.run_files import CHECKPOINTS, COMMIT
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint.commit import checkpoint_name
-from plca_dist.training.checkpoint.restore import restore, weights_of
+from plca_dist.training.checkpoint.full_state import weights_of
+from plca_dist.training.checkpoint.restore import restore
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.checkpoint.survey import committed, prune
 from plca_dist.training.engine import full_state

@@ -18,7 +18,7 @@ from plca_dist.run_files import METRICS, attempt
 from plca_dist.scratch import own_directory
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint import save as under_test
-from plca_dist.training.checkpoint.restore import weights_of
+from plca_dist.training.checkpoint.full_state import weights_of
 from plca_dist.training.checkpoint.save import Saver
 from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.metrics_log import MetricsLog
