@@ -39,8 +39,6 @@ _ON_CLUSTERS = (
     "tests/ray_cluster/test_abandoned.py", "tests/ray_cluster/test_local.py",
     "tests/run/test_prometheus.py", "tests/slurm/",
 )  # fmt: skip
-#: It starts two to four processes, but no cluster.
-_RANKS = "tests/distributed/test_ranks.py"
 #: Of Ray's worker processes. With less, the other process takes a whole core from the training on clusters.
 _RAYS_NICENESS = 15
 
@@ -48,7 +46,7 @@ _RAYS_NICENESS = 15
 def _group(nodeid: str) -> str:
     """Tests of one group run in one process, one after the other: those on clusters, or those of one other file."""
     file = nodeid.partition("::")[0]
-    return "clusters" if file.startswith(_ON_CLUSTERS) and file != _RANKS else file
+    return "clusters" if file.startswith(_ON_CLUSTERS) else file
 
 
 @pytest.hookimpl(optionalhook=True)

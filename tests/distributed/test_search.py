@@ -23,6 +23,8 @@ from plca_dist.storage import Location
 from plca_dist.training.checkpoint.survey import committed
 from plca_dist.training.trained import load_trained
 
+pytestmark = pytest.mark.ci
+
 #: One learns, one diverges, one stands still and is stopped; they share all else.
 STOPPING = """
 variants:

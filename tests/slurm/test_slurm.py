@@ -19,7 +19,7 @@ from tests.slurm.cluster import Slurm
 from tests.slurm.job import Job
 
 #: The first test waits for two runs at once, each of which starts Ray on two nodes.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.ci]
 
 HERE = Path(__file__).resolve().parents[2] / "cluster" / "slurm"
 STEPS, EVERY = 100, 10
