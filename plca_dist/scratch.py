@@ -5,7 +5,6 @@ releases the lock when the owner ends, however that happens. Whoever makes the n
 that have no owner any more.
 """
 
-import atexit
 import fcntl
 import os
 import re
@@ -13,8 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -56,24 +54,18 @@ def sweep(prefix: str, base: Path, remove: Callable[[Path], None] = _remove) -> 
                     remove(lock.parent)
 
 
-def own_directory() -> Path:
-    """This process's directory for temporary files, below TMPDIR; it is removed when the process ends.
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A new directory for temporary files below TMPDIR, until the block ends.
 
     Raises UserError where there is no place for it.
     """
-    with _explained():
-        return _of_process(os.getpid())
-
-
-@contextmanager
-def folder() -> Iterator[Path]:
-    """A new folder in this process's directory, until the block ends. Raises as `own_directory` does."""
-    with _explained():
-        made = Path(tempfile.mkdtemp(dir=own_directory()))
-    try:
+    with ExitStack() as stack:
+        with _explained():
+            # Locks on a disk that machines share may be known to one of them: each removes its own directories.
+            host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())
+            made = stack.enter_context(owned(f"scratch-plca-{host}-", Path(tempfile.gettempdir())))
         yield made
-    finally:
-        _remove(made)
 
 
 @contextmanager
@@ -84,23 +76,6 @@ def _explained() -> Iterator[None]:
         raise UserError(
             f"there is no place for temporary files ({error}): make room there, or set TMPDIR to another directory."
         ) from error
-
-
-@cache
-def _of_process(process: int) -> Path:
-    base = Path(tempfile.gettempdir())
-    # Locks on a disk that machines share may be known to one of them only: each removes its own directories.
-    prefix = f"scratch-plca-{re.sub(r'[^A-Za-z0-9.-]', '-', socket.gethostname())}-"
-    sweep(prefix, base)
-    place, lock = _make(prefix, base)
-
-    def end() -> None:
-        if os.getpid() == process:  # and not one that it forked
-            _remove(place)
-            lock.close()
-
-    atexit.register(end)
-    return place
 
 
 def _make(prefix: str, base: Path) -> tuple[Path, TextIO]:

@@ -11,22 +11,23 @@ import pytest
 
 from plca_dist import scratch
 from plca_dist.errors import UserError
-from plca_dist.scratch import folder, own_directory, owned
+from plca_dist.scratch import folder, owned
 
 PROCESS = """
 import os, signal, sys
-from plca_dist.scratch import own_directory
-print(own_directory(), flush=True)
-(own_directory() / "large").write_bytes(b"0")
-if sys.argv[1] == "fork" and os.fork() == 0:
-    sys.exit()
-if sys.argv[1] == "fork":
-    os.wait()
-    assert own_directory().is_dir(), "a child that ends leaves its parent's files alone"
-if sys.argv[1] == "live":
-    sys.stdin.read()
-if sys.argv[1] == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
+from plca_dist.scratch import folder
+with folder() as made:
+    print(made, flush=True)
+    (made / "large").write_bytes(b"0")
+    if sys.argv[1] == "fork" and os.fork() == 0:
+        os._exit(0)
+    if sys.argv[1] == "fork":
+        os.wait()
+        assert made.is_dir(), "a child that ends leaves its parent's files alone"
+    if sys.argv[1] == "live":
+        sys.stdin.read()
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -58,13 +59,14 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_has_stays(tmp_path:
 def test_directories_of_other_machines_on_a_shared_disk_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Their locks may be unknown here."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    names = []
-    for host in ("here", "there", "here"):
-        monkeypatch.setattr(scratch.socket, "gethostname", lambda host=host: host)
-        monkeypatch.setattr(scratch.fcntl, "flock", lambda *_: None)  # a lock that nobody is told of
-        names.append(scratch._of_process.__wrapped__(0).name)
-    assert names[0].startswith("scratch-plca-here-")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    monkeypatch.setattr(scratch.fcntl, "flock", lambda *_: None)  # a lock that nobody is told of
+    monkeypatch.setattr(scratch.socket, "gethostname", lambda: "there")
+    with folder() as of_other:
+        monkeypatch.setattr(scratch.socket, "gethostname", lambda: "here")
+        with folder() as first, folder() as second:
+            assert second.name.startswith("scratch-plca-here-")
+            assert not first.exists(), "this machine's own goes, so that the test can fail"
+            assert of_other.exists()
 
 
 def test_a_directory_is_its_users_alone_and_ends_with_its_block(tmp_path: Path) -> None:
@@ -75,14 +77,7 @@ def test_a_directory_is_its_users_alone_and_ends_with_its_block(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_in_the_process_own_directory() -> None:
-    with folder() as first, folder() as second:
-        assert first.parent == second.parent == own_directory()
-        assert first != second
-    assert not first.exists()
-
-
 def test_a_disk_without_room_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(scratch, "_of_process", lambda _: tmp_path / "gone")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(UserError, match=rf"no place for temporary files .*{tmp_path}/gone.*or set TMPDIR"), folder():
         pass

@@ -11,12 +11,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from plca_dist import scratch
 from plca_dist.errors import UserError
-from plca_dist.scratch import own_directory
 
 #: End of the name of a file that is being filled.
 PARTIAL = ".partial"
@@ -144,9 +144,12 @@ def publish(partial: Path, path: Path) -> None:
 
 @contextmanager
 def temporary(name: str, folder: Path | None) -> Iterator[tuple[BinaryIO, Path]]:
-    """A binary file to fill, and its path; it is removed at the end. `folder` None: this process's own."""
-    folder = folder or own_directory()
-    with tempfile.NamedTemporaryFile(prefix=f".{name}.", suffix=PARTIAL, dir=folder, delete=False) as file:
+    """A binary file to fill, and its path; it is removed at the end. `folder` None: a temporary one."""
+    with ExitStack() as stack:
+        folder = folder or stack.enter_context(scratch.folder())
+        file = stack.enter_context(
+            tempfile.NamedTemporaryFile(prefix=f".{name}.", suffix=PARTIAL, dir=folder, delete=False)
+        )
         try:
             yield file, Path(file.name)  # type: ignore[misc]
         finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from plca_dist import scratch
 from plca_dist.config import Config
 from plca_dist.errors import LeaseLost, TrainingFault, UserError
 from plca_dist.messages import Message
 from plca_dist.run_files import METRICS, attempt
-from plca_dist.scratch import own_directory
 from plca_dist.storage import Store, resolve
 from plca_dist.training.checkpoint import save as under_test
 from plca_dist.training.checkpoint.full_state import weights_of
@@ -174,14 +175,15 @@ def test_a_disk_that_does_not_take_it_is_a_failed_save(
         saver.save(2, miou=None)
         saver.finish()
         (message,) = messages
-        assert f"failed, 1 in a row (at most 2): {own_directory()}" in message
+        assert f"failed, 1 in a row (at most 2): {tempfile.gettempdir()}/scratch-plca-" in message
         assert "MiB were free (unexpected pos 576 vs 534): make room there, or set TMPDIR" in message
         assert run.list() == []
         room[0] = True
         saver.save(4, miou=None)
         saver.finish(needed=True)
+        assert list(saver._scratch.iterdir()) == [saver._scratch / scratch.LOCK]
     assert steps(run) == [4]
-    assert list(own_directory().glob("*/step-*")) == []
+    assert not saver._scratch.exists()
 
 
 def test_who_has_lost_the_run_commits_nothing(engine: Any, config: Config, run: Store) -> None:
