@@ -20,7 +20,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 RECIPE = "recipe.yaml"
@@ -78,6 +78,11 @@ def json_bytes(value: Any) -> bytes:
 def json_lines(values: Iterable[Any]) -> bytes:
     """The values as JSON as `json_bytes` writes it, one a line."""
     return "".join(json.dumps(_finite(value), allow_nan=False) + "\n" for value in values).encode()
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it was before it was written: null is what JSON has for a number that is not finite."""
+    return {key: math.nan if value is None else value for key, value in record.items()}
 
 
 def _finite(value: Any) -> Any:

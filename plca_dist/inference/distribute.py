@@ -118,5 +118,5 @@ def loaded(job: InferenceJob, device: str) -> TrainedNetwork:
             torch.set_num_threads(job.threads)
         trained = _loaded[key] = load_trained(job.weights)
         set_products(trained.config.precision if trained.config else "float32")
-        _loaded[key].network.to(device)
+        trained.network.to(device)
     return _loaded[key]

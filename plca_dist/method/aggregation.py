@@ -29,8 +29,8 @@ def aggregate(
     through x. Rows of a "kl" `x` that sum to one still do.
 
     `contrast=None` normalizes for "cosine" and not for "kl": so does the authors' code. The paper's text normalizes
-    both: `contrast=True`. `pairwise` says how the N x N operation is computed; products
-    of "kl" are float32 under every setting.
+    both: `contrast=True`. `pairwise` says how the N x N operation is computed; products of "kl" are float32
+    under every setting.
 
     Returns (B, C, H, W) in at least float32. Raises UserError for a ratio outside [0, 1) or an unknown similarity.
     """

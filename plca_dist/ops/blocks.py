@@ -89,8 +89,7 @@ class Blocks:
             self._strip(query_NC, key_MC, pulling_I, rows, None, dquery_NC, dkey_MC)
             return
         self._strip(query_NC, key_MC, pulling_I, rows, columns, dquery_NC, dkey_MC)
-        rest_N = torch.ones(len(query_NC), dtype=torch.bool, device=query_NC.device)
-        rest_N[pulling_I] = False
+        rest_N = torch.ones_like(rows.gradient, dtype=torch.bool).index_fill_(0, pulling_I, False)
         rest_I = torch.nonzero_static(rest_N, size=len(query_NC) - len(pulling_I)).squeeze(1)
         dkey_JC = self.zeros(key_JC := key_MC[pulling_J])
         self._strip(query_NC, key_JC, rest_I, None, columns.take(pulling_J), dquery_NC, dkey_JC)

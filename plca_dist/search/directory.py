@@ -9,9 +9,8 @@ All that is known of a trial stands in its own directory, so a search continues 
 no state.
 """
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -22,7 +21,7 @@ from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.directory import check_name, differences, open_run, portable
 from plca_dist.run.lease import Lease
-from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, json_bytes, launch_of_state, trial_state
+from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, json_bytes, launch_of_state, numbers, trial_state
 from plca_dist.search.samplers import draw
 from plca_dist.search.space import Space, parse_space
 from plca_dist.search.trials import State, Trial
@@ -108,7 +107,7 @@ class Search:
         kept = read_json(run, state, _state, "put a sound copy there, or take it away to run the trial again")
         trial = Trial(
             name, kept["values"], kept["state"], kept["step"], self.config(kept["values"]).schedule.steps,
-            _numbers(max(kept["curve"], curve_of(run), key=len)), kept["note"], kept["seconds"],
+            max(kept["curve"], curve_of(run), key=len), kept["note"], kept["seconds"],
         )  # fmt: skip
         # The run's own files decide: it may have ended just before a kill, and a stopped trial goes on for some steps.
         if has_result(run):
@@ -142,19 +141,14 @@ def open_search(space: Space, base: Config, name: str) -> Search:
     return search
 
 
-def _numbers(curve: Sequence[Record]) -> list[Record]:
-    """The curve as it was measured: null is what JSON has for a number that is not finite."""
-    return [{key: math.nan if value is None else value for key, value in record.items()} for record in curve]
-
-
 def _state(kept: Any) -> dict[str, Any]:
     """The state of a trial as `Search.record` wrote it. Raises one of many exceptions for anything else."""
-    state = {**kept, "values": dict(kept["values"]), "curve": _numbers([dict(record) for record in kept["curve"]])}
-    numbers = [kept["step"], *(record[STEP] for record in state["curve"])]
-    numbers += [value for record in state["curve"] for value in record.values()]
-    numbers += [] if kept["seconds"] is None else [kept["seconds"]]
+    state = {**kept, "values": dict(kept["values"]), "curve": [numbers(record) for record in kept["curve"]]}
+    written = [kept["step"], *(record[STEP] for record in state["curve"])]
+    written += [value for record in state["curve"] for value in record.values()]
+    written += [] if kept["seconds"] is None else [kept["seconds"]]
     if (
-        not all(isinstance(number, int | float) for number in numbers)
+        not all(isinstance(number, int | float) for number in written)
         or not isinstance(kept["note"], str)
         or kept["state"] not in get_args(State)
     ):

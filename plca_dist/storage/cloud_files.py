@@ -136,9 +136,7 @@ class CloudFiles:
             list(pool.map(self.delete, [name for name, _ in self.list(path)]))
 
     def clear_unfinished(self, path: str, besides: str) -> None:
-        for unfinished, upload in self._fs.unfinished(path):
-            if not unfinished.startswith(f"{besides}/"):
-                self._fs.abort(unfinished, upload)
+        self._fs.clear_unfinished(path, besides)
 
     def explain(self, error: BaseException) -> tuple[str, bool]:
         """What an error means for a person, and whether asking again may help."""

@@ -1,12 +1,11 @@
 """The next batch while this one is computed: put together in a thread, and copied to a GPU on a stream of its own."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 
+from plca_dist.data.read_ahead import read_ahead
 from plca_dist.data.stream import Batch, Stream
 
 
@@ -31,15 +30,13 @@ class Ahead:
         self.skipped = 0
         self._stream, self._device = stream, device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="plca-ahead")
-        self._next: Future[_Prepared] = self._thread.submit(self._prepare)
+        self._ahead = read_ahead(self._prepared(), 1)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        batch, self.skipped, copied = self._next.result()
-        self._next = self._thread.submit(self._prepare)
+        batch, self.skipped, copied = next(self._ahead)
         if copied is not None:
             now = torch.cuda.current_stream(self._device)
             now.wait_event(copied)
@@ -48,15 +45,17 @@ class Ahead:
                     tensor.record_stream(now)  # its memory is not used again before the work that reads it
         return batch
 
-    def _prepare(self) -> "_Prepared":
-        batch = next(self._stream)
-        if self._copies is None:
-            return _Prepared(batch, self._stream.skipped, None)
-        with torch.cuda.stream(self._copies):
-            on_gpu = batch.pinned().to(self._device)
-            return _Prepared(on_gpu, self._stream.skipped, self._copies.record_event())
+    def _prepared(self) -> Iterator["_Prepared"]:
+        while True:
+            batch = next(self._stream)
+            if self._copies is None:
+                yield _Prepared(batch, self._stream.skipped, None)
+                continue
+            with torch.cuda.stream(self._copies):
+                on_gpu = batch.pinned().to(self._device)
+                copied = self._copies.record_event()
+            yield _Prepared(on_gpu, self._stream.skipped, copied)
 
     def close(self) -> None:
-        with ExitStack() as ending:
-            ending.callback(self._thread.shutdown)
-            self._stream.close()
+        self._stream.close()  # first: the thread may be waiting for data
+        self._ahead.close()

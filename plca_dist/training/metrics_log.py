@@ -1,7 +1,6 @@
 """`metrics.jsonl`, continued across restarts without gaps or repeats, and TensorBoard's file beside it."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from plca_dist.errors import UserError
 from plca_dist.messages import Message, MessageKind, Record, RunEvent
 from plca_dist.parsing import Unreadable, lines_as
 from plca_dist.polling import tries
-from plca_dist.run_files import METRICS, attempt, json_lines
+from plca_dist.run_files import METRICS, attempt, json_lines, numbers
 from plca_dist.storage import Store
 from plca_dist.training.attempts import current
 from plca_dist.training.checkpoint.commit import Checkpoint
@@ -129,8 +128,7 @@ def _records(run: Store, name: str) -> list[Record]:
 
 
 def _record(kept: Any) -> Record:
-    """null is what JSON has for a number that is not finite."""
-    record = {key: math.nan if value is None else value for key, value in kept.items()}
+    record = numbers(kept)
     if kept.get(STEP) is None or not all(isinstance(value, int | float) for value in record.values()):
         raise ValueError("it is no record of a step")
     return record

@@ -10,21 +10,12 @@ from plca_dist import recipe
 from plca_dist.storage import Store, resolve
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.loop import run_worker
+from tests.training.conftest import RECIPE
 
-RECIPE = """
-labels: toytown
-precision: bfloat16
-model: {backbone: tiny, rates: [1, 2, 4]}
-source: {uri: source, crop: [32, 64]}
-target: {uri: target, crop: [32, 64]}
-evaluation: {uri: val, unlabelled: 2}
-objective: {backend: streaming, products: bf16}
-optimizer: {lr: 0.05}
-schedule: {steps: 6}
-batch: {pairs: 4, micro: 2}
-checkpoint: {every: 2, keep: 9}
-log: {every: 1}
-"""
+SETTINGS = (
+    "deterministic=false", "precision=bfloat16", "evaluation.uri=val", "evaluation.unlabelled=2",
+    "objective.backend=streaming", "objective.products=bf16", "batch.micro=2", "checkpoint.keep=9",
+)  # fmt: skip
 
 
 def context(run: Store, generation: int, shown: list[object], reasons: list[str | None]) -> TrainContext:
@@ -36,7 +27,7 @@ def main(shards: Path, place: Path) -> None:
     torch.cuda.set_device(0)
     dist.init_process_group("nccl", init_method=f"file://{place}/rendezvous", rank=0, world_size=1)
     for stage in (0, 1, 2, 3):
-        config = recipe.parse(RECIPE, [f"data={shards}", f"deepspeed.zero_optimization.stage={stage}"])
+        config = recipe.parse(RECIPE, [f"data={shards}", *SETTINGS, f"deepspeed.zero_optimization.stage={stage}"])
         run = resolve(str(place / f"zero-{stage}"))
         run.write("recipe.yaml", config.to_yaml().encode())
         shown: list[object] = []

@@ -1,6 +1,7 @@
 """A batch ahead, and nothing else: the same batches in the same order, and errors at the batch that has them."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -50,10 +51,13 @@ def test_one_batch_is_made_ahead_and_its_skipped_samples_are_counted_with_it() -
         for number in (1, 2, 3):
             assert next(ahead) == number
             assert ahead.skipped == 2 * number
-        ahead._thread.shutdown()
+        deadline = time.monotonic() + 10
+        while stream.made < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)  # for one too many
         assert stream.made == 4
     assert stream.closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("plca-ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("plca-read-ahead")]
 
 
 def test_an_error_comes_with_its_batch_and_not_before() -> None:

@@ -69,7 +69,7 @@ class S3(PlainPaths, s3fs.S3FileSystem):
     retries = 1
 
     def unfinished(self, path: str) -> list[tuple[str, str]]:
-        """S3 keeps the parts of an upload that nobody completes, and bills them, until somebody aborts it."""
+        """Paths and ids of uploads below `path`. S3 keeps, and bills, their parts until somebody aborts them."""
         bucket, key, _ = self.split_path(path)
         found: list[tuple[str, str]] = []
         after: dict[str, str] = {}
@@ -80,9 +80,11 @@ class S3(PlainPaths, s3fs.S3FileSystem):
                 return found
             after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
-    def abort(self, path: str, upload: str) -> None:
-        bucket, key, _ = self.split_path(path)
-        self._ask("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+    def clear_unfinished(self, path: str, besides: str) -> None:
+        for unfinished, upload in self.unfinished(path):
+            if not unfinished.startswith(f"{besides}/"):
+                bucket, key, _ = self.split_path(unfinished)
+                self._ask("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
 
     def _ask(self, method: str, **named: Any) -> Any:
         return sync(self.loop, self._call_s3, method, **named)

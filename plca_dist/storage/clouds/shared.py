@@ -2,7 +2,6 @@
 
 import os
 import ssl
-from collections.abc import Iterable
 from typing import Any
 
 from plca_dist.errors import UserError
@@ -25,13 +24,8 @@ class PlainPaths:
     def split_path(self, path: str, *_: Any, **__: Any) -> tuple[str, str, None]:
         return self._split_path(path)
 
-    def unfinished(self, path: str) -> Iterable[tuple[str, str]]:
-        """The uploads in parts below `path` that nobody completes and that stay for ever: their paths and ids."""
-        return ()
-
-    def abort(self, path: str, upload: str) -> None:
-        """Throw such an upload away."""
-        raise NotImplementedError(f"{path}: {upload}")
+    def clear_unfinished(self, path: str, besides: str) -> None:
+        """Throw uploads in parts away that nobody completes. Here nothing: the cloud drops them by itself."""
 
 
 def variables(prefix: str) -> Variables:
