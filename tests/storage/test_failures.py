@@ -277,6 +277,7 @@ def test_a_store_that_stalls_is_waited_for_and_not_asked_twice(at_once: AtOnce) 
             assert store.read("stalled") == b"late"
             asked.append(dict(behind.proxy.requests))
         assert asked[0] == asked[1]
+        assert sum(asked[0].values()) == 2  # the object, and whether it is longer
 
     at_once(check)
 

@@ -45,11 +45,21 @@ async def _request(self: GCSFileSystem, *args: Any, **options: Any) -> Any:
 
 
 class GCS(PlainPaths, GCSFileSystem):
-    """gcsfs where a request is tried fewer times."""
+    """gcsfs where a request is tried fewer times, and a question about an object is one request."""
 
     _request = retry_request(retries=limits.TRIES)(_request)
     _get_file_request = retry_request(retries=limits.TRIES)(GCSFileSystem._get_file_request.__wrapped__)
     _get_file_concurrent = GCSFileSystem._get_file_concurrent.__wrapped__  # all that it calls tries again by itself
+
+    async def _info(self, path: str, generation: str | None = None, **options: Any) -> Any:
+        """gcsfs asks for the object, for its directory and for the object once more, all at once."""
+        bucket, key, _ = self.split_path(path)
+        if not key:
+            return await super()._info(path, generation, **options)
+        try:
+            return await self._get_object(path)
+        except FileNotFoundError:
+            return await self._get_directory_info(path, bucket, key, generation)
 
 
 def filesystem(endpoint: str | None, account: str | None) -> Any:
