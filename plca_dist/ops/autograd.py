@@ -9,20 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plca_dist.ops.blocks import Blocks
+from plca_dist.ops.attending import Attending
+from plca_dist.ops.matching import Matching
 from plca_dist.ops.rows import unit_gradient_
 
 #: Up to this many channels it costs less to make a score than to write it. On CUDA fused kernels do not write it.
 FEW_CHANNELS = 128
 
 
-def blocks_for(like: Tensor, products: str, *channels: int) -> Blocks:
-    """The blocks for pairs like `like`; `channels` are those of the score, and of the value if there is one."""
-    if like.is_cuda and like.dtype != torch.float64 and max(channels) <= FEW_CHANNELS:
-        from plca_dist.ops.triton.few_channels import FewChannels
+def matching_for(like: Tensor, products: str) -> Matching:
+    """What `match` is computed by for pairs like `like` (B, N, C)."""
+    if _few(like, like.shape[-1]):
+        from plca_dist.ops.triton.few_channels import FewMatching
 
-        return FewChannels(like, products)
-    return Blocks(like, products)
+        return FewMatching(like, products)
+    return Matching(like, products)
+
+
+def attending_for(like: Tensor, products: str, values: int) -> Attending:
+    """What `attend` is computed by for pairs like `like` (B, N, C) and values of so many channels."""
+    if _few(like, max(like.shape[-1], values)):
+        from plca_dist.ops.triton.few_channels import FewAttending
+
+        return FewAttending(like, products)
+    return Attending(like, products)
+
+
+def _few(like: Tensor, channels: int) -> bool:
+    return like.is_cuda and like.dtype != torch.float64 and channels <= FEW_CHANNELS
 
 
 def saved(ctx: Any) -> tuple[Tensor, ...]:

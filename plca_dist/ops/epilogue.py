@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plca_dist.ops.certified import Best
 from plca_dist.ops.dense import contrast_scale
+from plca_dist.ops.rows import chunks, row_dot
 
 
 class Softmax(NamedTuple):
@@ -59,16 +61,17 @@ class Pull(NamedTuple):
         return self.gradient.nonzero().squeeze(1) if self.pulling is None else self.pulling
 
 
-def softmax_(score_RM: Tensor, contrast: bool, dtype: torch.dtype) -> tuple[Tensor, Softmax, Tensor]:
+def softmax_(score_RM: Tensor, contrast: bool, dtype: torch.dtype | None) -> tuple[Tensor, Softmax, Tensor | None]:
     """Best column of every row (R,) int64, the lowest of equals; its `Softmax`; and the odds exp((D − best)·scale).
 
-    The odds come in `dtype`, (R, M), not yet divided by their sum; in the block itself where its dtype is the same.
-    The sum is taken in the block's own dtype. Rows hold all their keys: M is what σ is taken over.
+    The odds come in `dtype`, (R, M), not yet divided by their sum; in the block itself where its dtype is the same;
+    not at all for None. The sum is taken in the block's own dtype. Rows hold all their keys: M is what σ is taken over.
     """
     best_R, index_R = score_RM.max(-1)
     scale_R = contrast_scale(score_RM).squeeze(-1) if contrast else torch.ones_like(best_R)
     odds_RM = score_RM.sub_(best_R[:, None]).mul_(scale_R[:, None]).exp_()
-    return index_R, Softmax(best_R, scale_R, odds_RM.sum(-1).log()), odds_RM.to(dtype)
+    softmax = Softmax(best_R, scale_R, odds_RM.sum(-1).log())
+    return index_R, softmax, None if dtype is None else odds_RM.to(dtype)
 
 
 def column_best_(score_RM: Tensor, start: int, best_M: Tensor, index_M: Tensor) -> None:
@@ -80,6 +83,30 @@ def column_best_(score_RM: Tensor, start: int, best_M: Tensor, index_M: Tensor) 
     better_M = (best_of_block_M > best_M) | (best_of_block_M.isnan() & ~best_M.isnan())
     torch.where(better_M, best_of_block_M, best_M, out=best_M)
     torch.where(better_M, row_M + start, index_M, out=index_M)
+
+
+def settle(
+    score_RM: Tensor, slack_R: Tensor, query_RC: Tensor, key_MC: Tensor, scale_M: Tensor, start: int, found: Best
+) -> None:
+    """Exact best column of every row so far: updates `found` (R,), with columns numbered from `start`.
+
+    Columns come in increasing order. Those whose score is within `slack` of the row's largest so far are scored again:
+    <query, key> · scale in float64. NaN wins, as in torch.max; the block stays as it is, and may be a transposed view.
+    """
+    largest_R, place_R = score_RM.max(1)
+    larger_R = (largest_R > found.score) | (largest_R.isnan() & ~found.score.isnan())
+    torch.where(larger_R, largest_R, found.score, out=found.score)
+    finite_R = found.score.isfinite()
+    torch.where(larger_R & ~finite_R, place_R + start, found.index, out=found.index)
+    row_P, column_P = ((score_RM >= (found.score - slack_R)[:, None]) & finite_R[:, None]).nonzero(as_tuple=True)
+    exact_RM = torch.full(score_RM.shape, -torch.inf, dtype=torch.float64, device=score_RM.device)
+    for some in chunks(row_P):
+        row, column = row_P[some], column_P[some]
+        exact_RM[row, column] = row_dot(query_RC[row].double(), key_MC[column].double()) * scale_M[column]
+    largest_R, place_R = exact_RM.max(1)
+    larger_R = largest_R > found.exact
+    torch.where(larger_R, largest_R, found.exact, out=found.exact)
+    torch.where(larger_R, place_R + start, found.index, out=found.index)
 
 
 def match_gradient_(score_RM: Tensor, rows: Pull | None, columns: Pull | None, dtype: torch.dtype) -> Tensor:

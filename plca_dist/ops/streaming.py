@@ -1,7 +1,8 @@
 """`match`, `attend` and `cycle` of `dense.py`, the same numbers and gradients, in O(block x N) memory.
 
 Pairs are computed one by one. The inputs and three numbers a row are kept for the backward pass. The work on a pair is
-in `blocks.py`, and on CUDA with few channels in `triton/fused.py`. The gradients are of the first order only.
+in `matching.py` and `attending.py`, and on CUDA with few channels in `triton/fused.py`. Gradients are of the first
+order only.
 
 Shapes: B pairs, N queries or source positions, M keys or target positions, C and D channels.
 """
@@ -14,7 +15,7 @@ from torch.autograd import Function
 from plca_dist.ops import autograd
 from plca_dist.ops.dense import Cycle, Match, check_cycle_shapes, check_shapes
 from plca_dist.ops.epilogue import Pull, Softmax
-from plca_dist.ops.products import rounding
+from plca_dist.ops.multiply import rounding
 from plca_dist.ops.rows import row_dot
 from plca_dist.ops.streaming_cycle import SeparateCycle, SharedCycle
 
@@ -69,11 +70,11 @@ class _Match(Function):
 
     @staticmethod
     def forward(ctx: Any, query_BNC: Tensor, key_BMC: Tensor, cosine: bool, products: str) -> tuple[Tensor, Tensor]:
-        blocks = autograd.blocks_for(query_BNC, products, query_BNC.shape[-1])
+        blocks = autograd.matching_for(query_BNC, products)
         found = []
         with rounding(query_BNC.device, products):
             for query_NC, key_MC in zip(query_BNC, key_BMC, strict=True):
-                index_N, softmax = blocks.match(blocks.operand(query_NC, cosine), blocks.operand(key_MC, cosine))
+                index_N, softmax = blocks.match(blocks.side(query_NC, cosine), blocks.side(key_MC, cosine))
                 found.append((index_N, *softmax))
         index_BN, *softmax_BN = autograd.stack(found)
         ctx.save_for_backward(query_BNC, key_BMC, index_BN, *softmax_BN)
@@ -85,7 +86,7 @@ class _Match(Function):
     def backward(ctx: Any, _: Tensor, gradient_BN: Tensor) -> tuple[Tensor | None, ...]:
         query_BNC, key_BMC, index_BN, *softmax_BN = autograd.saved(ctx)
         cosine, products = ctx.settings
-        blocks = autograd.blocks_for(query_BNC, products, query_BNC.shape[-1])
+        blocks = autograd.matching_for(query_BNC, products)
         gradients = [blocks.zeros(query_BNC), blocks.zeros(key_BMC)]
         with rounding(query_BNC.device, products):
             for b, (dquery_NC, dkey_MC) in enumerate(zip(*gradients, strict=True)):
@@ -110,7 +111,7 @@ class _Attend(Function):
         products: str,
     ) -> Tensor:
         value = _or(value_BMD, query_BNC)
-        blocks = autograd.blocks_for(query_BNC, products, query_BNC.shape[-1], value.shape[-1])
+        blocks = autograd.attending_for(query_BNC, products, value.shape[-1])
         mixed_BND = value.new_empty((*query_BNC.shape[:2], value.shape[2]), dtype=blocks.exact)
         found = []
         with rounding(query_BNC.device, products):
@@ -129,7 +130,7 @@ class _Attend(Function):
         query_BNC, key_BMC, value_BMD, mixed_BND, *softmax_BN = autograd.saved(ctx)
         ratio, cosine, products = ctx.settings
         value = _or(value_BMD, query_BNC)
-        blocks = autograd.blocks_for(query_BNC, products, query_BNC.shape[-1], value.shape[-1])
+        blocks = autograd.attending_for(query_BNC, products, value.shape[-1])
         key = _or(key_BMC, query_BNC)
         dquery, dvalue = blocks.zeros(query_BNC), blocks.zeros(value)
         dkey = dquery if key_BMC is None else blocks.zeros(key)

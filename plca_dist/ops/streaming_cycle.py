@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from plca_dist.ops import autograd
 from plca_dist.ops.epilogue import Pull, Softmax
-from plca_dist.ops.products import rounding
+from plca_dist.ops.multiply import rounding
 
 
 class SharedCycle(Function):
@@ -22,18 +22,18 @@ class SharedCycle(Function):
     def forward(
         ctx: Any, source_BNC: Tensor, target_BMC: Tensor, labels_BN: Tensor, ignore: int, cosine: bool, products: str
     ) -> tuple[Tensor, ...]:
-        blocks = autograd.blocks_for(source_BNC, products, source_BNC.shape[-1])
+        blocks = autograd.matching_for(source_BNC, products)
         found, sizes = [], []
         with rounding(source_BNC.device, products):
             for source_NC, target_MC, labels_N in zip(source_BNC, target_BMC, labels_BN, strict=True):
-                source_NC, target_MC = blocks.operand(source_NC, cosine), blocks.operand(target_MC, cosine)
-                target_index_N, of_source, back_M = blocks.match_both(source_NC, target_MC)
+                source, target = blocks.side(source_NC, cosine), blocks.side(target_MC, cosine)
+                target_index_N, of_source, back_M = blocks.match_both(source, target)
                 consistent_N = _consistent(labels_N, back_M[target_index_N], ignore)
                 # Only targets of consistent starts need the softmax of their column.
                 used_M = _used(target_index_N, consistent_N, len(target_MC))
                 sizes.append(_counts(consistent_N, used_M))
                 used_J = _where(used_M, sizes[-1][1])
-                of_target = _spread(blocks.match(target_MC[used_J], source_NC)[1], used_J, len(target_MC))
+                of_target = _spread(blocks.softmax_of(used_J, target, source), used_J, len(target_MC))
                 found.append((target_index_N, back_M, consistent_N, *of_source, *of_target))
         return _save_cycle(ctx, (source_BNC, target_BMC), found, sizes, (cosine, products))
 
@@ -41,7 +41,7 @@ class SharedCycle(Function):
     def backward(ctx: Any, *gradients_of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         source_BNC, target_BMC, *found = autograd.saved(ctx)
         sizes, cosine, products = ctx.settings
-        blocks = autograd.blocks_for(source_BNC, products, source_BNC.shape[-1])
+        blocks = autograd.matching_for(source_BNC, products)
         gradients = [blocks.zeros(source_BNC), blocks.zeros(target_BMC)]
         with rounding(source_BNC.device, products):
             for b, (dsource_NC, dtarget_MC) in enumerate(zip(*gradients, strict=True)):
@@ -67,25 +67,25 @@ class SeparateCycle(Function):
         products: str,
     ) -> tuple[Tensor, ...]:
         inputs = source_query_BNC, source_key_BNC, target_query_BMC, target_key_BMC
-        blocks = autograd.blocks_for(source_query_BNC, products, source_query_BNC.shape[-1])
+        blocks = autograd.matching_for(source_query_BNC, products)
         found, sizes = [], []
         with rounding(source_query_BNC.device, products):
             for *pair, labels_N in zip(*inputs, labels_BN, strict=True):
-                source_query_NC, source_key_NC, target_query_MC, target_key_MC = (
-                    blocks.operand(x, cosine) for x in pair
-                )
-                target_index_N = blocks.best(source_query_NC, target_key_MC)
-                met_M = _used(target_index_N, torch.ones_like(target_index_N, dtype=torch.bool), len(target_query_MC))
-                met_J = _where(met_M, *_counts(met_M))
-                back_J, softmax_J = blocks.match(target_query_MC[met_J], source_key_NC)
-                back_M = torch.zeros(len(target_query_MC), dtype=torch.int64, device=back_J.device)
-                back_M[met_J] = back_J
+                N, M = (len(x) for x in pair[1:3])
+                source_query, source_key, target_query, target_key = (blocks.side(x, cosine) for x in pair)
+                target_index_N = blocks.best(source_query, target_key)
+                if blocks.on_gpu:  # to know which targets were met the host would have to wait
+                    back_M, of_target = blocks.match(target_query, source_key)
+                else:
+                    met_M = _used(target_index_N, torch.ones_like(target_index_N, dtype=torch.bool), M)
+                    met_J = _where(met_M, *_counts(met_M))
+                    back_J, softmax_J = blocks.match(target_query.take(met_J), source_key)
+                    back_M = torch.zeros_like(met_M, dtype=torch.int64).index_copy_(0, met_J, back_J)
+                    of_target = _spread(softmax_J, met_J, M)
                 consistent_N = _consistent(labels_N, back_M[target_index_N], ignore)
-                sizes.append(_counts(consistent_N, _used(target_index_N, consistent_N, len(target_query_MC))))
+                sizes.append(_counts(consistent_N, _used(target_index_N, consistent_N, M)))
                 start_I = _where(consistent_N, sizes[-1][0])
-                _, softmax_I = blocks.match(source_query_NC[start_I], target_key_MC)
-                of_source = _spread(softmax_I, start_I, len(source_query_NC))
-                of_target = _spread(softmax_J, met_J, len(target_query_MC))
+                of_source = _spread(blocks.softmax_of(start_I, source_query, target_key), start_I, N)
                 found.append((target_index_N, back_M, consistent_N, *of_source, *of_target))
         return _save_cycle(ctx, inputs, found, sizes, (cosine, products))
 
@@ -94,7 +94,7 @@ class SeparateCycle(Function):
         saved = autograd.saved(ctx)
         inputs, found = saved[:4], saved[4:]
         sizes, cosine, products = ctx.settings
-        blocks = autograd.blocks_for(inputs[0], products, inputs[0].shape[-1])
+        blocks = autograd.matching_for(inputs[0], products)
         gradients = [blocks.zeros(x) for x in inputs]
         with rounding(inputs[0].device, products):
             for b, (dsource_query, dsource_key, dtarget_query, dtarget_key) in enumerate(zip(*gradients, strict=True)):

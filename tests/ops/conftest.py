@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plca_dist.ops import blocks
+from plca_dist.ops import blocks, multiply
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,9 @@ def small_blocks(monkeypatch):
 def emulated_bf16(monkeypatch):
     """Compute on the CPU as products="bf16" does on CUDA: operands in bfloat16, their products in float32."""
 
-    def mm(a, b):
-        return a.float() @ b.float() if a.dtype == torch.bfloat16 else a @ b
+    def low_mm(a, b, out=None):
+        return torch.mm(a.float(), b.float(), out=out)
 
-    monkeypatch.setattr(blocks, "operand_dtype", lambda x, products: torch.bfloat16)
-    monkeypatch.setattr(blocks, "mm", mm)
-    monkeypatch.setattr(blocks, "add_mm_", lambda total, a, b: total.add_(mm(a, b)))
-    monkeypatch.setattr(blocks.Blocks, "_product", lambda self, a, b, name="score": mm(a, b))
+    monkeypatch.setattr(multiply, "operand_dtype", lambda x, products: torch.bfloat16)
+    monkeypatch.setattr(multiply, "_low_mm", low_mm)
+    monkeypatch.setattr(multiply, "_low_addmm_", lambda total, a, b: total.addmm_(a.float(), b.float()))

@@ -10,9 +10,9 @@ from contextlib import nullcontext, suppress
 import pytest
 import torch
 
-from plca_dist.ops import blocks
+from plca_dist.ops import blocks, multiply
 from plca_dist.ops import operations as ops
-from plca_dist.ops.products import rounding
+from plca_dist.ops.multiply import rounding
 from plca_dist.ops.settings import PRODUCTS, Pairwise
 
 DENSE, STREAMING = Pairwise(backend="dense"), Pairwise(backend="streaming")
@@ -230,7 +230,7 @@ def test_a_process_wide_setting_of_products_changes_nothing_and_stays():
 @pytest.mark.parametrize(("products", "setting"), [("float32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
 def test_cuda_rounds_as_the_setting_says_and_is_set_back(products, setting, monkeypatch):
     """And Triton launches its kernels on the device of the tensors."""
-    monkeypatch.setattr("plca_dist.ops.products.without_autocast", lambda device: nullcontext())
+    monkeypatch.setattr("plca_dist.ops.multiply.without_autocast", lambda device: nullcontext())
     current = []
     monkeypatch.setattr(torch.cuda, "device", lambda device: current.append(device) or nullcontext())
     matmul = torch.backends.cuda.matmul
@@ -294,8 +294,9 @@ def multiplied(monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    counting("mm", blocks, lambda a, b: (a, b))
-    counting("add_mm_", blocks, lambda total, a, b: (a, b))
+    counting("mm", multiply, lambda a, b: (a, b))
+    counting("mm_", multiply, lambda out, a, b: (a, b))
+    counting("add_mm_", multiply, lambda total, a, b: (a, b))
     counting("_product", blocks.Blocks, lambda self, a, b, name="score": (a, b))
 
     def run(function: Callable[[], object], N: int, C: int) -> float:

@@ -21,7 +21,8 @@ OPTIONS = {"enable_fp_fusion": True}
 
 _EPSILON = tl.constexpr(EPSILON)
 _FLAT = tl.constexpr(FLAT_ROUNDINGS * torch.finfo(torch.float32).eps)
-_FAR = tl.constexpr(2**31 - 1)
+#: A place behind all others.
+FAR = tl.constexpr(2**31 - 1)
 
 
 class Matrix(NamedTuple):
@@ -62,9 +63,9 @@ def at(matrix, row, column):
 def first_best(x, position, axis: tl.constexpr):
     """Largest of `x` along an axis, and the lowest `position` (int32) where it is found. NaN wins, as in torch.max."""
     best = tl.max(x, axis, keep_dims=True)  # of what is a number
-    first = tl.min(tl.where(x == best, position, _FAR), axis, keep_dims=True)
-    missing = tl.min(tl.where(x != x, position, _FAR), axis, keep_dims=True)
-    broken = missing < _FAR
+    first = tl.min(tl.where(x == best, position, FAR), axis, keep_dims=True)
+    missing = tl.min(tl.where(x != x, position, FAR), axis, keep_dims=True)
+    broken = missing < FAR
     return tl.where(broken, float("nan"), best), tl.where(broken, missing, first)
 
 

@@ -29,6 +29,7 @@ from plca_dist.ops.triton.common import (
     pulled,
     weights,
 )
+from plca_dist.ops.triton.settle import settle as settle
 
 #: A row of up to so many columns: how many of them are in flight at once, held by how many warps.
 _ROW_TILES = ((1024, 1024, 4), (32768, 2048, 8), (1 << 31, 8192, 16))
@@ -38,14 +39,15 @@ _COLUMN_TILE = (32, 64)
 _TILE = (8, 256)
 
 
-def softmax_(score_RM: Tensor, contrast: bool, dtype: torch.dtype) -> tuple[Tensor, Softmax, Tensor]:
+def softmax_(score_RM: Tensor, contrast: bool, dtype: torch.dtype | None) -> tuple[Tensor, Softmax, Tensor | None]:
     """See `ops/epilogue.py`. One pass for best and σ, by Welford's recurrence in every lane, and one for the odds."""
     R, M = score_RM.shape
-    odds_RM = _result(score_RM, dtype)
+    odds_RM = None if dtype is None else _result(score_RM, dtype)
     index_R = torch.empty(R, dtype=torch.int64, device=score_RM.device)
     softmax = empty_softmax(R, score_RM.device)
     tile, warps = next((tile, warps) for most, tile, warps in _ROW_TILES if most >= M)
-    _softmax[(R,)](matrix(score_RM), matrix(odds_RM), index_R, softmax, M, contrast, tile, num_warps=warps, **OPTIONS)
+    odds = None if odds_RM is None else matrix(odds_RM)
+    _softmax[(R,)](matrix(score_RM), odds, index_R, softmax, M, contrast, tile, num_warps=warps, **OPTIONS)
     return index_R, softmax, odds_RM
 
 
@@ -147,7 +149,8 @@ def _softmax(scores, odds, index, softmax, M, CONTRAST: tl.constexpr, TILE: tl.c
         score = tl.load(at(scores, row, column), mask=column < M, other=float("-inf"))
         odd = tl.where(column < M, tl.exp((score - best) * scale), 0.0)
         total += odd
-        tl.store(at(odds, row, column), odd.to(odds.data.dtype.element_ty), mask=column < M)
+        if odds is not None:
+            tl.store(at(odds, row, column), odd.to(odds.data.dtype.element_ty), mask=column < M)
     tl.store(index + row, found.to(tl.int64))
     tl.store(softmax.best + row, best)
     tl.store(softmax.scale + row, scale)

@@ -1,22 +1,28 @@
-"""`Blocks` for few channels on CUDA: whole passes in one kernel each, instead of products and epilogues."""
+"""`Matching` and `Attending` for few channels on CUDA: whole passes in one kernel each."""
 
 from torch import Tensor
 
-from plca_dist.ops.blocks import Blocks
+from plca_dist.ops.attending import Attending
+from plca_dist.ops.certified import Operand
 from plca_dist.ops.epilogue import Pull, Softmax
+from plca_dist.ops.matching import Matching
 from plca_dist.ops.triton import fused
 
 
-class FewChannels(Blocks):
-    """The same operations. Both directions of a shared matrix are left to `Blocks`, where one product serves both."""
+class FewMatching(Matching):
+    """The same operations. Left to `Matching` are both directions of a shared matrix, where one product serves both,
+    and best keys that rounding could change.
+    """
 
-    def best(self, query_NC: Tensor, key_MC: Tensor) -> Tensor:
-        return fused.best(query_NC, key_MC, products=self.products)
+    def best(self, query: Operand, key: Operand) -> Tensor:
+        if query.given is not None:
+            return super().best(query, key)
+        return fused.best(query.rounded, key.rounded, products=self.products)
 
-    def match(self, query_NC: Tensor, key_MC: Tensor) -> tuple[Tensor, Softmax]:
-        if len(query_NC) == 0:
-            return super().match(query_NC, key_MC)  # a kernel needs a program
-        return fused.match(query_NC, key_MC, products=self.products)
+    def match(self, query: Operand, key: Operand) -> tuple[Tensor, Softmax]:
+        if query.given is not None or len(query.rounded) == 0:  # a kernel needs a program
+            return super().match(query, key)
+        return fused.match(query.rounded, key.rounded, products=self.products)
 
     def match_gradient(
         self,
@@ -37,6 +43,10 @@ class FewChannels(Blocks):
             )
             dquery_NC[pulling_I] += of_query_IC
             dkey_MC += of_key_MC
+
+
+class FewAttending(Attending):
+    """The same operations."""
 
     def attend(self, query_NC: Tensor, key_MC: Tensor, value_MD: Tensor, contrast: bool, average_ND: Tensor) -> Softmax:
         found_ND, softmax = fused.attend(query_NC, key_MC, value_MD, contrast, products=self.products)

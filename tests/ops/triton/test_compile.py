@@ -25,6 +25,7 @@ R, M = 8464, 32768
 
 def epilogue_calls() -> Iterator[str]:
     """Calls the functions of the epilogue, with everything that changes a kernel; yields what each call is."""
+    from plca_dist.ops.certified import Best
     from plca_dist.ops.epilogue import Pull, Softmax
     from plca_dist.ops.triton import epilogue
 
@@ -38,7 +39,15 @@ def epilogue_calls() -> Iterator[str]:
         block, other, third = torch.zeros(3, rows, columns)
         epilogue.column_best_(block, rows, torch.zeros(columns), torch.zeros(columns, dtype=torch.int64))
         for dtype in (torch.float32, torch.bfloat16):
+            for view in (block, block.mT):
+                rows_of, columns_of = (torch.zeros(n, 40, dtype=dtype) for n in view.shape)
+                scale, found = (
+                    torch.zeros(len(columns_of), dtype=torch.float64),
+                    Best.of_none(len(rows_of), block.device),
+                )
+                epilogue.settle(view, torch.zeros(len(rows_of)), rows_of, columns_of, scale, rows, found)
             for contrast in (True, False):
+                epilogue.softmax_(block, contrast, None)
                 epilogue.softmax_(block, contrast, dtype)
             for of_rows, of_columns in ((True, False), (False, True), (True, True)):
                 pulls = pull(rows) if of_rows else None, pull(columns) if of_columns else None
@@ -113,7 +122,7 @@ def test_every_kernel_compiles_and_fits(tmp_path: Path) -> None:
     assert "FP_FUSION" not in done.stderr, done.stderr  # a default that differs between versions was relied on
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     assert {k["kernel"] for k in kernels} == {
-        "_softmax", "_column_best", "_match_gradient", "_attend_gradient", "_attend_gradient_both",
+        "_softmax", "_column_best", "_settle", "_match_gradient", "_attend_gradient", "_attend_gradient_both",
         "forward", "query_gradient", "key_gradient",
     }  # fmt: skip
     for kernel in kernels:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from plca_dist.ops import epilogue as plain
+from plca_dist.ops.certified import Best
 from plca_dist.ops.epilogue import Pull, Softmax
 from plca_dist.ops.triton import epilogue as kernels
 
@@ -72,7 +73,50 @@ def on(device, x):
     """A nest of float64 tensors as kernels take it."""
     if isinstance(x, torch.Tensor):
         return x.to(device, torch.float32 if x.dtype == torch.float64 else x.dtype)
+    if isinstance(x, list):
+        return [on(device, y) for y in x]
     return None if x is None else type(x)(*(on(device, y) for y in x))
+
+
+def test_a_softmax_without_odds_leaves_the_block_as_it_is(block, scores):
+    score_RM = scores(5, 257)
+    given_RM = block(score_RM)
+    with_odds = kernels.softmax_(block(score_RM), True, torch.float32)
+    index_R, softmax, odds_RM = kernels.softmax_(given_RM, True, None)
+    assert odds_RM is None
+    assert torch.equal(given_RM.cpu().double(), score_RM)
+    assert all(torch.equal(a, b) for a, b in zip((index_R, *softmax), (with_odds[0], *with_odds[1]), strict=True))
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize(("R", "M", "C"), [(1, 1, 3), (5, 257, 40), (11, 130, 1500), (3, 2500, 7)])
+def test_settle(block, draw, device, R, M, C, transposed):
+    """Two blocks one after the other, scores that are off, several within the slack, ties, and what is not finite."""
+    query_RC, key_MC = draw(R, C).float().double(), draw(3 * M, C, seed=1)
+    key_MC[M:] = key_MC[torch.arange(2 * M) // 2] + 1e-4 * draw(2 * M, 1, seed=2).round()  # some are equal
+    key_MC = key_MC.float().double()
+    scale_M = 1 / key_MC.norm(dim=1)
+    exact_RM = (query_RC @ key_MC.mT) * scale_M
+    slack_R = torch.full((R,), 0.12, dtype=torch.float64)
+    score_RM = exact_RM + 0.03 * draw(R, 3 * M, seed=4).clamp(-2, 2)
+    score_RM[::4, M // 2] = math.inf
+    score_RM[1::4, M] = math.nan
+    score_RM[2::4] = -math.inf
+    outcomes = []
+    for module, place in ((plain, "cpu"), (kernels, device)):
+        found = Best.of_none(R, place)
+        for part in (slice(0, M), slice(M, 3 * M)):
+            blocks_RM = score_RM.float()[:, part].to(place)
+            if module is kernels:
+                blocks_RM = block(score_RM[:, part].mT).mT if transposed else block(score_RM[:, part])
+            sides = on(place, [slack_R, query_RC, key_MC[part]])
+            module.settle(blocks_RM, *sides, scale_M[part].to(place), part.start, found)
+        outcomes.append([x.cpu() for x in found])
+    torch.testing.assert_close(outcomes[1][0], outcomes[0][0], rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(outcomes[1][2], outcomes[0][2])
+    sound_R = torch.arange(R) % 4 == 3
+    assert torch.equal(outcomes[1][2][sound_R], exact_RM.max(1).indices[sound_R])
+    assert torch.equal(outcomes[1][2][0::4], torch.full((len(range(0, R, 4)),), M // 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,10 +5,11 @@ import torch
 
 from plca_dist.ops import autograd, blocks
 from plca_dist.ops import operations as ops
-from plca_dist.ops.blocks import Blocks
+from plca_dist.ops.attending import Attending
+from plca_dist.ops.matching import Matching
 from plca_dist.ops.settings import PRODUCTS, Pairwise
 from plca_dist.ops.triton import epilogue as kernels
-from plca_dist.ops.triton.few_channels import FewChannels
+from plca_dist.ops.triton.few_channels import FewAttending, FewMatching
 
 
 @pytest.fixture(params=["few channels", "many channels"])
@@ -16,13 +17,15 @@ def on_cuda(request, monkeypatch):
     """Channels, and the operations of CUDA on whatever device the test has."""
     few = request.param == "few channels"
 
-    def made(like, products, *channels):
-        found = (FewChannels if few else Blocks)(like, products)
-        found.epilogue, found.bytes = kernels, 1
+    def made(kind, like, products):
+        found = kind(like, products)
+        found.epilogue, found.processors = kernels, 1
         return found
 
-    monkeypatch.setattr(autograd, "blocks_for", made)
-    monkeypatch.setattr(blocks, "_FEWEST_ROWS", 32)
+    kinds = (FewMatching, FewAttending) if few else (Matching, Attending)
+    monkeypatch.setattr(autograd, "matching_for", lambda like, products: made(kinds[0], like, products))
+    monkeypatch.setattr(autograd, "attending_for", lambda like, products, _: made(kinds[1], like, products))
+    monkeypatch.setattr(blocks, "gpu_rows", lambda N, M, processors: 32)
     return 19 if few else 40
 
 
@@ -56,6 +59,24 @@ def test_kernels_give_the_oracles_cycles_and_gradients(on_cuda, device):
             assert torch.equal(f, o)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_kernels_give_exact_associations_out_of_bfloat16(on_cuda, device, emulated_bf16):
+    """Positions that differ by less than bfloat16 can tell."""
+    generator = torch.Generator().manual_seed(0)
+    group, noise = torch.randn(2, 5, on_cuda, generator=generator)
+    source, target = ((group.repeat(8, 1) + 1e-4 * noise.repeat(8, 1).cumsum(0))[None, :n] for n in (25, 30))
+    labels = torch.randint(0, 2, (1, 25), generator=generator).to(device)
+
+    def cycle(dtype, pairwise):
+        x, y = source.to(device, dtype), target.to(device, dtype)
+        return ops.cycle(x, x, y, y, labels, cosine=True, pairwise=pairwise)
+
+    found = cycle(torch.float32, Pairwise("bf16"))
+    oracle = cycle(torch.float64, Pairwise(backend="dense"))
+    assert torch.equal(found.target_index, oracle.target_index)
+    assert torch.equal(found.source_index, oracle.source_index)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("products", PRODUCTS)
@@ -74,6 +95,8 @@ def test_cuda_picks_the_kernels_and_repeats_itself(C, products):
             runs.append([*found, *torch.autograd.grad(found.log_probability.sum(), inputs)])
     finally:
         torch.use_deterministic_algorithms(False)
-    assert type(autograd.blocks_for(source, products, C)) is (FewChannels if C == 19 else Blocks)
-    assert autograd.blocks_for(source, products, C).epilogue is kernels
+    matching = autograd.matching_for(source, products)
+    assert type(matching) is (FewMatching if C == 19 else Matching)
+    assert matching.epilogue is kernels
+    assert matching.on_gpu
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

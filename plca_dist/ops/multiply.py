@@ -1,4 +1,4 @@
-"""Matrix products, rounded as `settings.PRODUCTS` says; the blocks are made of these two forms of product.
+"""Matrix products, rounded as `settings.PRODUCTS` says; the blocks are made of these forms of product.
 
 Everything around a product (statistics, log-sum-exp, accumulation over blocks) is float32 under every setting.
 """
@@ -40,16 +40,32 @@ def rounding(device: torch.device, products: str) -> Iterator[None]:
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of two matrices, float32 out of bfloat16 operands, accumulated in float32."""
+    return _low_mm(a, b) if a.dtype == torch.bfloat16 else torch.mm(a, b)
+
+
+def mm_(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out = a @ b, `out` being float32 or float64."""
     if a.dtype == torch.bfloat16:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b)
+        _low_mm(a, b, out)
+    else:
+        torch.mm(a, b, out=out)
 
 
 def add_mm_(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, `total` being float32 or float64."""
+    if total.stride(0) == 1:  # oneDNN copies a result that is not row-major
+        total, a, b = total.mT, b.mT, a.mT
     if a.dtype == torch.bfloat16:
-        total.add_(mm(a, b))
-    elif total.stride(0) == 1:
-        total.mT.addmm_(b.mT, a.mT)  # oneDNN copies a result that is not row-major
+        _low_addmm_(total, a, b)
     else:
         total.addmm_(a, b)
+
+
+def _low_mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """On CUDA alone: a product of lower operands whose result is never rounded to their precision."""
+    return torch.mm(a, b, out_dtype=torch.float32, out=out)
+
+
+def _low_addmm_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """As `_low_mm`, without a matrix for the product itself."""
+    torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
