@@ -6,16 +6,17 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from plca_dist.method.association import association_loss
 from plca_dist.method.settings import AssociationSettings
-from plca_dist.ops import blocks
+from plca_dist.ops import blocks, epilogue, multiply
 from plca_dist.ops.settings import Pairwise
 
 CLASSES = 19
@@ -131,14 +132,59 @@ def rounded_operands(bits: int) -> Iterator[None]:
         to_even = (1 << (cut - 1)) - 1 + ((as_int >> cut) & 1)
         return ((as_int + to_even) >> cut << cut).view(torch.float32)
 
-    before = blocks.mm, blocks.add_mm_, blocks.Blocks._product
-    blocks.mm = lambda a, b: rounded(a) @ rounded(b)
-    blocks.add_mm_ = lambda total, a, b: total.addmm_(rounded(a), rounded(b))
-    blocks.Blocks._product = lambda self, a, b, name="score": rounded(a) @ rounded(b)
-    try:
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (multiply, "mm", lambda a, b: rounded(a) @ rounded(b)),
+            (multiply, "mm_", lambda out, a, b: torch.mm(rounded(a), rounded(b), out=out)),
+            (multiply, "add_mm_", lambda total, a, b: total.addmm_(rounded(a), rounded(b))),
+            (blocks.Blocks, "_product", lambda self, a, b, name="score": rounded(a) @ rounded(b)),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, value))
         yield
-    finally:
-        blocks.mm, blocks.add_mm_, blocks.Blocks._product = before
+
+
+@contextmanager
+def lower_products() -> Iterator[None]:
+    """`products="bf16"` on the CPU as it is on CUDA: operands in bfloat16, the product in float32, exact associations.
+
+    Float32 operands stay so, as those of the prediction level do.
+    """
+    dtype = multiply.operand_dtype
+
+    def operand_dtype(x: Tensor, products: str) -> torch.dtype:
+        return torch.bfloat16 if products == "bf16" else dtype(x, products)
+
+    def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.mm(a.float(), b.float(), out=out)
+
+    with ExitStack() as stack:
+        for name, value in (
+            ("operand_dtype", operand_dtype),
+            ("_low_mm", mm),
+            ("_low_addmm_", lambda total, a, b: total.addmm_(a.float(), b.float())),
+        ):
+            stack.enter_context(mock.patch.object(multiply, name, value))
+        yield
+
+
+@contextmanager
+def settled() -> Iterator[dict[str, float]]:
+    """Of the rows and columns whose best is settled within it: the share with more than one score made again, and how
+    many of its scores that is, on average. A column whose best comes late counts those of the blocks before it too.
+    """
+    settle, counts = epilogue.settle, [0, 0, 0]
+    result: dict[str, float] = {}
+
+    def counting(score_RM: Tensor, slack_R: Tensor, *rest: Any) -> None:
+        settle(score_RM, slack_R, *rest)
+        again_R = (score_RM >= (rest[-1].score - slack_R)[:, None]).sum(1)
+        for i, more in enumerate((len(again_R), (again_R > 1).sum().item(), again_R.sum().item())):
+            counts[i] += more
+
+    with mock.patch.object(epilogue, "settle", counting):
+        yield result
+    rows, open_rows, again = counts
+    result |= {"settled again": open_rows / rows, "scores made again": again / rows}
 
 
 def product_rate(dtype: torch.dtype, grid: int, channels: int) -> float:

@@ -21,8 +21,9 @@ class Attending(Blocks):
         for rows in self._rows(query_NC, key_MC):
             score_RM = self._product(query_NC[rows], key_MC.mT)
             _, of_rows, odds_RM = self.epilogue.softmax_(score_RM, contrast, self.dtype)
-            multiply.mm_(average_ND[rows], odds_RM, value_MD)
-            average_ND[rows] *= of_rows.log_sum.neg().exp()[:, None]
+            average_RD = average_ND[rows]
+            multiply.mm_(average_RD, odds_RM, value_MD)
+            average_RD.mul_(of_rows.log_sum.neg().exp()[:, None])
             softmax.put(rows, of_rows)
         return softmax
 

@@ -9,6 +9,7 @@ what is accumulated over blocks is float32 (float64 for float64).
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -73,31 +74,35 @@ class Blocks:
     def _softmax(self, query_N: Tensor) -> Softmax:
         return Softmax(*(torch.empty(len(query_N), dtype=self.exact, device=query_N.device) for _ in Softmax._fields))
 
-    def _rows(self, query_N: Tensor, key_M: Tensor) -> Iterator[slice]:
+    def _rows(self, query_N: Tensor, key_MC: Tensor) -> Iterator[slice]:
         """Slices of the queries, in increasing order, whose blocks of scores have the right size."""
-        N, M = len(query_N), len(key_M)
+        N, (M, C) = len(query_N), key_MC.shape
         if self.on_gpu:
-            step = gpu_rows(N, M, self.processors)
+            step = gpu_rows(N, M, C, self.processors)
         else:
             step = max(min(_CPU_BLOCK // (self.exact.itemsize * M) // 16 * 16, _MOST_ROWS), _FEWEST_ROWS)
         return (slice(start, min(start + step, N)) for start in range(0, N, step))
 
 
-def gpu_rows(N: int, M: int, processors: int) -> int:
-    """Rows of the blocks of N x M scores with which a GPU of so many processors is idle least.
+@lru_cache(maxsize=256)
+def gpu_rows(N: int, M: int, C: int, processors: int) -> int:
+    """Rows of the blocks of N x M scores of C channels with which a GPU of so many processors is idle least.
 
-    A product is made of tiles, one a processor at a time. The last round of a block leaves processors idle: taken are
-    the rows whose blocks need the fewest rounds in all, and of equals the most.
+    A product is made of tiles, one a processor at a time; in its last round processors are idle. Counted is the time of
+    a block's scores, (R, M), and of what is made of them, (R, C). Of equals the fewest rows are taken: they hold
+    less memory, and attention to itself saves more.
     """
     tile, width = _GPU_TILE
-    across = -(-M // width)
+
+    def rounds(rows: int, columns: int) -> int:
+        return -(-(-(-rows // tile) * -(-columns // width)) // processors)
+
+    def time(step: int) -> int:
+        heights = [step] * (N // step) + [N % step] * (N % step > 0)
+        return sum(rounds(rows, M) * C + rounds(rows, C) * M for rows in heights)
+
     most = max(_GPU_BLOCK // (4 * M * tile), 1)
-
-    def rounds(rows: int) -> int:
-        whole, rest = divmod(-(-N // tile), rows)
-        return whole * -(-rows * across // processors) + -(-rest * across // processors)
-
-    return tile * min((min(rows, most) for rows in reversed(_GPU_ROWS)), key=rounds)
+    return min((tile * min(tiles, most) for tiles in _GPU_ROWS), key=time)
 
 
 def epilogue_of(x: Tensor) -> ModuleType:

@@ -67,20 +67,19 @@ class Certificate:
     def __init__(self, query: Operand, key: Operand, settle: Callable[..., None]) -> None:
         self._settle = settle
         self._query, self._key = _Side.of(query), _Side.of(key)
+        self._slack_N, self._slack_M = self._query.slack(self._key), self._key.slack(self._query)
         self._columns = Best.of_none(len(self._key.given), self._key.given.device)
 
     def rows(self, score_RM: Tensor, rows: slice) -> Tensor:
         """The best key of every row of a block, (R,) int64."""
         found = Best.of_none(len(score_RM), score_RM.device)
-        slack_R = self._query.slack(self._key)[rows]
-        self._settle(score_RM, slack_R, self._query.given[rows], self._key.given, self._key.scale, 0, found)
+        self._settle(score_RM, self._slack_N[rows], self._query.given[rows], self._key.given, self._key.scale, 0, found)
         return found.index
 
     def columns(self, score_RM: Tensor, rows: slice) -> Tensor:
         """The best query of every column, (M,) int64, among this block's and those before it."""
-        slack_M = self._key.slack(self._query)
         given_RC, scale_R = self._query.given[rows], self._query.scale[rows]
-        self._settle(score_RM.mT, slack_M, self._key.given, given_RC, scale_R, rows.start, self._columns)
+        self._settle(score_RM.mT, self._slack_M, self._key.given, given_RC, scale_R, rows.start, self._columns)
         return self._columns.index
 
 

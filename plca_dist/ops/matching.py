@@ -88,7 +88,9 @@ class Matching(Blocks):
         return index_N, softmax, index_M
 
     def _certificate(self, query: Operand, key: Operand) -> Certificate | None:
-        return None if query.given is None else Certificate(query, key, self.epilogue.settle)
+        if query.given is None or len(query.given) == 0:
+            return None
+        return Certificate(query, key, self.epilogue.settle)
 
     def _strip(
         self,

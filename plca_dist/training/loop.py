@@ -84,8 +84,8 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
                 with meter.waiting():
                     batch = next(stream)
                 terms = engine(batch)
-                engine.backward(terms.total)
                 meter.add(terms.as_dict())
+                engine.backward(terms.total)
                 if engine.is_gradient_accumulation_boundary():  # before the weights change
                     finite = meter.finite()
                     all_finite, stop_reason, saving = control.agree(

@@ -1,5 +1,6 @@
 """Loss terms and rates between two log records, averaged over micro-batches and ranks."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,13 +55,14 @@ class Meter:
         self._paused += time.monotonic() - began
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Add the loss terms of one micro-batch: scalars, without their graph."""
+        """Add the loss terms of one micro-batch: scalars, without their graph. Best before its backward pass."""
         _accumulate(self._of_step, {name: value.detach().float() for name, value in terms.items()})
         self._passes_of_step += 1
+        self._total = _Arriving(self._of_step["total"])
 
     def finite(self) -> bool:
-        """Whether this rank's loss of the current step is finite. Waits for the device."""
-        return bool(torch.isfinite(self._of_step["total"]))
+        """Whether this rank's loss of the current step is finite. Waits for what came before the last `add` alone."""
+        return math.isfinite(self._total.value())
 
     def terms_of_step(self) -> dict[str, float]:
         """This rank's means over the passes of the current step."""
@@ -103,6 +105,22 @@ class Meter:
             record[metrics.GPU_MEMORY] = torch.cuda.max_memory_allocated(self._device) / 2**30
         self._clear()
         return record
+
+
+class _Arriving:
+    """A number on its way from the device. What the device is given later need not be done when it is read."""
+
+    def __init__(self, number: Tensor) -> None:
+        self._number, self._copied = number, None
+        if number.is_cuda:
+            self._number = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def value(self) -> float:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._number.item()
 
 
 def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:

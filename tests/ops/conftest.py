@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from plca_dist.ops import blocks, multiply
+from benchmarks.association_measure import lower_products
+from plca_dist.ops import blocks
 
 
 @pytest.fixture(autouse=True)
@@ -23,12 +24,7 @@ def small_blocks(monkeypatch):
 
 
 @pytest.fixture
-def emulated_bf16(monkeypatch):
-    """Compute on the CPU as products="bf16" does on CUDA: operands in bfloat16, their products in float32."""
-
-    def low_mm(a, b, out=None):
-        return torch.mm(a.float(), b.float(), out=out)
-
-    monkeypatch.setattr(multiply, "operand_dtype", lambda x, products: torch.bfloat16)
-    monkeypatch.setattr(multiply, "_low_mm", low_mm)
-    monkeypatch.setattr(multiply, "_low_addmm_", lambda total, a, b: total.addmm_(a.float(), b.float()))
+def emulated_bf16():
+    """Compute on the CPU as products="bf16" does on CUDA."""
+    with lower_products():
+        yield

@@ -25,7 +25,7 @@ def on_cuda(request, monkeypatch):
     kinds = (FewMatching, FewAttending) if few else (Matching, Attending)
     monkeypatch.setattr(autograd, "matching_for", lambda like, products: made(kinds[0], like, products))
     monkeypatch.setattr(autograd, "attending_for", lambda like, products, _: made(kinds[1], like, products))
-    monkeypatch.setattr(blocks, "gpu_rows", lambda N, M, processors: 32)
+    monkeypatch.setattr(blocks, "gpu_rows", lambda *_: 32)
     return 19 if few else 40
 
 
