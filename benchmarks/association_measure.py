@@ -5,6 +5,7 @@ import gc
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -169,22 +170,28 @@ def lower_products() -> Iterator[None]:
 
 @contextmanager
 def settled() -> Iterator[dict[str, float]]:
-    """Of the rows and columns whose best is settled within it: the share with more than one score made again, and how
-    many of its scores that is, on average. A column whose best comes late counts those of the blocks before it too.
+    """How many scores are made again within it, for a row and for a column, and of how many rows more than the best.
+
+    Of a column these are all that are close to the best so far, block after block: more than close to the best of all.
     """
-    settle, counts = epilogue.settle, [0, 0, 0]
+    settle, rows, columns = epilogue.settle, Counter[str](), Counter[str]()
     result: dict[str, float] = {}
 
     def counting(score_RM: Tensor, slack_R: Tensor, *rest: Any) -> None:
         settle(score_RM, slack_R, *rest)
         again_R = (score_RM >= (rest[-1].score - slack_R)[:, None]).sum(1)
-        for i, more in enumerate((len(again_R), (again_R > 1).sum().item(), again_R.sum().item())):
-            counts[i] += more
+        counts = rows if score_RM.stride(1) == 1 else columns
+        counts["lines"] += len(again_R) if rest[-2] == 0 else 0  # columns come again with every block
+        counts["open"] += int((again_R > 1).sum())
+        counts["scores"] += int(again_R.sum())
 
     with mock.patch.object(epilogue, "settle", counting):
         yield result
-    rows, open_rows, again = counts
-    result |= {"settled again": open_rows / rows, "scores made again": again / rows}
+    result |= {
+        "rows_settled_again": rows["open"] / rows["lines"],
+        "scores_a_row": rows["scores"] / rows["lines"],
+        "scores_a_column": columns["scores"] / columns["lines"],
+    }
 
 
 def product_rate(dtype: torch.dtype, grid: int, channels: int) -> float:
