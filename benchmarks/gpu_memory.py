@@ -138,9 +138,9 @@ def network(dtype: torch.dtype, backbone: str = "resnet101", side: int = 730) ->
             return x
 
         image = torch.empty(1, 3, side, side)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                module(image)
+        keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
+        with keeping, torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            module(image)
         return sum(size for _, size in kept.values()) / side**2 / 1e3
 
 
