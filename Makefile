@@ -42,7 +42,7 @@ gpu: install
 	$(BIN)/plca doctor --gpu
 	$(BIN)/python -m pytest -m gpu -rs
 	$(BIN)/python -m benchmarks.gpu_smoke
-	$(BIN)/python benchmarks/gpu_step.py
+	$(BIN)/torchrun --standalone --nproc-per-node gpu benchmarks/gpu_step.py
 
 checks: install
 	$(BIN)/ruff check .

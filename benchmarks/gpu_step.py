@@ -1,6 +1,7 @@
 """A whole training step by its parts, against the same step in the authors' form. For a GPU; needs torch and triton.
 
     python benchmarks/gpu_step.py [--size 730 730] [--backbone resnet101] [--repeats 10]
+    torchrun --standalone --nproc-per-node 2 benchmarks/gpu_step.py        # every form in plain DDP, on two GPUs
 
 One pair of drawn images and labels, 19 classes, all of Eq. 14. Our form: bytes from pinned memory, channels last,
 bfloat16 autocast, streaming association with bf16 products at the feature level. The authors' form: float32 tensors,
@@ -9,9 +10,13 @@ reported their losses must agree. Forms take turns; numbers are medians over rep
 
 Parts are timed with the device idle before and after each, so that their sum is more than the time of a step, which is
 timed by itself. The association's backward pass is part of "backward"; "association alone" has both passes of it.
+"data" is one thread's decoding and augmenting of a pair of GTA5's size (it needs torchvision and Pillow). "reduce" is
+an all-reduce of all gradients by itself; in a whole step DDP does it beside the backward pass, in buckets of 25 MB.
 """
 
 import argparse
+import io
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +25,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from common import save
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from plca_dist.method.association import association_loss, labels_to_grid
 from plca_dist.method.objective import Objective
@@ -29,7 +36,8 @@ from plca_dist.method.settings import ObjectiveSettings
 from plca_dist.models.deeplab import build_network
 
 CLASSES = 19
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RANK, RANKS = (int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")))
+DEVICE = torch.device("cuda", RANK) if torch.cuda.is_available() else torch.device("cpu")
 #: Largest difference of the losses of the two forms, relative: bfloat16 features against float32 ones.
 AGREEMENT = 0.05
 
@@ -81,6 +89,8 @@ class Step:
         self.network: nn.Module = network.to(DEVICE)
         if form.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
+        if RANKS > 1:
+            self.network = DistributedDataParallel(self.network)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
         generator = torch.Generator().manual_seed(1)
         images = [torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=generator) for _ in range(2)]
@@ -151,8 +161,48 @@ def by_parts(step: Step) -> None:
         total = step.objective(source, batch.source_label.long(), target).total
     with timed(form, "backward"):
         total.backward()
-    with timed(form, "zero gradients"):
+    if RANKS > 1:
+        gradients = [x.grad for x in step.network.parameters() if x.grad is not None]
+        with timed(form, "reduce"):
+            for gradient in gradients:
+                dist.all_reduce(gradient)
+    lr = step.optimizer.param_groups[0]["lr"]
+    step.optimizer.param_groups[0]["lr"] = 0.0
+    with timed(form, "optimizer"):
+        step.optimizer.step()
         step.optimizer.zero_grad(set_to_none=True)
+    step.optimizer.param_groups[0]["lr"] = lr
+
+
+def data_ms(size: tuple[int, int], repeats: int) -> float | None:
+    """One thread's time for a pair: two images and a label of 1052 x 1914, decoded, resized and cropped."""
+    try:
+        import numpy as np
+        from PIL import Image
+
+        from plca_dist.data.augment import augment
+        from plca_dist.data.codec import decode_image, decode_label, encode_label
+    except ImportError as error:
+        print(f"data: not measured ({error})")
+        return None
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (66, 120, 3), dtype=np.uint8)).resize((1914, 1052))
+    noisy = np.clip(np.asarray(smooth) + rng.integers(-8, 9, (1052, 1914, 3)), 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noisy).save(stream, "PNG")
+    label = encode_label(rng.integers(0, CLASSES, (9, 15), dtype=np.uint8).repeat(120, 0).repeat(130, 1)[:1052, :1914])
+    edges = (min(size) + 30, round(min(size) * 1.35))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        for of_label in (label, None):
+            decoded = None if of_label is None else decode_label(of_label)
+            augment(decode_image(stream.getvalue()), decoded, rng, shorter_edge=edges, crop=size, flip=True)
+        times.append((time.perf_counter() - began) * 1e3)
+    torch.set_num_threads(threads)
+    return statistics.median(times)
 
 
 def measure(step: Step, repeats: int) -> None:
@@ -187,6 +237,11 @@ def main() -> None:
     def make(form: Form) -> Step:
         return Step(form, options.backbone, tuple(options.size))
 
+    if RANKS > 1:
+        dist.init_process_group("nccl" if DEVICE.type == "cuda" else "gloo")
+    if DEVICE.type == "cuda":
+        torch.cuda.set_device(DEVICE)
+    data = data_ms(tuple(options.size), options.repeats)
     agreed = losses(make)
     for _ in range(options.rounds):
         for form in FORMS:
@@ -199,20 +254,26 @@ def main() -> None:
             del step
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
+    if RANK:
+        return
     parts = list(FORMS[0].times)
     print(f"{'ms':34s}" + "".join(f"{form.name:>16s}" for form in FORMS) + f"{'authors / ours':>18s}")
     for part in parts:
         values = [form.median(part) for form in FORMS]
         print(f"{part:34s}" + "".join(f"{v:16.2f}" for v in values) + f"{values[-1] / values[0]:18.2f}")
+    if data is not None:
+        print(f"{'data, one thread of the CPU':34s}{data:16.2f}")
     peaks = [form.peak_mb for form in FORMS]
     print(f"{'peak memory, MB':34s}" + "".join(f"{v:16.0f}" for v in peaks))
-    print(f"{'pairs/s':34s}" + "".join(f"{1e3 / form.median('whole step'):16.2f}" for form in FORMS))
-    name = "gpu_step" if DEVICE.type == "cuda" else "gpu_step_on_cpu"
+    print(f"{'pairs/s':34s}" + "".join(f"{1e3 * RANKS / form.median('whole step'):16.2f}" for form in FORMS))
+    name = "gpu_step" if RANKS == 1 else f"gpu_step_{RANKS}"
     result = {
         "size": options.size,
         "backbone": options.backbone,
         "repeats": options.repeats,
         "rounds": options.rounds,
+        "ranks": RANKS,
+        "data_ms": data,
         "losses": agreed,
         "ms": {form.name: {part: form.median(part) for part in parts} for form in FORMS},
         "peak_mb": {form.name: form.peak_mb for form in FORMS},

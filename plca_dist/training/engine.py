@@ -143,9 +143,10 @@ def average_buffers(module: nn.Module) -> None:
 
 def finite_weights(engine: Any) -> Tensor:
     """Whether all weights and buffers that this rank holds are finite: a bool scalar on the device."""
-    tensors = (*internals.held_parameters(engine), *engine.module.buffers())
-    finite = [torch.isfinite(t).all().to(internals.device(engine)) for t in tensors]
-    return torch.stack(finite).all()
+    held = (*internals.held_parameters(engine), *engine.module.buffers())
+    tensors = [t for t in held if t.is_floating_point() and t.numel()]
+    largest = nn.utils.get_total_norm(tensors, torch.inf)  # a few launches for all of them
+    return torch.isfinite(largest).to(internals.device(engine))
 
 
 def full_state(engine: Any) -> dict[str, Tensor]:
