@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plca_dist.ops import epilogue, multiply
 from plca_dist.ops.epilogue import Softmax
-from plca_dist.ops.rows import unit_rows
+from plca_dist.ops.rows import aligned, unit_rows
 
 #: Bytes of a block on the CPU, part of an L3; measured best from 4 to 8 MiB, for few channels and for many.
 _CPU_BLOCK = 8 << 20
@@ -64,8 +64,10 @@ class Blocks:
 
         Large and small allocations in turn would leave the CPU's heap in pieces that are too small for the next block.
         """
-        if a_RC.is_cuda or a_RC.dtype == torch.bfloat16:
-            return multiply.mm(a_RC, b_CM)  # torch reuses freed memory there
+        if self.on_gpu or a_RC.dtype == torch.bfloat16:  # torch reuses freed memory there
+            product_RM = aligned(len(a_RC), b_CM.shape[1], self.exact, a_RC.device)
+            multiply.mm_(product_RM, a_RC, b_CM)
+            return product_RM
         size = len(a_RC) * b_CM.shape[1]
         if name not in self._workspace or len(self._workspace[name]) < size:
             self._workspace[name] = torch.empty(size, dtype=self.exact)

@@ -42,6 +42,11 @@ def row_dot(a_NC: Tensor, b_NC: Tensor) -> Tensor:
     return torch.cat([(a_NC[rows] * b_NC[rows]).sum(1) for rows in chunks(a_NC)])
 
 
+def aligned(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An empty matrix whose rows begin at multiples of 16 elements, as a GPU's products of bfloat16 want them."""
+    return torch.empty(rows, -(-columns // 16) * 16, dtype=dtype, device=device)[:, :columns]
+
+
 def chunks(x_NC: Tensor) -> Iterator[slice]:
     """Slices of rows, in order: few on the CPU, so that they stay in its cache, and many where a launch costs more."""
     rows = 16384 if x_NC.is_cuda else 512

@@ -1,9 +1,11 @@
 """What a GPU is given for a pair, counted on the CPU."""
 
 import pytest
+import torch
 
 from benchmarks.launches import association
 from plca_dist.ops.blocks import gpu_rows
+from plca_dist.ops.rows import aligned
 
 H100 = 132
 
@@ -29,3 +31,11 @@ def test_the_papers_size_keeps_processors_busy():
     assert rows == 1920
     tiles = -(-rows // 128) * -(-8464 // 256)
     assert tiles / (H100 * -(-tiles // H100)) > 5 / 6
+
+
+def test_blocks_begin_their_rows_where_bfloat16_wants_them():
+    for columns in (1, 16, 3001):
+        block = aligned(3, columns, torch.bfloat16, torch.device("cpu"))
+        assert block.shape == (3, columns)
+        assert block.stride(0) % 16 == 0
+        assert block.stride(0) - columns < 16

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from plca_dist.ops.epilogue import Pull, Softmax
+from plca_dist.ops.rows import aligned
 from plca_dist.ops.triton.common import (
     OPTIONS,
     at,
@@ -100,7 +101,8 @@ def attend_gradient_both_(
 
 
 def _result(block_RM: Tensor, dtype: torch.dtype) -> Tensor:
-    return block_RM if block_RM.dtype == dtype else torch.empty_like(block_RM, dtype=dtype)
+    R, M = block_RM.shape
+    return block_RM if block_RM.dtype == dtype else aligned(R, M, dtype, block_RM.device)
 
 
 def _tiles(block_RM: Tensor) -> tuple[int]:
