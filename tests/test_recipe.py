@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 import yaml
 
-from plca_dist.config import Config
+from plca_dist.config import _LATER, Config
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION, Objective
 from plca_dist.method.settings import ObjectiveSettings
@@ -63,6 +63,15 @@ def test_objective_section_has_the_objectives_own_settings_and_defaults() -> Non
         ("objective.aggregation=1.5", ["objective.aggregation = 1.5", "less than 1"]),
         ("schedule.steps=many", ["schedule.steps = 'many'", "integer"]),
         ("model.backbone=resnet42", ["model.backbone = 'resnet42'", "resnet"]),
+        ("model.backbone=tim/resnet18", ["model.backbone = 'tim/resnet18'", "timm/NAME"]),
+        ("model.stride=3", ["model.stride = 3", "greater than or equal to 4"]),
+        ("model.stride=16", ["model: stride 16 is for timm/NAME; backbone 'resnet101' has 8"]),
+        ("model.head=multi", ["model.head = 'multi'", "Did you mean 'multilevel'?"]),
+        ("model.weights=hub", ["model: weights 'hub' are for timm/NAME; name a file for backbone 'resnet101'"]),
+        (
+            "model={backbone: timm/x, style: caffe}",
+            ["style 'caffe' is for the ResNets here; timm/x has"],
+        ),
         ("labels=cityscape", ["labels = 'cityscape'", "Did you mean 'cityscapes'"]),
         ("objective.backend=fast", ["objective.backend = 'fast'", "dense"]),
         ("objective.backend=dens", ["objective.backend = 'dens'", "Did you mean 'dense'?"]),
@@ -137,6 +146,14 @@ def test_identities_of_the_shipped_recipes_stay() -> None:
     }
 
 
+def test_keys_that_came_later_change_no_identity_at_their_defaults() -> None:
+    """Else a run of before could not be continued: the keys of its recipe's identity are what they were."""
+    config = parse(MINIMAL)
+    defaults = {key: default for key, _, default in documented_keys()}
+    assert {key: defaults[key] for key in _LATER} == _LATER
+    assert not _LATER.keys() & config.identity().keys()
+
+
 def test_reading_settings_imports_nothing_heavy() -> None:
     code = (
         "import plca_dist.config, sys; print(*({'torch', 'numpy', 'pyarrow', 'ray', 'deepspeed'} & set(sys.modules)))"
@@ -152,7 +169,7 @@ def test_identity_is_the_result_and_not_the_place() -> None:
     ]  # fmt: skip
     assert parse(MINIMAL, same).fingerprint() == config.fingerprint()
     for other in ("seed=1", "objective.lovasz=0.5", "batch.pairs=4", "optimizer.lr=0.1", "source.flip=false",
-                  "deepspeed.zero_optimization.zero_quantized_weights=true"):  # fmt: skip
+                  "model.head=multilevel", "deepspeed.zero_optimization.zero_quantized_weights=true"):  # fmt: skip
         assert parse(MINIMAL, [other]).fingerprint() != config.fingerprint(), other
 
 

@@ -1,6 +1,6 @@
 """A network as an ONNX file. It holds normalization, aggregation and upsampling, so it runs without this package.
 
-B: batch; H, W: the image; h, w: the stride-8 grid, N = h·w positions; K: classes.
+B: batch; H, W: the image; h, w: the grid, N = h·w positions; K: classes.
 """
 
 import json
@@ -63,8 +63,7 @@ def to_onnx(
 ) -> bytes:
     """The network as an ONNX file with the input IMAGE and the outputs PROBABILITIES and TRAIN_IDS; see `Inference`.
 
-    The file's metadata name the backbone, its style, the rates, the classes in train-id order, and the settings here,
-    each as JSON.
+    The file's metadata are the network's description, as in weight files, and the settings here, each as JSON.
 
     Args:
         size: height and width of the images; None: any. The batch is free.
@@ -95,7 +94,7 @@ def to_onnx(
         optimizer.fold_constants(program.model)
         optimizer.remove_unused_nodes(program.model)
     settings = {"size": size, "aggregation": ratio, "kl_aggregation_contrast": kl_aggregation_contrast}
-    return _finished(program.model_proto, described(network, classes)._asdict() | settings)
+    return _finished(program.model_proto, described(network, classes).written() | settings)
 
 
 def run_onnx(data: bytes, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
