@@ -147,7 +147,16 @@ class Config(Section):
 
 
 #: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
-_LATER: dict[str, Any] = {"model.stride": 8, "model.head": "deeplab"}
+_LATER: dict[str, Any] = {
+    "model.stride": 8,
+    "model.head": "deeplab",
+    "model.frozen": [],
+    "model.freeze_bn": False,
+    "optimizer.kind": "sgd",
+    "optimizer.betas": None,
+    "optimizer.layer_decay": 1.0,
+    "schedule.warmup": 0,
+}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -29,6 +29,8 @@ _YEAR_S = 31_536_000
 HUB = "hub"
 #: A whole number that counts something.
 Count = Annotated[int, Field(le=2**31 - 1)]
+#: The weight of the past in a running average.
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 def one_of(value: object, options: Collection[str]) -> str:
@@ -79,6 +81,10 @@ class ModelSettings(Section):
         description="URI of torchvision's or timm's ImageNet weights, a run, one of its checkpoints, or a .safetensors;"
         f" {HUB}: timm's hub, from the internet.",
     )
+    frozen: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+        (), strict=False, max_length=1000, description="Parts of the backbone that do not train, by name; [all]: all."
+    )
+    freeze_bn: bool = Field(False, description="Batch norm uses and keeps the running statistics of its weights.")
 
     @field_validator("backbone")
     @classmethod
@@ -168,13 +174,30 @@ class ObjectiveSection(ObjectiveSettings):
 
 
 class OptimizerSettings(Section):
-    """SGD as in the paper."""
+    """SGD as in the paper, or AdamW, under which norms, biases and embeddings do not decay."""
 
+    kind: Literal["sgd", "adamw"] = Field("sgd", description="sgd, or adamw, which transformers want.")
     lr: float = Field(2.5e-4, gt=0, description="Initial learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    betas: tuple[Beta, Beta] | None = Field(
+        None, strict=False, description="Decay of adamw's averages of gradients and of squares; null: 0.9, 0.999."
+    )
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty under sgd, decoupled decay under adamw.")
     head_lr_multiplier: float = Field(1.0, gt=0, description="Learning rate of the head relative to the backbone's.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="adamw on timm/NAME: each layer's rate relative to that of the next one."
+    )
     gradient_clipping: float = Field(0.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+
+    @model_validator(mode="after")
+    def _of_kind(self) -> "OptimizerSettings":
+        others = {"sgd": ("betas", "layer_decay"), "adamw": ("momentum",)}[self.kind]
+        for name in others:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                other = "adamw" if self.kind == "sgd" else "sgd"
+                raise ValueError(f"{name} {value!r} is an option of {other}; set kind={other}, or leave {name} out")
+        return self
 
 
 class ScheduleSettings(Section):
@@ -185,9 +208,12 @@ class ScheduleSettings(Section):
         None, gt=0, description="Length of the decay; null: `steps`. The authors stop before it."
     )
     power: float = Field(0.9, ge=0, description="Exponent of the decay.")
+    warmup: Count = Field(0, ge=0, description="Steps in which the rate rises linearly to the decay's; 0: none.")
 
     @model_validator(mode="after")
     def _length(self) -> "ScheduleSettings":
+        if self.warmup > self.steps:
+            raise ValueError(f"warmup {self.warmup} is longer than steps {self.steps}")
         if self.poly_steps is not None and self.poly_steps < self.steps:
             raise ValueError(f"poly_steps {self.poly_steps} is shorter than steps {self.steps}")
         return self

@@ -7,6 +7,8 @@ from plca_dist.data.labels import label_set
 from plca_dist.errors import UserError
 from plca_dist.method.objective import Objective
 from plca_dist.models.deeplab import Network, build_network
+from plca_dist.models.frozen import freeze
+from plca_dist.training.optimizer import parameter_groups
 
 
 def build_objective(config: Config) -> Objective:
@@ -27,9 +29,15 @@ def empty_network(config: Config) -> Network:
 
 
 def check_network(config: Config) -> None:
-    """Raises UserError for a network that cannot be built, and for images that do not suit it. Nothing is computed."""
+    """Raises UserError for a network that cannot be built or trained so, and for images that do not suit it.
+
+    Nothing is computed.
+    """
     with torch.device("meta"):
-        multiple = empty_network(config).multiple
+        network = empty_network(config)
+    freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
+    parameter_groups(network, config)
+    multiple = network.multiple
     sizes = {
         "source.crop": config.source.crop,
         "target.crop": config.target.crop,
