@@ -56,6 +56,21 @@ def test_features_lie_on_the_grid_and_every_trained_parameter_has_a_gradient(
         assert parameter.grad is not None, name
 
 
+@pytest.mark.parametrize(("backbone", "head", "stride"), KINDS)
+def test_autocast_to_bfloat16_rounds_and_keeps_weights_and_gradients_in_float32(
+    backbone: str, head: str, stride: int
+) -> None:
+    network = network_of(backbone, head=head, stride=stride)
+    exact = network(image()).features
+    with torch.autocast("cpu", torch.bfloat16):
+        features, logits = network(image())
+    assert 0 < (features - exact).abs().max() < 0.1 * exact.abs().max()
+    logits.float().square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.dtype == parameter.grad.dtype == torch.float32, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
 @pytest.mark.parametrize(("backbone", "stride"), [(VIT, 16), (CONVNEXT, 8), (EFFICIENTNET, 8), (EFFICIENTNET, 16)])
 def test_names_and_last_features_are_timms(backbone: str, stride: int) -> None:
     theirs = distinct(whole(backbone)).eval()
