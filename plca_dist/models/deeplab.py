@@ -13,7 +13,6 @@ from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.compiler import is_exporting
 
 from plca_dist.errors import UserError, nearest
 from plca_dist.method.output import NetworkOutput
@@ -102,7 +101,9 @@ class Network(nn.Module):
             return normalized_B3HW
         sides = normalized_B3HW.shape[2:]
         height, width = (max((side + self.multiple // 2) // self.multiple, 1) * self.multiple for side in sides)
-        if not is_exporting() and (height, width) == tuple(sides):
+        if all(type(side) is int for side in sides) and (height, width) == tuple(
+            sides
+        ):  # else an ONNX file's free size
             return normalized_B3HW
         return F.interpolate(normalized_B3HW, size=(height, width), mode="bilinear", align_corners=False)
 

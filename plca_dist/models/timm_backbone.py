@@ -9,7 +9,7 @@ and `strict_img_size` let a transformer interpolate its position embeddings to e
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -112,45 +112,46 @@ def timm_style(mean: Any, std: Any) -> Style:
 
 
 def timm_weights(
-    backbone: str, module: nn.Module, state: Mapping[str, Tensor] | None, origin: str
+    backbone: str, facts: Facts, wanted: Iterable[str], state: Mapping[str, Tensor] | None, origin: str
 ) -> dict[str, Tensor]:
-    """State for `module`, which `build_timm` made, from that of the whole network, as timm or its authors write it.
+    """The tensors called `wanted` for what `build_timm` made, from the state of the whole network.
 
-    timm itself translates authors' names and resizes position embeddings. Its classifier is left out.
+    That is as timm or as the network's authors write it: timm itself translates names and resizes position embeddings.
+    Its classifier plays no part.
 
     Args:
         state: None: what timm's hub has for it, which is fetched from there or from its cache on this machine.
 
     Raises UserError for a state of another network, with the first keys that differ, and for a hub out of reach.
     """
-    timm = _timm()
-    options = dict(timm_options(module))
-    whole = _create(backbone, options, classifier=True)
-    own = whole.state_dict()
+    options = dict(facts.options)
+    own = _create(backbone, options, classifier=True)
     if state is not None:
-        classifiers = whole.pretrained_cfg.get("classifier") or ()
-        classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-        heads = {key: value for key, value in own.items() if key.rpartition(".")[0] in classifiers}
-        state = {**state, **(heads if not heads.keys() & state.keys() else {})}
-    source = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
+        state = _with_classifier(state, own)
+        options["pretrained_cfg_overlay"] = {"state_dict": dict(state)}
     try:
-        found = timm.create_model(_name(backbone), pretrained=True, **options, **source).state_dict()
+        found = _timm().create_model(_name(backbone), pretrained=True, **options).state_dict()
     except Exception as error:  # the hub's clients raise nearly anything
         if state is None:
             raise UserError(
                 f"model.weights = hub: timm could not fetch that of {backbone} ({first_line(error, with_type=True)});"
                 " check the network, or fetch the file elsewhere and name it in model.weights."
             ) from None
-        wrong = "; ".join(differences(own, state)) or first_line(error, with_type=True)
+        wrong = "; ".join(differences(own.state_dict(), state)) or first_line(error, with_type=True)
         raise UserError(
             f"{origin} does not fit backbone {backbone!r}: {wrong}: give the file that timm publishes for it."
         ) from None
-    return {key: found[key] for key in module.state_dict()}
+    return {name: found[name] for name in wanted}
 
 
-def timm_options(module: nn.Module) -> dict[str, Any]:
-    """What `build_timm` built the module with."""
-    return dict(module._plca_options)  # type: ignore[arg-type]
+def _with_classifier(state: Mapping[str, Tensor], own: Any) -> dict[str, Tensor]:
+    """The state with the classifier of `own` where timm looks for one: files have others, of more classes, or none."""
+    names = own.pretrained_cfg.get("classifier") or ()
+    names = (names,) if isinstance(names, str) else names
+    ours = {key: value for key, value in own.state_dict().items() if key.rpartition(".")[0] in names}
+    parts = {key.split(".")[0] for key in ours}
+    has_another = any(key.split(".")[0] in parts for key in state)  # under its authors' name, perhaps
+    return {**state, **{key: value for key, value in ours.items() if key in state or not has_another}}
 
 
 def timm_layers(module: nn.Module) -> dict[str, int]:
@@ -203,9 +204,7 @@ def _near(name: str, known: list[str]) -> str:
 
 def _create(backbone: str, options: Mapping[str, Any], *, classifier: bool = False) -> Any:
     classes = {} if classifier else {"num_classes": 0}
-    model = _timm().create_model(_name(backbone), **classes, **options)
-    model._plca_options = tuple(options.items())
-    return model
+    return _timm().create_model(_name(backbone), **classes, **options)
 
 
 def _features(model: Any, taken: tuple[int, ...], norm: bool) -> Any:

@@ -22,7 +22,7 @@ from plca_dist.models.backbone import build_backbone
 from plca_dist.models.deeplab import Network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import RESTORE, differences, load_strict, safetensors_of, state_dict_of, torch_payload
-from plca_dist.models.timm_backbone import timm_weights
+from plca_dist.models.timm_backbone import timm_facts, timm_weights
 from plca_dist.parsing import MISFITS, Unreadable, from_json, json_as
 
 _FORMAT = "weights-1"
@@ -64,7 +64,9 @@ def load_timm(network: Network, payload: Any, *, origin: str = "the file") -> No
     """
     inner = next((payload[k] for k in ("state_dict", "model") if k in payload), payload) if payload else payload
     state = None if payload is None else state_dict_of(inner, origin)
-    network.backbone.load_state_dict(timm_weights(network.backbone_name, network.backbone, state, origin))
+    facts = timm_facts(network.backbone_name, network.head, network.stride)
+    wanted = network.backbone.state_dict()
+    network.backbone.load_state_dict(timm_weights(network.backbone_name, facts, wanted, state, origin))
 
 
 def load_imagenet(network: Network, data: bytes, *, origin: str = "the ImageNet file") -> None:

@@ -223,9 +223,12 @@ def test_files_that_timm_publishes_fill_the_backbone_and_leave_the_head(backbone
     assert same(network.classifier.state_dict(), head)
 
 
-def test_a_file_without_the_classifier_fits_and_embeddings_of_another_size_are_resized() -> None:
-    state = {k: v for k, v in snapshot(whole(VIT)).items() if not k.startswith("head.")}
+def test_a_file_with_another_classifier_or_none_fits_and_embeddings_of_another_size_are_resized() -> None:
+    state = snapshot(distinct(whole(VIT)))
     network = network_of(VIT, stride=16)
+    load_pretrained(network, saved({**state, "head.weight": torch.zeros(7, 64), "head.bias": torch.zeros(7)}), TOYTOWN)
+    assert torch.equal(network.backbone.cls_token, state["cls_token"])
+    state = {k: v + 1 for k, v in state.items() if not k.startswith("head.")}
     load_pretrained(network, saved(state), TOYTOWN)
     assert torch.equal(network.backbone.cls_token, state["cls_token"])
     prefix, grid = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
