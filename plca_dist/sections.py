@@ -212,8 +212,6 @@ class ScheduleSettings(Section):
 
     @model_validator(mode="after")
     def _length(self) -> "ScheduleSettings":
-        if self.warmup > self.steps:
-            raise ValueError(f"warmup {self.warmup} is longer than steps {self.steps}")
         if self.poly_steps is not None and self.poly_steps < self.steps:
             raise ValueError(f"poly_steps {self.poly_steps} is shorter than steps {self.steps}")
         return self

@@ -80,7 +80,7 @@ def test_objective_section_has_the_objectives_own_settings_and_defaults() -> Non
         ("optimizer={kind: adamw, momentum: 0.8}", ["optimizer: momentum 0.8 is an option of sgd"]),
         ("optimizer.kind=adam", ["optimizer.kind = 'adam'", "'sgd' or 'adamw'"]),
         ("optimizer={kind: adamw, betas: [0.9, 1.0]}", ["optimizer.betas.1 = 1.0", "less than 1"]),
-        ("schedule.warmup=11", ["schedule: warmup 11 is longer than steps 10"]),
+        ("schedule.warmup=-1", ["schedule.warmup = -1", "greater than or equal to 0"]),
         ("labels=cityscape", ["labels = 'cityscape'", "Did you mean 'cityscapes'"]),
         ("objective.backend=fast", ["objective.backend = 'fast'", "dense"]),
         ("objective.backend=dens", ["objective.backend = 'dens'", "Did you mean 'dense'?"]),
