@@ -4,10 +4,7 @@ B: batch; H, W: the image; h, w: the grid, N = h·w positions; K: classes.
 """
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +18,7 @@ from plca_dist.method.aggregation import aggregated_prediction
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.description import described
+from plca_dist.models.quiet import quietly
 from plca_dist.ops.settings import Pairwise
 
 IMAGE, PROBABILITIES, TRAIN_IDS = "image", "probabilities", "train_ids"
@@ -77,7 +75,7 @@ def to_onnx(
     # No edge of 1 and no two equal edges: torch.export takes a 1 for a constant, and equal numbers for one number.
     example_B3HW = torch.zeros(2, 3, *(size or (80, 144)), dtype=torch.uint8)
     free = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
-    with _quietly():
+    with quietly():
         program = torch.onnx.export(
             Inference(network, ratio, kl_aggregation_contrast).eval(),
             (example_B3HW,),
@@ -117,19 +115,6 @@ def require_onnx() -> None:
             raise UserError(
                 f"ONNX files need {', '.join(_NEEDED)}, and {name} is not installed: pip install 'plca-dist[export]'."
             ) from None
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the exporter's messages to its own developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _finished(model: Any, settings: dict[str, Any]) -> bytes:

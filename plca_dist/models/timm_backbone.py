@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plca_dist.errors import UserError, first_line, nearest
 from plca_dist.models.architecture import STRIDES, TIMM, Style
+from plca_dist.models.quiet import quietly
 from plca_dist.models.state import differences
 
 _NAME = re.compile(r"\w+(\.\w+)?")
@@ -130,7 +131,8 @@ def timm_weights(
         state = _with_classifier(state, own)
         options["pretrained_cfg_overlay"] = {"state_dict": dict(state)}
     try:
-        found = _timm().create_model(_name(backbone), pretrained=True, **options).state_dict()
+        with quietly():  # the hub's client tells of each of its tries
+            found = _timm().create_model(_name(backbone), pretrained=True, **options).state_dict()
     except Exception as error:  # the hub's clients raise nearly anything
         if state is None:
             raise UserError(
