@@ -131,7 +131,7 @@ class Config(Section):
         deepspeed = {k: v for k, v in self.deepspeed.items() if k != "zero_optimization"}
         tree = self.model_dump(mode="json", exclude=free)
         flat = dict(_flatten(tree | {"deepspeed": deepspeed | ({"zero_optimization": zero} if zero else {})}))
-        flat = {k: v for k, v in flat.items() if k not in _LATER or v != _LATER[k]}
+        flat = {k: v for k, v in flat.items() if k not in LATER or v != LATER[k]}
         # The place of a file does not change the result; the shards' content is compared by its own fingerprint.
         weights = flat.pop("model.weights")
         flat["model.weights"] = weights.rpartition("/")[2] if weights else None
@@ -147,7 +147,7 @@ class Config(Section):
 
 
 #: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
-_LATER: dict[str, Any] = {
+LATER: dict[str, Any] = {
     "model.stride": 8,
     "model.head": "deeplab",
     "model.frozen": [],

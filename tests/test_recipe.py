@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 import yaml
 
-from plca_dist.config import _LATER, Config
+from plca_dist.config import LATER, Config
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION, Objective
 from plca_dist.method.settings import ObjectiveSettings
@@ -159,8 +159,8 @@ def test_keys_that_came_later_change_no_identity_at_their_defaults() -> None:
     """Else a run of before could not be continued: the keys of its recipe's identity are what they were."""
     config = parse(MINIMAL)
     defaults = {key: default for key, _, default in documented_keys()}
-    assert json.dumps({key: defaults[key] for key in _LATER}) == json.dumps(_LATER)
-    assert not _LATER.keys() & config.identity().keys()
+    assert json.dumps({key: defaults[key] for key in LATER}) == json.dumps(LATER)
+    assert not LATER.keys() & config.identity().keys()
 
 
 def test_reading_settings_imports_nothing_heavy() -> None:

@@ -102,7 +102,7 @@ def timm_facts(backbone: str, head: str, stride: int) -> Facts:
             m for m in (1, *sorted(strides)) if m == max(strides) or _suffices(m, model, taken, norm, strides)
         )
         unused = _unused(model, taken, norm)
-    mean, std = ([255 * x for x in model.pretrained_cfg[key]] for key in ("mean", "std"))
+    mean, std = ([round(255 * x, 6) for x in model.pretrained_cfg[key]] for key in ("mean", "std"))
     channels = tuple(levels[k][0] for k in wanted)
     return Facts(tuple(options.items()), taken, norm, channels, multiple, unused, timm_style(mean, std))
 

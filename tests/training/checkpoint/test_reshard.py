@@ -22,6 +22,8 @@ VIT = [
     "model.backbone=timm/test_vit", "model.stride=16", "model.frozen=[pos_embed, blocks.0]", "optimizer.kind=adamw",
     "optimizer.lr=0.001", "optimizer.layer_decay=0.8", "schedule.warmup=3",
 ]  # fmt: skip
+#: Small parameters too are gathered by the forward pass that needs them, as large ones are.
+GATHER_ALL = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 OFFLOAD = "deepspeed.zero_optimization.offload_optimizer.device"
 
 
@@ -57,8 +59,8 @@ def save(engine: Any, config: Config, place: Path, step: int) -> None:
         ([stage(1), "optimizer.momentum=0"], [stage(0), "optimizer.momentum=0"]),
         ([stage(0), "optimizer.momentum=0"], [stage(3), "optimizer.momentum=0"]),
         ([stage(0), *VIT], [stage(1), *VIT]),
-        ([stage(2), *VIT], [stage(3), *VIT]),
-        ([stage(3), *VIT], [stage(0), *VIT]),
+        ([stage(2), *VIT], [stage(3), *VIT, GATHER_ALL]),
+        ([stage(3), *VIT, GATHER_ALL, "model.head=multilevel"], [stage(0), *VIT, "model.head=multilevel"]),
     ],
     ids=lambda settings: " ".join(s.rpartition(".")[2] for s in settings if s not in VIT[1:]),
 )
