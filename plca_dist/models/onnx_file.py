@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plca_dist.errors import UserError
+from plca_dist.errors import RunFailed, UserError, first_line
 from plca_dist.method.aggregation import aggregated_prediction
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
@@ -70,23 +70,31 @@ def to_onnx(
 
     Raises:
         UserError: a package that this needs is not installed.
+        RunFailed: torch cannot write the network; only of one of timm's can that be.
     """
     require_onnx()
     # No edge of 1 and no two equal edges: torch.export takes a 1 for a constant, and equal numbers for one number.
     example_B3HW = torch.zeros(2, 3, *(size or (80, 144)), dtype=torch.uint8)
     free = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
     with quietly():
-        program = torch.onnx.export(
-            Inference(network, ratio, kl_aggregation_contrast).eval(),
-            (example_B3HW,),
-            dynamo=True,
-            verbose=False,
-            optimize=False,  # it takes the ε of log(P + ε) for a zero and drops it: NaN where a probability is 0
-            opset_version=_OPSET,
-            input_names=[IMAGE],
-            output_names=[PROBABILITIES, TRAIN_IDS],
-            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in free.items()},),
-        )
+        try:
+            program = torch.onnx.export(
+                Inference(network, ratio, kl_aggregation_contrast).eval(),
+                (example_B3HW,),
+                dynamo=True,
+                verbose=False,
+                optimize=False,  # it takes the ε of log(P + ε) for a zero and drops it: NaN where a probability is 0
+                opset_version=_OPSET,
+                input_names=[IMAGE],
+                output_names=[PROBABILITIES, TRAIN_IDS],
+                dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in free.items()},),
+            )
+        except torch.onnx.OnnxExporterError as error:
+            which = "of this size" if size else "of any size"
+            raise RunFailed(
+                f"{network.backbone_name} cannot be written as ONNX for images {which} ({first_line(error)}); "
+                f"{'try another' if size else 'give one'} with --size."
+            ) from error
         assert program is not None
         optimizer: Any = import_module("onnxscript.optimizer")
         optimizer.fold_constants(program.model)

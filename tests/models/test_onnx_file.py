@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 
+from plca_dist.errors import RunFailed
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.onnx_file import Inference, run_onnx, to_onnx
@@ -115,3 +116,17 @@ def test_the_file_describes_itself_and_not_the_machine(extreme: tuple[Network, b
     # Every convolution once: the logits of what is not aggregated are not computed beside those of what is.
     convolutions = [m for m in Inference(network, 0.25, False).modules() if isinstance(m, torch.nn.Conv2d)]
     assert sum(node.op_type == "Conv" for node in model.graph.node) == len(convolutions)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(None, "any size .*; give one with"), ((32, 64), "this size .*; try another with")]
+)
+def test_a_network_that_torch_cannot_write_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None, told: str
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise torch.onnx.OnnxExporterError("no operator\nand a page more")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(RunFailed, match=rf"^tiny cannot be written as ONNX for images of {told} --size\.$"):
+        to_onnx(network_of("tiny", rates=(1,)), TOYTOWN, size=size, ratio=0)
