@@ -34,10 +34,11 @@ from plca_dist.run_files import WEIGHTS
 from plca_dist.storage import resolve
 from plca_dist.training.build import build_objective
 from plca_dist.training.dataloading import open_stream
-from plca_dist.training.engine import TrainingModule, average_buffers, poly_lr
+from plca_dist.training.engine import TrainingModule, average_buffers
 from plca_dist.training.loop import prepare_torch
 from plca_dist.training.metrics import PAIRS_PER_SECOND
 from plca_dist.training.metrics_log import read_records
+from plca_dist.training.optimizer import poly_lr
 from plca_dist.training.trained import fresh_network
 
 #: Records at the start (allocator, caches) that are left out of both sides.

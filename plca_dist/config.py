@@ -131,6 +131,7 @@ class Config(Section):
         deepspeed = {k: v for k, v in self.deepspeed.items() if k != "zero_optimization"}
         tree = self.model_dump(mode="json", exclude=free)
         flat = dict(_flatten(tree | {"deepspeed": deepspeed | ({"zero_optimization": zero} if zero else {})}))
+        flat = {k: v for k, v in flat.items() if k not in LATER or v != LATER[k]}
         # The place of a file does not change the result; the shards' content is compared by its own fingerprint.
         weights = flat.pop("model.weights")
         flat["model.weights"] = weights.rpartition("/")[2] if weights else None
@@ -143,6 +144,19 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+#: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
+LATER: dict[str, Any] = {
+    "model.stride": 8,
+    "model.head": "deeplab",
+    "model.frozen": [],
+    "model.freeze_bn": False,
+    "optimizer.kind": "sgd",
+    "optimizer.betas": None,
+    "optimizer.layer_decay": 1.0,
+    "schedule.warmup": 0,
+}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,16 @@ from pydantic.dataclasses import dataclass
 
 from plca_dist.errors import UserError, nearest
 from plca_dist.method.settings import ObjectiveSettings
-from plca_dist.models.architecture import BACKBONES, LARGEST_RATE, MOST_RATES, STYLES
+from plca_dist.models.architecture import (
+    BACKBONES,
+    HEADS,
+    LARGEST_RATE,
+    MOST_RATES,
+    OUTPUT_STRIDE,
+    STRIDES,
+    STYLES,
+    TIMM,
+)
 from plca_dist.ops.settings import BACKENDS, PRODUCTS
 
 #: A pair of whole numbers, which YAML has as a list.
@@ -16,8 +25,12 @@ Size = Annotated[tuple[int, int], Field(strict=False)]
 #: The largest height or width of an image, and the most seconds of anything: a year.
 _LARGEST_SIDE = 16_384
 _YEAR_S = 31_536_000
+#: What `model.weights` says for timm's own weights, which timm fetches from the internet.
+HUB = "hub"
 #: A whole number that counts something.
 Count = Annotated[int, Field(le=2**31 - 1)]
+#: The weight of the past in a running average.
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 def one_of(value: object, options: Collection[str]) -> str:
@@ -43,30 +56,62 @@ class AboutRecipe(Section):
 
 
 class ModelSettings(Section):
-    """The network: DeepLab-V2 on a residual backbone at output stride 8."""
+    """The network: a backbone, a head, and what they start from."""
 
-    backbone: str = Field("resnet101", description=f"One of {', '.join(BACKBONES)}.")
-    style: str = Field("torchvision", description=f"Stride placement and input: one of {', '.join(STYLES)}.")
+    backbone: str = Field("resnet101", description=f"One of {', '.join(BACKBONES)}, or {TIMM}NAME, a network of timm.")
+    style: str = Field("torchvision", description=f"A ResNet's stride placement and input: one of {', '.join(STYLES)}.")
+    stride: Count = Field(
+        OUTPUT_STRIDE,
+        ge=STRIDES[0],
+        le=STRIDES[-1],
+        description="Of the grid, in pixels. ResNets: 8; timm's networks too, or 16; a plain ViT's is its patch.",
+    )
+    head: str = Field(
+        "deeplab", description=f"One of {', '.join(HEADS)}: on the last features, or on those of several depths."
+    )
     rates: tuple[Annotated[int, Field(gt=0, le=LARGEST_RATE)], ...] = Field(
         (6, 12, 18, 24),
         strict=False,
         min_length=1,
         max_length=MOST_RATES,
-        description="Dilations of the head's branches.",
+        description="Dilations of the branches of head deeplab.",
     )
     weights: str | None = Field(
-        None, description="URI of torchvision's ImageNet weights, a run, one of its checkpoints, or a .safetensors."
+        None,
+        description="URI of torchvision's or timm's ImageNet weights, a run, one of its checkpoints, or a .safetensors;"
+        f" {HUB}: timm's hub, from the internet.",
     )
+    frozen: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+        (), strict=False, max_length=1000, description="Parts of the backbone that do not train, by name; [all]: all."
+    )
+    freeze_bn: bool = Field(False, description="Batch norm uses and keeps the running statistics of its weights.")
 
     @field_validator("backbone")
     @classmethod
     def _backbone(cls, value: str) -> str:
-        return one_of(value, BACKBONES)
+        # Whether timm knows the name is asked before a run starts: reading settings takes no torch.
+        return value if value.startswith(TIMM) and len(value) <= 100 else one_of(value, (*BACKBONES, f"{TIMM}NAME"))
+
+    @field_validator("head")
+    @classmethod
+    def _head(cls, value: str) -> str:
+        return one_of(value, HEADS)
 
     @field_validator("style")
     @classmethod
     def _style(cls, value: str) -> str:
         return one_of(value, STYLES)
+
+    @model_validator(mode="after")
+    def _together(self) -> "ModelSettings":
+        of_timm = self.backbone.startswith(TIMM)
+        if of_timm and self.style != "torchvision":
+            raise ValueError(f"style {self.style!r} is for the ResNets here; {self.backbone} has an input of its own")
+        if not of_timm and self.stride != OUTPUT_STRIDE:
+            raise ValueError(f"stride {self.stride} is for {TIMM}NAME; backbone {self.backbone!r} has {OUTPUT_STRIDE}")
+        if not of_timm and self.weights == HUB:
+            raise ValueError(f"weights {HUB!r} are for {TIMM}NAME; name a file for backbone {self.backbone!r}")
+        return self
 
 
 class DomainSettings(Section):
@@ -129,13 +174,30 @@ class ObjectiveSection(ObjectiveSettings):
 
 
 class OptimizerSettings(Section):
-    """SGD as in the paper."""
+    """SGD as in the paper, or AdamW, under which norms, biases and embeddings do not decay."""
 
+    kind: Literal["sgd", "adamw"] = Field("sgd", description="sgd, or adamw, which transformers want.")
     lr: float = Field(2.5e-4, gt=0, description="Initial learning rate.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    betas: tuple[Beta, Beta] | None = Field(
+        None, strict=False, description="Decay of adamw's averages of gradients and of squares; null: 0.9, 0.999."
+    )
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty under sgd, decoupled decay under adamw.")
     head_lr_multiplier: float = Field(1.0, gt=0, description="Learning rate of the head relative to the backbone's.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="adamw on timm/NAME: each layer's rate relative to that of the next one."
+    )
     gradient_clipping: float = Field(0.0, ge=0, description="Largest gradient norm; 0: no clipping.")
+
+    @model_validator(mode="after")
+    def _of_kind(self) -> "OptimizerSettings":
+        others = {"sgd": ("betas", "layer_decay"), "adamw": ("momentum",)}[self.kind]
+        for name in others:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                other = "adamw" if self.kind == "sgd" else "sgd"
+                raise ValueError(f"{name} {value!r} is an option of {other}; set kind={other}, or leave {name} out")
+        return self
 
 
 class ScheduleSettings(Section):
@@ -146,6 +208,7 @@ class ScheduleSettings(Section):
         None, gt=0, description="Length of the decay; null: `steps`. The authors stop before it."
     )
     power: float = Field(0.9, ge=0, description="Exponent of the decay.")
+    warmup: Count = Field(0, ge=0, description="Steps in which the rate rises linearly to the decay's; 0: none.")
 
     @model_validator(mode="after")
     def _length(self) -> "ScheduleSettings":

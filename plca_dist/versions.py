@@ -2,8 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-#: The packages whose versions must be the same on all nodes.
-PACKAGES = ("plca-dist", "torch", "ray", "deepspeed")
+#: The packages whose versions must be the same on all nodes; timm is an extra.
+PACKAGES = ("plca-dist", "torch", "ray", "deepspeed", "timm")
 
 
 def installed() -> dict[str, str | None]:

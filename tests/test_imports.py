@@ -19,6 +19,7 @@ ROOMS = (
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
+    "timm": ("models/timm_backbone.py",),
     "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/", "data/shards/manifest.py"),
     "fsspec": ("storage/",),
     **dict.fromkeys(("s3fs", "botocore", "gcsfs", "google", "adlfs", "azure"), ("storage/clouds/",)),

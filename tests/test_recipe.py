@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 import yaml
 
-from plca_dist.config import Config
+from plca_dist.config import LATER, Config
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION, Objective
 from plca_dist.method.settings import ObjectiveSettings
@@ -63,6 +63,24 @@ def test_objective_section_has_the_objectives_own_settings_and_defaults() -> Non
         ("objective.aggregation=1.5", ["objective.aggregation = 1.5", "less than 1"]),
         ("schedule.steps=many", ["schedule.steps = 'many'", "integer"]),
         ("model.backbone=resnet42", ["model.backbone = 'resnet42'", "resnet"]),
+        ("model.backbone=tim/resnet18", ["model.backbone = 'tim/resnet18'", "timm/NAME"]),
+        ("model.stride=3", ["model.stride = 3", "greater than or equal to 4"]),
+        ("model.stride=16", ["model: stride 16 is for timm/NAME; backbone 'resnet101' has 8"]),
+        ("model.head=multi", ["model.head = 'multi'", "Did you mean 'multilevel'?"]),
+        ("model.weights=hub", ["model: weights 'hub' are for timm/NAME; name a file for backbone 'resnet101'"]),
+        (
+            "model={backbone: timm/x, style: caffe}",
+            ["style 'caffe' is for the ResNets here; timm/x has"],
+        ),
+        (
+            "optimizer.betas=[0.9, 0.95]",
+            ["betas (0.9, 0.95) is an option of adamw; set kind=adamw, or leave"],
+        ),
+        ("optimizer.layer_decay=0.75", ["optimizer: layer_decay 0.75 is an option of adamw"]),
+        ("optimizer={kind: adamw, momentum: 0.8}", ["optimizer: momentum 0.8 is an option of sgd"]),
+        ("optimizer.kind=adam", ["optimizer.kind = 'adam'", "'sgd' or 'adamw'"]),
+        ("optimizer={kind: adamw, betas: [0.9, 1.0]}", ["optimizer.betas.1 = 1.0", "less than 1"]),
+        ("schedule.warmup=-1", ["schedule.warmup = -1", "greater than or equal to 0"]),
         ("labels=cityscape", ["labels = 'cityscape'", "Did you mean 'cityscapes'"]),
         ("objective.backend=fast", ["objective.backend = 'fast'", "dense"]),
         ("objective.backend=dens", ["objective.backend = 'dens'", "Did you mean 'dense'?"]),
@@ -137,6 +155,14 @@ def test_identities_of_the_shipped_recipes_stay() -> None:
     }
 
 
+def test_keys_that_came_later_change_no_identity_at_their_defaults() -> None:
+    """Else a run of before could not be continued: the keys of its recipe's identity are what they were."""
+    config = parse(MINIMAL)
+    defaults = {key: default for key, _, default in documented_keys()}
+    assert json.dumps({key: defaults[key] for key in LATER}) == json.dumps(LATER)
+    assert not LATER.keys() & config.identity().keys()
+
+
 def test_reading_settings_imports_nothing_heavy() -> None:
     code = (
         "import plca_dist.config, sys; print(*({'torch', 'numpy', 'pyarrow', 'ray', 'deepspeed'} & set(sys.modules)))"
@@ -151,8 +177,11 @@ def test_identity_is_the_result_and_not_the_place() -> None:
         "deepspeed.zero_optimization.stage=2",
     ]  # fmt: skip
     assert parse(MINIMAL, same).fingerprint() == config.fingerprint()
-    for other in ("seed=1", "objective.lovasz=0.5", "batch.pairs=4", "optimizer.lr=0.1", "source.flip=false",
-                  "deepspeed.zero_optimization.zero_quantized_weights=true"):  # fmt: skip
+    for other in (
+        "seed=1", "objective.lovasz=0.5", "batch.pairs=4", "optimizer.lr=0.1", "source.flip=false",
+        "model.head=multilevel", "model.frozen=[layer1]", "optimizer.kind=adamw", "schedule.warmup=2",
+        "deepspeed.zero_optimization.zero_quantized_weights=true",
+    ):  # fmt: skip
         assert parse(MINIMAL, [other]).fingerprint() != config.fingerprint(), other
 
 

@@ -11,6 +11,7 @@ from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.distribute import InferenceJob, job_from
 from plca_dist.method.settings import InferenceSettings
+from plca_dist.models.architecture import TIMM
 from plca_dist.models.authors import AUTHORS_BACKBONE, AUTHORS_STYLE, authors_classes, load_authors, to_authors
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.onnx_file import require_onnx, run_onnx, to_onnx
@@ -87,7 +88,9 @@ def export_network(
     if form == ".onnx":
         require_onnx()
     trained = load_trained(weights)
-    content = f"{trained.network.backbone_name} in style {trained.network.style.name}"
+    content = trained.network.backbone_name
+    if not content.startswith(TIMM):
+        content += f" in style {trained.network.style.name}"
     if form == ".onnx":
         job, _ = job_from(weights, aggregation, size, trained=trained)
         data, difference = _checked_onnx(trained, job)

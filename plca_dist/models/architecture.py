@@ -8,6 +8,15 @@ from typing import Literal
 
 from plca_dist.errors import UserError, nearest
 
+#: A backbone called so and then by a name of timm's is one of timm's: `timm/convnext_tiny`.
+TIMM = "timm/"
+#: The heads. deeplab: DeepLab-V2's, on the last features. multilevel: on features of several depths.
+HEADS = ("deeplab", "multilevel")
+#: The step of the features' grid in pixels, of every backbone here; timm's are also built with others.
+OUTPUT_STRIDE = 8
+#: Strides that are of any use.
+STRIDES = range(4, 33)
+
 #: The head's dilations: how many, and the largest. The paper has four, up to 24.
 MOST_RATES = 16
 LARGEST_RATE = 1024
@@ -41,7 +50,9 @@ BACKBONES: dict[str, Architecture] = {
 def architecture_named(name: str) -> Architecture:
     """The backbone called `name`. Raises UserError naming the known ones."""
     if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}.{nearest(name, BACKBONES)}")
+        raise UserError(
+            f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}, {TIMM}NAME.{nearest(name, BACKBONES)}"
+        )
     return BACKBONES[name]
 
 

@@ -15,9 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from plca_dist.models.architecture import Architecture, Style, architecture_named, style_named
-
-OUTPUT_STRIDE = 8
+from plca_dist.models.architecture import OUTPUT_STRIDE, Architecture, Style, architecture_named, style_named
 
 
 def normalize(image_B3HW: Tensor, style: Style) -> Tensor:
@@ -104,11 +102,16 @@ class ResNet(nn.Module):
     """Normalized images (B, 3, H, W) -> features (B, C, h, w), C = `out_channels`, h = ⌈H/8⌉ (see `Style.ceil_pool`).
 
     With a ceil-mode pool an even half-size grid gains a row: an edge of 96 pixels gives 13 positions, not 12.
+
+    With `every_stage` it gives a list of the features of all four stages, of `stage_channels`; only the first may have
+    another stride than 8.
     """
 
-    def __init__(self, architecture: Architecture, style: Style) -> None:
+    def __init__(self, architecture: Architecture, style: Style, *, every_stage: bool = False) -> None:
         super().__init__()
         width = architecture.widths[0]
+        self.every_stage = every_stage
+        self.stage_channels = tuple(w * _BLOCKS[architecture.block].expansion for w in architecture.widths)
         self.style = style
         kernel = architecture.stem_kernel
         self.conv1 = nn.Conv2d(3, width, kernel, stride=2, padding=kernel // 2, bias=False)
@@ -134,9 +137,12 @@ class ResNet(nn.Module):
             self.out_channels = width * block.expansion
         return nn.Sequential(*blocks)
 
-    def forward(self, normalized_B3HW: Tensor) -> Tensor:
+    def forward(self, normalized_B3HW: Tensor) -> Tensor | list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(normalized_B3HW))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        stages = [x]
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            stages.append(layer(stages[-1]))
+        return stages[1:] if self.every_stage else stages[-1]
 
 
 def _stage_geometry(stem_stride: int) -> list[BlockGeometry]:
@@ -152,9 +158,9 @@ def _stage_geometry(stem_stride: int) -> list[BlockGeometry]:
     return geometries
 
 
-def build_backbone(name: str, style: str = "torchvision") -> ResNet:
+def build_backbone(name: str, style: str = "torchvision", *, every_stage: bool = False) -> ResNet:
     """A freshly initialized backbone (Kaiming normal, fan-out; BN 1 and 0), drawn from torch's global generator.
 
     Raises UserError for an unknown name or style, with the nearest known one.
     """
-    return ResNet(architecture_named(name), style_named(style))
+    return ResNet(architecture_named(name), style_named(style), every_stage=every_stage)

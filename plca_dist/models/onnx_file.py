@@ -1,13 +1,10 @@
 """A network as an ONNX file. It holds normalization, aggregation and upsampling, so it runs without this package.
 
-B: batch; H, W: the image; h, w: the stride-8 grid, N = h·w positions; K: classes.
+B: batch; H, W: the image; h, w: the grid, N = h·w positions; K: classes.
 """
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plca_dist.errors import UserError
+from plca_dist.errors import RunFailed, UserError, first_line
 from plca_dist.method.aggregation import aggregated_prediction
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.description import described
+from plca_dist.models.quiet import quietly
 from plca_dist.ops.settings import Pairwise
 
 IMAGE, PROBABILITIES, TRAIN_IDS = "image", "probabilities", "train_ids"
@@ -63,8 +61,7 @@ def to_onnx(
 ) -> bytes:
     """The network as an ONNX file with the input IMAGE and the outputs PROBABILITIES and TRAIN_IDS; see `Inference`.
 
-    The file's metadata name the backbone, its style, the rates, the classes in train-id order, and the settings here,
-    each as JSON.
+    The file's metadata are the network's description, as in weight files, and the settings here, each as JSON.
 
     Args:
         size: height and width of the images; None: any. The batch is free.
@@ -73,29 +70,37 @@ def to_onnx(
 
     Raises:
         UserError: a package that this needs is not installed.
+        RunFailed: torch cannot write the network; only of one of timm's can that be.
     """
     require_onnx()
     # No edge of 1 and no two equal edges: torch.export takes a 1 for a constant, and equal numbers for one number.
     example_B3HW = torch.zeros(2, 3, *(size or (80, 144)), dtype=torch.uint8)
     free = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
-    with _quietly():
-        program = torch.onnx.export(
-            Inference(network, ratio, kl_aggregation_contrast).eval(),
-            (example_B3HW,),
-            dynamo=True,
-            verbose=False,
-            optimize=False,  # it takes the ε of log(P + ε) for a zero and drops it: NaN where a probability is 0
-            opset_version=_OPSET,
-            input_names=[IMAGE],
-            output_names=[PROBABILITIES, TRAIN_IDS],
-            dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in free.items()},),
-        )
+    with quietly():
+        try:
+            program = torch.onnx.export(
+                Inference(network, ratio, kl_aggregation_contrast).eval(),
+                (example_B3HW,),
+                dynamo=True,
+                verbose=False,
+                optimize=False,  # it takes the ε of log(P + ε) for a zero and drops it: NaN where a probability is 0
+                opset_version=_OPSET,
+                input_names=[IMAGE],
+                output_names=[PROBABILITIES, TRAIN_IDS],
+                dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in free.items()},),
+            )
+        except torch.onnx.OnnxExporterError as error:
+            which = "of this size" if size else "of any size"
+            raise RunFailed(
+                f"{network.backbone_name} cannot be written as ONNX for images {which} ({first_line(error)}); "
+                f"{'try another' if size else 'give one'} with --size."
+            ) from error
         assert program is not None
         optimizer: Any = import_module("onnxscript.optimizer")
         optimizer.fold_constants(program.model)
         optimizer.remove_unused_nodes(program.model)
     settings = {"size": size, "aggregation": ratio, "kl_aggregation_contrast": kl_aggregation_contrast}
-    return _finished(program.model_proto, described(network, classes)._asdict() | settings)
+    return _finished(program.model_proto, described(network, classes).written() | settings)
 
 
 def run_onnx(data: bytes, image_B3HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,19 +123,6 @@ def require_onnx() -> None:
             raise UserError(
                 f"ONNX files need {', '.join(_NEEDED)}, and {name} is not installed: pip install 'plca-dist[export]'."
             ) from None
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the exporter's messages to its own developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _finished(model: Any, settings: dict[str, Any]) -> bytes:

@@ -15,9 +15,18 @@ from torch.autograd import Function
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over all ranks of the default group while it trains; else, and on one rank, the same as that."""
+    """`nn.BatchNorm2d` over all ranks of the default group while it trains; else, and on one rank, the same as that.
+
+    What its children do, an activation say, is done afterwards: timm's `BatchNormAct2d` has such.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
+        output = self._normalized(input)
+        for child in self.children():
+            output = child(output)
+        return output
+
+    def _normalized(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
@@ -32,12 +41,16 @@ class SyncBatchNorm(nn.BatchNorm2d):
 def synchronized(module: nn.Module) -> nn.Module:
     """The same module, with `SyncBatchNorm` in place of every `nn.BatchNorm2d`. Parameters and buffers stay theirs."""
     if isinstance(module, nn.BatchNorm2d):
+        known = type(module) is nn.BatchNorm2d or type(module).__name__ == "BatchNormAct2d"
+        assert known, f"{type(module).__name__} may do more than batch norm and then its children"
         assert module.affine, "batch norm without a scale"
         assert module.track_running_stats, "batch norm without running statistics"
         made = SyncBatchNorm(module.num_features, module.eps, module.momentum)
         made.weight, made.bias, made.training = module.weight, module.bias, module.training
-        for name, buffer in module.named_buffers():
+        for name, buffer in module.named_buffers(recurse=False):
             setattr(made, name, buffer)
+        for name, child in module.named_children():
+            made.add_module(name, child)
         return made
     for name, child in module.named_children():
         setattr(module, name, synchronized(child))

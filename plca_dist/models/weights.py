@@ -1,4 +1,4 @@
-"""Weight files in and out: torchvision's ImageNet files and this project's own; the authors' are in `authors.py`.
+"""Weight files in and out: torchvision's and timm's, and this project's own; the authors' are in `authors.py`.
 
 Loading is strict: a file fits key by key and shape by shape, or is refused and changes nothing. The names that may
 differ between a file and the network are listed here and nowhere else. Files arrive as bytes; messages call them by
@@ -7,6 +7,7 @@ their `origin`.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from plca_dist.errors import UserError
-from plca_dist.models.architecture import BACKBONES, LARGEST_RATE, MOST_RATES, STYLES
+from plca_dist.models.architecture import BACKBONES, HEADS, LARGEST_RATE, MOST_RATES, STRIDES, STYLES, TIMM
 from plca_dist.models.authors import fill_as_authors
 from plca_dist.models.backbone import build_backbone
-from plca_dist.models.deeplab import Network, build_network
+from plca_dist.models.deeplab import Network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import RESTORE, differences, load_strict, safetensors_of, state_dict_of, torch_payload
+from plca_dist.models.timm_backbone import timm_facts, timm_weights
 from plca_dist.parsing import MISFITS, Unreadable, from_json, json_as
 
 _FORMAT = "weights-1"
@@ -33,18 +35,38 @@ _NOT_THE_BACKBONES = ("fc.weight", "fc.bias")
 def load_pretrained(
     network: Network, data: bytes, classes: Sequence[str], *, origin: str = "the pretrained weight file"
 ) -> None:
-    """Fill `network` from whichever of the three kinds of file `data` is, told apart by their content.
+    """Fill `network` from whichever of the four kinds of file `data` is, told apart by their content.
 
-    Raises UserError as `load_into`, `load_authors` or `load_imagenet` does.
+    Raises UserError as `load_into`, `load_authors`, `load_imagenet` or `load_timm` does.
     """
+    of_timm = network.backbone_name.startswith(TIMM)
     if data[8:9] == b"{":  # safetensors: a header of JSON behind its length in 8 bytes
-        load_into(network, data, classes, origin=origin)
+        if of_timm and json.dumps(_KEY).encode() not in _header(data):
+            load_timm(network, safetensors_of(data, origin), origin=origin)
+        else:
+            load_into(network, data, classes, origin=origin)
         return
     payload = torch_payload(data, origin)
     if isinstance(payload, Mapping) and "weights" in payload:
         fill_as_authors(network, payload, classes, origin)
+    elif of_timm:
+        load_timm(network, payload, origin=origin)
     else:
         _fill_backbone(network, payload, origin)
+
+
+def load_timm(network: Network, payload: Any, *, origin: str = "the file") -> None:
+    """Fill `network.backbone`, one of timm's, from a state dict of timm's or of the network's authors, read already.
+
+    Training scripts put it into an entry `state_dict` or `model`. `payload` None: from timm's hub.
+
+    Raises UserError for a payload of another form or network, and for a hub out of reach.
+    """
+    inner = next((payload[k] for k in ("state_dict", "model") if k in payload), payload) if payload else payload
+    state = None if payload is None else state_dict_of(inner, origin)
+    facts = timm_facts(network.backbone_name, network.head, network.stride)
+    wanted = network.backbone.state_dict()
+    network.backbone.load_state_dict(timm_weights(network.backbone_name, facts, wanted, state, origin))
 
 
 def load_imagenet(network: Network, data: bytes, *, origin: str = "the ImageNet file") -> None:
@@ -97,15 +119,15 @@ def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
     `classes`: names in train-id order. All metadata is one entry, because safetensors shuffles the order of several.
     """
     assert len(classes) == network.num_classes, f"{len(classes)} class names for {network.num_classes} classes"
-    description = {"format": _FORMAT} | described(network, classes)._asdict()
+    description = described(network, classes)
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    description[_HASH] = _hash(described(network, classes), tensors)
-    return safetensors.torch.save(tensors, {_KEY: json.dumps(description)})
+    written = {"format": _FORMAT, **description.written(), _HASH: _hash(description, tensors)}
+    return safetensors.torch.save(tensors, {_KEY: json.dumps(written)})
 
 
 def _hash(description: Description, tensors: Mapping[str, Tensor]) -> str:
     """Of the description, and of every tensor's name, dtype, shape and bytes, in the order of the names."""
-    found = hashlib.sha256(json.dumps(description).encode())
+    found = hashlib.sha256(json.dumps(list(description.written().values())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -120,9 +142,10 @@ def describe(data: bytes, *, origin: str = "the weight file") -> Description:
 
 def _described(data: bytes, origin: str) -> tuple[Description, str | None]:
     """`describe`, and the hash that the file says it has."""
-    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     try:
-        written = json_as(header, lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another")
+        written = json_as(
+            _header(data), lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another"
+        )
         digest = written.pop(_HASH, None)
         if "format" not in written or written["format"] == _FORMAT:
             return _description(written), digest
@@ -136,6 +159,11 @@ def _described(data: bytes, origin: str) -> tuple[Description, str | None]:
     )
 
 
+def _header(data: bytes) -> bytes:
+    """The JSON of a safetensors file."""
+    return data[8 : 8 + int.from_bytes(data[:8], "little")]
+
+
 def _tensors(data: bytes, description: Description, digest: str | None, origin: str) -> dict[str, Tensor]:
     """The file's tensors. Raises UserError where they are damaged or differ from the hash in the file."""
     tensors = safetensors_of(data, origin)
@@ -147,11 +175,18 @@ def _tensors(data: bytes, description: Description, digest: str | None, origin: 
 def _description(written: Mapping[str, Any]) -> Description:
     """Raises one of `MISFITS` for the description of no network that can be built."""
     fields = {key: value for key, value in written.items() if key != "format"}
-    found = Description(**fields | {"rates": tuple(fields["rates"]), "classes": tuple(fields["classes"])})
+    lists: dict[str, Any] = {key: tuple(fields[key]) for key in ("rates", "classes", "mean", "std") if key in fields}
+    found = Description(**fields | lists)
+    of_timm = found.backbone.startswith(TIMM)
     if (
         written["format"] != _FORMAT
-        or found.backbone not in BACKBONES
-        or found.style not in STYLES
+        or not (of_timm or (found.backbone in BACKBONES and found.style in STYLES))
+        or found.head not in HEADS
+        or type(found.stride) is not int
+        or found.stride not in STRIDES
+        or [len(found.mean), len(found.std)] != ([3, 3] if of_timm else [0, 0])
+        or not all(type(x) in (int, float) and math.isfinite(x) for x in (*found.mean, *found.std))
+        or not all(x > 0 for x in found.std)
         or not 0 < len(found.rates) <= MOST_RATES
         or not all(type(rate) is int and 0 < rate <= LARGEST_RATE for rate in found.rates)
         or not 0 < len(found.classes) <= 255
@@ -168,7 +203,7 @@ def load_weights(data: bytes, *, origin: str = "the weight file") -> Network:
     """
     there, digest = _described(data, origin)
     tensors = _tensors(data, there, digest, origin)
-    network = build_network(there.backbone, len(there.classes), style=there.style, rates=there.rates)
+    network = there.build()
     load_strict(network, tensors, f"{origin} contradicts its own metadata", "copy it again")
     return network
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from plca_dist.config import ClusterSettings, Config
 from plca_dist.method.settings import ObjectiveSettings
+from plca_dist.models.architecture import TIMM
 from plca_dist.recipe import keys
 from plca_dist.run.history import Attempt, count
+from plca_dist.sections import ModelSettings
 from plca_dist.terminal import duration
 from plca_dist.training import metrics
 
@@ -37,7 +39,7 @@ def facts(
     reached = max((r[metrics.STEP] for r in records), default=0)
     table = {
         "recipe": config.about.summary,
-        "network": f"DeepLab-V2, {model.backbone}, {model.style} style",
+        "network": _network(model),
         "initial weights": (model.weights or "random").rpartition("/")[2],
         "source": config.data_uri(config.source.uri),
         "target": config.data_uri(config.target.uri),
@@ -67,6 +69,13 @@ def facts(
         table["launches"] = _launches(history)
         table["versions"] = _versions(history)
     return {name: text for name, text in table.items() if text}
+
+
+def _network(model: ModelSettings) -> str:
+    head = "DeepLab-V2" if model.head == "deeplab" else "multi-level head"
+    if model.backbone.startswith(TIMM):
+        return f"{head}, {model.backbone}, stride {model.stride}"
+    return f"{head}, {model.backbone}, {model.style} style"
 
 
 def recipe_differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:

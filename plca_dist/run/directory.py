@@ -11,9 +11,10 @@ from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
 from plca_dist.run_files import DATA, RECIPE, SPACE, attempt, json_bytes
+from plca_dist.sections import HUB
 from plca_dist.storage import Store, absolute, probe
 from plca_dist.training.attempts import evaluation_of
-from plca_dist.training.build import build_objective
+from plca_dist.training.build import build_objective, check_network
 from plca_dist.training.checkpoint.survey import survey
 from plca_dist.training.dataloading import check_data
 from plca_dist.training.result import has_result
@@ -93,6 +94,7 @@ def open_run(config: Config, name: str) -> Run:
     config = portable(config)
     _ = config.world_sizes  # raises where the batch does not divide
     store = probe(config.location(config.storage.uri)).child(name)
+    check_network(config)
     if config.model.weights:
         fresh_network(config)  # raises before anything is written; the workers load them again
     fingerprints = check_data(config, with_target=build_objective(config).needs_target)
@@ -130,10 +132,11 @@ def portable(config: Config) -> Config:
     """The same settings for any machine: paths are absolute, and the endpoint of the environment is written in."""
     runs = config.location(config.storage.uri).absolute()
     weights = config.model.weights
+    place = weights if weights in (None, HUB) else absolute(weights)
     return config.model_copy(
         update={
             "data": absolute(config.data),
             "storage": config.storage.model_copy(update={"uri": runs.uri, "endpoint": runs.endpoint}),
-            "model": config.model.model_copy(update={"weights": absolute(weights) if weights else None}),
+            "model": config.model.model_copy(update={"weights": place}),
         }
     )

@@ -1,9 +1,14 @@
 """From a recipe to its network and its objective. Drivers use it too: nothing here imports DeepSpeed or the loop."""
 
+import torch
+
 from plca_dist.config import Config
 from plca_dist.data.labels import label_set
+from plca_dist.errors import UserError
 from plca_dist.method.objective import Objective
 from plca_dist.models.deeplab import Network, build_network
+from plca_dist.models.frozen import freeze
+from plca_dist.training.optimizer import parameter_groups
 
 
 def build_objective(config: Config) -> Objective:
@@ -13,4 +18,35 @@ def build_objective(config: Config) -> Objective:
 def empty_network(config: Config) -> Network:
     """The recipe's network, with random weights."""
     settings = config.model
-    return build_network(settings.backbone, len(label_set(config.labels)), style=settings.style, rates=settings.rates)
+    return build_network(
+        settings.backbone,
+        len(label_set(config.labels)),
+        style=settings.style,
+        rates=settings.rates,
+        head=settings.head,
+        stride=settings.stride,
+    )
+
+
+def check_network(config: Config) -> None:
+    """Raises UserError for a network that cannot be built or trained so, and for images that do not suit it.
+
+    Nothing is computed.
+    """
+    with torch.device("meta"):
+        network = empty_network(config)
+    freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
+    parameter_groups(network, config)
+    multiple = network.multiple
+    sizes = {
+        "source.crop": config.source.crop,
+        "target.crop": config.target.crop,
+        "evaluation.size": config.evaluation.size,
+    }
+    for key, size in sizes.items():
+        if size and (size[0] % multiple or size[1] % multiple):
+            near = [max(round(side / multiple), 1) * multiple for side in size]
+            raise UserError(
+                f"{key} = {list(size)}: {config.model.backbone} divides an image into pieces of {multiple} x {multiple}"
+                f" pixels, so both sides must be multiples of {multiple}; set it to {near}."
+            )

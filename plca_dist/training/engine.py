@@ -1,5 +1,6 @@
 """The recipe's settings as a DeepSpeed engine: one module, one optimizer, one schedule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import deepspeed
@@ -11,8 +12,10 @@ from plca_dist.config import Config
 from plca_dist.data.stream import Batch
 from plca_dist.method.objective import LossTerms, Objective
 from plca_dist.models.deeplab import Network, synchronize_batch_norm
+from plca_dist.models.frozen import freeze
 from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint import internals
+from plca_dist.training.optimizer import build_optimizer, parameter_groups, poly_lr
 
 #: 25 MB of float32, as DistributedDataParallel has them.
 _BUCKET_ELEMENTS = 25 * (1 << 20) // 4
@@ -23,10 +26,14 @@ class TrainingModule(nn.Module):
 
     The target passes first, then the source, as in the authors' code. Two passes normalize each domain by its own batch
     statistics; the running statistics see both.
+
+    `trained` names the parameters that train, in the order of the optimizer's state. It is found out before the engine
+    is built: at ZeRO 3 a parameter has no shape afterwards.
     """
 
-    def __init__(self, network: Network, objective: Objective) -> None:
+    def __init__(self, network: Network, objective: Objective, trained: Sequence[str] = ()) -> None:
         super().__init__()
+        self.trained = tuple(trained)
         self.network = network
         self.objective = objective
 
@@ -39,12 +46,6 @@ class TrainingModule(nn.Module):
 def _laid_out(image_B3HW: Tensor) -> Tensor:
     """Channels last on a GPU: its convolutions want them so, and so do the products of the association."""
     return image_B3HW.contiguous(memory_format=torch.channels_last) if image_B3HW.is_cuda else image_B3HW
-
-
-def poly_lr(config: Config, step: int) -> float:
-    """Learning rate of optimizer step `step` (from 0): lr · (1 − step / poly_steps)^power."""
-    length = config.schedule.poly_steps or config.schedule.steps
-    return config.optimizer.lr * (1 - step / length) ** config.schedule.power
 
 
 def set_lr(engine: Any, config: Config, step: int) -> float:
@@ -97,25 +98,19 @@ def deepspeed_config(config: Config, world_size: int, parameters: int, *, on_gpu
 
 
 def build_engine(config: Config, network: Network, device: torch.device) -> Any:
-    """Wrap `network` with its objective and SGD in a DeepSpeed engine. torch.distributed must be initialized."""
+    """Wrap `network` with its objective and optimizer in a DeepSpeed engine. torch.distributed must be initialized."""
     if device.type == "cpu":
         internals.use_no_compiled_operators()
     elif dist.get_world_size() > 1:
         network = synchronize_batch_norm(network)
+    freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
         network = network.to(memory_format=torch.channels_last)
-    module = TrainingModule(network.to(device), build_objective(config))
-    settings = config.optimizer
-    optimizer = torch.optim.SGD(
-        [
-            {"params": list(network.backbone.parameters()), "lr_multiplier": 1.0},
-            {"params": list(network.classifier.parameters()), "lr_multiplier": settings.head_lr_multiplier},
-        ],
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    groups = parameter_groups(network, config)
+    trained = [f"network.{name}" for group in groups for name in group.names]
+    module = TrainingModule(network.to(device), build_objective(config), trained)
+    optimizer = build_optimizer(network, groups, config)
     parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
         model=module,
@@ -129,9 +124,10 @@ def average_buffers(module: nn.Module) -> None:
     """Replace the running statistics of batch norm by their mean over ranks. One small all-reduce.
 
     Without synchronized batch norm the statistics of the ranks drift apart, and a checkpoint holds those of rank 0
-    alone.
+    alone. Those of frozen layers do not drift; the mean of three equal numbers might.
     """
-    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    buffers = [b for m in norms for b in m.buffers(recurse=False) if b.is_floating_point()]
     if dist.get_world_size() == 1 or not buffers or buffers[0].is_cuda:  # on CUDA batch norm is synchronized itself
         return
     flat = torch.cat([b.reshape(-1) for b in buffers])

@@ -9,8 +9,9 @@ from plca_dist.errors import UserError
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.state import load_strict, state_dict_of
-from plca_dist.models.weights import describe, load_into, load_pretrained, load_weights, to_bytes
+from plca_dist.models.weights import describe, load_into, load_pretrained, load_timm, load_weights, to_bytes
 from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
+from plca_dist.sections import HUB
 from plca_dist.storage import Location, Store, absolute, file_at, probe
 from plca_dist.training.attempts import recipe_of
 from plca_dist.training.build import empty_network
@@ -78,12 +79,15 @@ def load_trained(location: Location) -> TrainedNetwork:
 def fresh_network(config: Config) -> Network:
     """The recipe's network at step 0: random, or with the weights that `model.weights` names.
 
-    These are a file of any kind that `load_pretrained` knows, or what `load_trained` takes.
+    These are a file of any kind that `load_pretrained` knows, what `load_trained` takes, or timm's hub.
 
     Raises UserError where there is nothing, or where it does not fit.
     """
     network = empty_network(config)
     if config.model.weights is None:
+        return network
+    if config.model.weights == HUB:
+        load_timm(network, None)
         return network
     location = config.location(config.model.weights)
     origin, classes = location.uri.rstrip("/"), label_set(config.labels).classes

@@ -22,6 +22,8 @@ Refused = Callable[..., str]
         (["toytown", "--set", "objective.aggregation=1.5"], ["objective.aggregation = 1.5", "less than 1"]),
         (["toytown", "--set", "batch.pairs=0"], ["batch.pairs = 0", "greater than 0"]),
         (["toytown", "--set", "model.backbone=resnet52"], ["model.backbone = 'resnet52'", "resnet50"]),
+        (["toytown", "--set", "model.backbone=timm/resnet_18"], ["unknown to timm", "Did you mean 'timm/resnet18'?"]),
+        (["toytown", "--set", "optimizer.betas=[0.9, 0.99]"], ["betas (0.9, 0.99) is an option of adamw"]),
         (["toytown", "--set", "seed"], ["--set 'seed'", "key=value"]),
         (["toytown", "--name", "../other"], ["run name '../other'", "--name"]),
         (["toytown", "--set", "cluster.workers=3"], ["batch.pairs = 4", "3 workers", "1, 2, 4"]),

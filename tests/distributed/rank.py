@@ -41,6 +41,11 @@ batch: {pairs: 4, micro: 1}
 checkpoint: {every: 2, keep: 9}
 log: {every: 1}
 """
+#: A plain ViT under AdamW: many groups, two averages and a count of steps, and a part that does not train.
+ADAMW = (
+    "model.backbone=timm/test_vit", "model.stride=16", "model.frozen=[pos_embed, blocks.0]", "schedule.warmup=3",
+    "optimizer={kind: adamw, lr: 0.001, layer_decay: 0.8, weight_decay: 0.05, gradient_clipping: 0.05}",
+)  # fmt: skip
 LAST_STEP = 5
 #: ZeRO stages before and after a checkpoint.
 TURNS = ((0, 2), (2, 0), (1, 3), (3, 1))
@@ -127,19 +132,25 @@ def run(
 
 
 def momenta(engine: Any) -> dict[str, torch.Tensor]:
-    """Every parameter's whole momentum, by DeepSpeed's own account. A collective call."""
+    """Every parameter's whole momentum, or AdamW's averages and count, by DeepSpeed's account. A collective call."""
     from deepspeed.utils import safe_get_full_optimizer_state  # after ours, which keeps its import quiet
 
     stage, zero = engine.zero_optimization_stage(), engine.optimizer
-    found = {}
-    for name, p in engine.module.named_parameters():
-        if stage == 0:
-            found[name] = zero.state[p]["momentum_buffer"].clone()
-            continue
-        if stage < 3 and p._hp_mapping is not None:
-            flat = zero.single_partition_of_fp32_groups[p._hp_mapping.param_group_index]
-            p._hp_mapping.set_optim_state_fragment(flat, zero.optimizer.state[flat])
-        found[name] = safe_get_full_optimizer_state(p, "momentum_buffer").clone()
+    kept = zero.state if stage == 0 else zero.optimizer.state
+    first = next(iter(kept.values()))
+    found = {f"step {k}": state["step"].clone() for k, state in enumerate(kept.values()) if "step" in state}
+    found = {"steps": torch.stack(list(found.values())).unique()} if found else {}
+    for key in sorted(first.keys() - {"step"}):  # collective calls, in one order everywhere
+        for name, p in engine.module.named_parameters():
+            if not p.requires_grad:
+                continue
+            if stage == 0:
+                found[f"{key} of {name}"] = zero.state[p][key].clone()
+                continue
+            if stage < 3 and p._hp_mapping is not None:
+                flat = zero.single_partition_of_fp32_groups[p._hp_mapping.param_group_index]
+                p._hp_mapping.set_optim_state_fragment(flat, zero.optimizer.state[flat])
+            found[f"{key} of {name}"] = safe_get_full_optimizer_state(p, key).clone()
     return found
 
 
@@ -171,6 +182,9 @@ def first() -> None:
         run(f"cut-{stage}", zero(stage), before_step_ends=stop)
     for stage in (1, 2):
         run(f"preempted-{stage}", zero(stage), stop_reason=notice_on_rank_1())
+    for stage in (0, 1, 3):
+        run(f"adamw-{stage}", zero(stage), *ADAMW)
+    run("adamw-cut-3", zero(3), *ADAMW, before_step_ends=stop)
     run("even-2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=2", even=True)
     _one_rank_sees_a_nan()
     run("cut-2", zero(2), before_step_ends=die)
@@ -203,6 +217,7 @@ def again() -> None:
         run(f"back-{stage}", zero(stage))
     for old, new in TURNS:
         run(f"turned-{old}-{new}", zero(new))
+    run("adamw-cut-3", zero(3), *ADAMW)
     _one_rank_cannot_write()
     for stage in (0, 2):
         run(f"bfloat16-{stage}", zero(stage), "precision=bfloat16")
@@ -269,6 +284,8 @@ def alone() -> None:
         run(f"moved-{stage}", zero(stage))
     for stage in (1, 2, 3):
         run(f"back-{stage}", zero(stage), stop_reason=lambda: "SIGTERM", seen_as=f"back-{stage}-alone")
+    run("adamw-1-to-0", zero(0), *ADAMW)
+    run("adamw-3-to-2", zero(2), *ADAMW)
     run("even-1", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=1", even=True)
 
 
@@ -276,6 +293,7 @@ def four() -> None:
     """Four ranks, two of which did not exist before."""
     for stage in (1, 2, 3):
         run(f"wide-{stage}", zero(stage))
+    run("adamw-0-to-3", zero(3), *ADAMW)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 
+from plca_dist.errors import RunFailed
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.onnx_file import Inference, run_onnx, to_onnx
@@ -25,8 +26,8 @@ def sure(network: Network, spread: float) -> Network:
     """Logits of that standard deviation: predictions away from the uniform one."""
     with torch.no_grad():
         now = network.eval()(images(1, 64, 64)).logits.std()
-        for conv in network.classifier.convs:
-            conv.weight.mul_(spread / now)
+        for weight in network.classifier.parameters():
+            weight.mul_(spread / now)
     return network
 
 
@@ -53,6 +54,30 @@ def test_onnxruntime_says_what_torch_says(
         assert torch.equal(ids_BHW.long(), probability_BKHW.argmax(1))
         plain = probabilities(network, batch_B3HW[0], size=None, ratio=0)
         assert ((plain - ours[0]).abs().max() > 1e-3) == (ratio > 0), "aggregation that shows"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "stride", "size"),
+    [
+        (
+            "timm/test_vit",
+            "deeplab",
+            16,
+            None,
+        ),  # position embeddings of any size, images of parts of patches
+        ("timm/test_convnext", "multilevel", 8, (64, 96)),
+    ],
+)
+def test_networks_of_timm_too(backbone: str, head: str, stride: int, size: tuple[int, int] | None) -> None:
+    network = sure(network_of(backbone, head=head, stride=stride), 3)
+    data = to_onnx(network, TOYTOWN, size=size, ratio=0.5)
+    for edges in [size] if size else [(97, 129), (64, 160), (80, 80)]:
+        batch_B3HW = images(2, *edges)
+        probability_BKHW, _ = run_onnx(data, batch_B3HW)
+        ours = [probabilities(network, image_3HW, size=None, ratio=0.5) for image_3HW in batch_B3HW]
+        torch.testing.assert_close(probability_BKHW, torch.stack(ours), rtol=0, atol=3e-5)
+    metadata = {entry.key: json.loads(entry.value) for entry in onnx.load_from_string(data).metadata_props}
+    assert (metadata["backbone"], metadata.get("stride", 8), metadata["mean"]) == (backbone, stride, [127.5] * 3)
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +116,17 @@ def test_the_file_describes_itself_and_not_the_machine(extreme: tuple[Network, b
     # Every convolution once: the logits of what is not aggregated are not computed beside those of what is.
     convolutions = [m for m in Inference(network, 0.25, False).modules() if isinstance(m, torch.nn.Conv2d)]
     assert sum(node.op_type == "Conv" for node in model.graph.node) == len(convolutions)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(None, "any size .*; give one with"), ((32, 64), "this size .*; try another with")]
+)
+def test_a_network_that_torch_cannot_write_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None, told: str
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise torch.onnx.OnnxExporterError("no operator\nand a page more")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(RunFailed, match=rf"^tiny cannot be written as ONNX for images of {told} --size\.$"):
+        to_onnx(network_of("tiny", rates=(1,)), TOYTOWN, size=size, ratio=0)

@@ -1,5 +1,6 @@
 """Our own weight files: whole round trips, and every way a file can be the wrong one."""
 
+import hashlib
 import io
 import json
 from random import Random
@@ -136,3 +137,12 @@ def test_a_file_of_an_earlier_version_has_no_hash_and_loads() -> None:
 def test_class_names_must_match_the_head() -> None:
     with pytest.raises(AssertionError, match="3 class names for 9 classes"):
         to_bytes(network_of("tiny"), TOYTOWN[:3])
+
+
+def test_files_of_resnets_are_those_of_earlier_versions_byte_by_byte() -> None:
+    network = network_of("tiny", ("a", "b"), style="caffe", rates=(1, 2))
+    with torch.no_grad():
+        for number, value in enumerate(network.state_dict().values()):
+            value.fill_(number)
+    digest = hashlib.sha256(to_bytes(network, ("a", "b"))).hexdigest()
+    assert digest == "930a5210a8298db3aca3c63fc94babc10fe4bb9eed80eaf5cfe91d7c0364f7ec"

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from plca_dist.models.sync_batch_norm import SyncBatchNorm, synchronized
@@ -24,9 +25,9 @@ def images(dtype: torch.dtype) -> Tensor:
     return (torch.randn(4, C, 5, 7) + shift).to(dtype)
 
 
-def layer() -> nn.Module:
+def layer(kind: Callable[..., nn.BatchNorm2d] = nn.BatchNorm2d) -> nn.Module:
     torch.manual_seed(2)
-    made = nn.Sequential(nn.BatchNorm2d(C, momentum=0.3))
+    made = nn.Sequential(kind(C, momentum=0.3))
     nn.init.normal_(made[0].weight)
     nn.init.normal_(made[0].bias)
     return made
@@ -51,6 +52,9 @@ def rank(number: int, place: str) -> None:
             with HostWaits() as waits:
                 of_case = passed(synchronized(layer()), mine, part)
             found[str(dtype), str(layout)] = {**of_case, "waits": waits.places}
+    activated = synchronized(layer(BatchNormAct2d))
+    mine, part = images(torch.float32)[2 * number : 2 * number + 2], pull()[2 * number : 2 * number + 2]
+    found["activated"] = {**passed(activated, mine, part), "waits": []}
     torch.save(found, f"{place}/rank{number}.pt")
     dist.destroy_process_group()
 
@@ -83,7 +87,31 @@ def test_it_is_batch_norm_of_both_batches(ranks: list[Any], dtype: torch.dtype, 
 
 
 def test_it_waits_for_no_gpu(ranks: list[Any]) -> None:
-    assert [of_case["waits"] for found in ranks for of_case in found.values()] == [[]] * 8
+    assert [of_case["waits"] for found in ranks for of_case in found.values()] == [[]] * 10
+
+
+def test_what_timms_batch_norm_does_afterwards_is_done(ranks: list[Any]) -> None:
+    """Its activation is a part of the layer."""
+    whole = passed(layer(BatchNormAct2d), images(torch.float32), pull())
+    assert (whole["y"] == 0).any()
+    for key in ("y", "dx"):
+        torch.testing.assert_close(torch.cat([found["activated"][key] for found in ranks]), whole[key])
+
+
+def test_a_layer_that_may_do_more_is_not_taken_for_batch_norm() -> None:
+    class More(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(AssertionError, match="More may do more"):
+        synchronized(nn.Sequential(More(C)))
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_names_and_values_stay(kind: type[nn.BatchNorm2d]) -> None:
+    made = synchronized(layer(kind))
+    assert isinstance(made[0], SyncBatchNorm)
+    assert list(made.state_dict()) == list(layer(kind).state_dict())
+    assert torch.equal(made.eval()(images(torch.float32)), layer(kind).eval()(images(torch.float32)))
 
 
 def test_one_rank_and_evaluation_are_plain_batch_norm() -> None:

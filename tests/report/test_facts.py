@@ -35,6 +35,11 @@ def test_facts_of_a_run_not_yet_begun() -> None:
     assert not {"recipe", "evaluated", "pairs per second", "data wait", "GPU memory"} & set(found)
 
 
+def test_the_network_is_named_with_its_head() -> None:
+    of_timm = {"backbone": "timm/convnext_atto", "head": "multilevel", "stride": 16}
+    assert facts(config(model=of_timm))["network"] == "multi-level head, timm/convnext_atto, stride 16"
+
+
 def test_facts_of_a_run() -> None:
     records = [
         {"step": 10, "pairs_per_second": 1.0, "data_wait": 0.5, "gpu_memory_gb": 3.0},

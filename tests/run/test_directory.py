@@ -97,3 +97,35 @@ def test_settings_mean_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch
     assert made.storage.endpoint == "http://special"
     assert portable(load("toytown", ["storage.endpoint=http://mine"])).storage.endpoint == "http://mine"
     assert portable(made) == made
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["model.backbone=timm/resnet_18"],
+            r"backbone 'timm/resnet_18' is unknown to timm .* Did you mean 'timm/resnet",
+        ),
+        (["model.backbone=timm/test_vit"], r"model.stride = 8: timm/test_vit cannot give .* set model.stride=16\.$"),
+        (
+            ["model.backbone=timm/test_vit", "model.stride=16", "source.crop=[32, 72]"],
+            r"source.crop = \[32, 72\]: .* pieces of 16 x 16 pixels, .* set it to \[32, 64\]",
+        ),
+        (
+            ["model.backbone=timm/test_convnext", "evaluation.size=[90, 192]"],
+            r"evaluation.size = \[90, 192\]: .* must be multiples of 8; set it to \[88, 192\]",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_or_does_not_take_the_images_starts_nothing(
+    settings: list[str], tmp_path: Path, more: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        open_run(config(settings, *more), "a")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_hub_is_no_path(settings: list[str]) -> None:
+    of_timm = config(settings, "model.backbone=timm/test_resnet", "model.weights=hub")
+    assert portable(of_timm).model.weights == "hub"
+    assert portable(config(settings, "model.weights=hub.pth")).model.weights == str(Path.cwd() / "hub.pth")

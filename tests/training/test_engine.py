@@ -16,7 +16,8 @@ from plca_dist.errors import UserError
 from plca_dist.models.deeplab import build_network
 from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint.full_state import weights_of
-from plca_dist.training.engine import TrainingModule, deepspeed_config, finite_weights, full_state, poly_lr, set_lr
+from plca_dist.training.engine import TrainingModule, deepspeed_config, finite_weights, full_state, set_lr
+from plca_dist.training.optimizer import poly_lr
 
 MakeConfig = Callable[..., Config]
 

@@ -240,6 +240,16 @@ def buffers(folder: Path) -> "dict[str, Tensor]":
     return {name: value.float() if value.is_floating_point() else value for name, value in module.items()}
 
 
+def frozen_weights(folder: Path, ranks: int) -> "dict[str, Tensor]":
+    """The parameters that do not train, of a checkpoint at ZeRO 3: no optimizer file has them."""
+    import torch
+
+    files = [load(folder / f"zero_pp_rank_{rank}_{MODEL_STATES}", mapped=True) for rank in range(ranks)]
+    shapes = files[0]["frozen_param_shapes"] or {}
+    shares = {name: [file["frozen_param_fragments"][name].flatten() for file in files] for name in shapes}
+    return {name: torch.cat(shares[name])[: shape.numel()].view(shape) for name, shape in shapes.items()}
+
+
 def join(folder: Path, stage: int, files: list[OptimizerFile], parts: "list[list[Tensor]]") -> "dict[str, Tensor]":
     """Whole tensors, by the names of the parameters, of which each rank has a part. ZeRO 1-3.
 

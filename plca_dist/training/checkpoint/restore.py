@@ -63,7 +63,7 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
                 loaded, _ = engine.load_checkpoint(str(place), tag=checkpoint.name, load_lr_scheduler_states=False)
                 assert loaded, f"DeepSpeed found nothing to load in {checkpoint.name}"
             else:
-                install(engine, read_state(folder, checkpoint.zero_stage, engine.module.network))
+                install(engine, read_state(folder, checkpoint.zero_stage, engine.module.trained))
             own = folder / rank_file(rank)
             if own.exists():  # a rank that did not exist when the checkpoint was written keeps its seed
                 torch.set_rng_state(load(own)["torch_rng"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plca_dist.config import Config
+from plca_dist.config import LATER, Config
 from plca_dist.errors import UserError
 from plca_dist.recipe import changed, keys
 from plca_dist.search.space import Space, parse_space
@@ -68,7 +68,7 @@ def test_target_miou_needs_labels(toytown: Config) -> None:
 def test_what_may_vary_is_what_decides_the_result(toytown: Config) -> None:
     """A key may vary if two values of it make two different runs, but not the length of a run. Others are refused."""
     for key in keys():
-        decides = key in toytown.identity() and key not in ("schedule.steps", "deepspeed")
+        decides = (key in toytown.identity() or key in LATER) and key not in ("schedule.steps", "deepspeed")
         if decides:
             check_varied(key)
         else:

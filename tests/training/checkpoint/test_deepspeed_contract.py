@@ -239,6 +239,19 @@ def test_weights_are_joined_as_deepspeed_joins_them(written: Callable, stage: in
             assert torch.equal(found, value), name
 
 
+def test_what_does_not_train_is_in_the_model_files_of_zero_3(
+    make_engine: Callable, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    engine = make_engine(make_config("deepspeed.zero_optimization.stage=3", "model.frozen=[conv1, layer1]"))
+    engine.save_checkpoint(str(tmp_path), tag="tag", save_latest=False)
+    frozen = {name: p for name, p in engine.module.named_parameters() if not p.requires_grad}
+    found, weights = internals.frozen_weights(tmp_path / "tag", 1), full_state(engine)
+    assert found.keys() == frozen.keys(), f"frozen_param_shapes names other parameters: frozen_weights in {OURS}"
+    for name, value in found.items():
+        assert torch.equal(value, weights[name.removeprefix("network.")]), f"frozen_param_fragments: {name}"
+    assert read_module(tmp_path / "tag", 3).keys() == engine.module.state_dict().keys()
+
+
 @pytest.mark.parametrize("stage", PARTITIONED)
 def test_the_classes_in_an_optimizer_file_are_those_that_are_let_in(written: Callable, stage: int) -> None:
     found = set(torch.serialization.get_unsafe_globals_in_checkpoint(written(stage).folder / OPTIM))
