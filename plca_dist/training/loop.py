@@ -125,9 +125,7 @@ def prepare_torch(config: Config) -> None:
     set_products(config.precision)
     torch.set_num_threads(config.cluster.cpus_per_worker)
     torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.benchmark = (
-        not config.deterministic
-    )  # crops have one size
+    torch.backends.cudnn.benchmark = not config.deterministic  # crops have one size
     torch.manual_seed(config.seed)
 
 
