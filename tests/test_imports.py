@@ -67,6 +67,7 @@ def test_imports_run_downward(path: Path) -> None:
                 "collections",
                 "contextlib",
                 "dataclasses",
+                "functools",
                 "math",
                 "types",
                 "typing",
