@@ -43,7 +43,7 @@ def evaluate_run(
     trained = load_trained(job.weights)
     data = data.absolute()
     manifest = read_manifest(probe(data))
-    label_table(manifest, trained.labels.classes, data.uri)  # for its refusals, before anything starts
+    label_table(manifest, trained.labels, data.uri)  # for its refusals, before anything starts
     if manifest.rows == 0:
         raise UserError(f"{data.uri} holds no images.")
     store, name = file_at(json_file) if json_file else (trained.store, _result_name(trained, data.uri))

@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from plca_dist.config import ClusterSettings
-from plca_dist.data.codec import OTHER_SUFFIXES, SUFFIXES, encode_label, verified_image
+from plca_dist.data.codec import encode_label, verified_image
 from plca_dist.data.colours import colour, overlay, png
-from plca_dist.data.labels import CITYSCAPES_CLASSES, LabelSet, cityscapes_label_ids
+from plca_dist.data.formats import OTHER_SUFFIXES, READ, SUFFIXES
+from plca_dist.data.labels import LabelSet, cityscapes_ids, cityscapes_label_ids
 from plca_dist.errors import UserError, some
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.messages import Progress
@@ -57,7 +58,7 @@ def _pictures(source: Store, target: Store) -> list[str]:
     if not names:
         raise UserError(f"{source.uri} holds no images ({', '.join(SUFFIXES)}).")
     if others := [name for name in names if name.lower().endswith(OTHER_SUFFIXES)]:
-        raise UserError(f"{source.uri}: {some(others)}: only PNG and JPEG are read; convert them, or take them away.")
+        raise UserError(f"{source.uri}: {some(others)}: only {READ} are read; convert them, or take them away.")
     for name in names:
         if source.local and not Path(source.root, name).is_file():
             raise UserError(f"{source.uri}/{name} is no file but a pipe, socket or device; take it away.")
@@ -101,4 +102,4 @@ def _predict_part(
 
 
 def _ids_folder(labels: LabelSet) -> str:
-    return _LABEL_IDS if set(labels.classes) <= set(CITYSCAPES_CLASSES) else _TRAIN_IDS
+    return _LABEL_IDS if set(labels.classes) <= set(cityscapes_ids()) else _TRAIN_IDS

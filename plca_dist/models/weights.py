@@ -27,6 +27,8 @@ _FORMAT = "weights-1"
 _KEY = "plca_dist"
 #: In the metadata of files of this version; those of earlier ones have none, and nothing is compared.
 _HASH = "sha256"
+#: In the metadata of files whose label set is no shipped one: its record, which nothing here reads.
+_LABELS = "labels"
 _NOT_THE_BACKBONES = ("fc.weight", "fc.bias")
 
 
@@ -89,17 +91,23 @@ def _parameters_fit(backbone: str, parameters: Mapping[str, Tensor]) -> bool:
     return not differences({k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}, parameters)
 
 
-def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
+def to_bytes(network: Network, classes: Sequence[str], labels: Mapping[str, Any] | None = None) -> bytes:
     """The network as a safetensors file, from which `load_weights` rebuilds it; equal networks give equal bytes.
 
     The metadata holds a hash of the tensors, which is compared wherever they are loaded.
 
-    `classes`: names in train-id order. All metadata is one entry, because safetensors shuffles the order of several.
+    All metadata is one entry, because safetensors shuffles the order of several.
+
+    Args:
+        classes: names in train-id order.
+        labels: more about the classes, as plain data that `label_record` gives back.
     """
     assert len(classes) == network.num_classes, f"{len(classes)} class names for {network.num_classes} classes"
-    description = {"format": _FORMAT} | described(network, classes)._asdict()
+    description: dict[str, Any] = {"format": _FORMAT} | described(network, classes)._asdict()
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     description[_HASH] = _hash(described(network, classes), tensors)
+    if labels is not None:
+        description[_LABELS] = dict(labels)
     return safetensors.torch.save(tensors, {_KEY: json.dumps(description)})
 
 
@@ -118,11 +126,26 @@ def describe(data: bytes, *, origin: str = "the weight file") -> Description:
     return _described(data, origin)[0]
 
 
+def label_record(data: bytes, *, origin: str = "the weight file") -> dict[str, Any] | None:
+    """What `to_bytes` got as `labels`; None where that was nothing. Raises UserError for a file of another form."""
+    written = _written(data, origin)
+    labels = written.get(_LABELS)
+    if labels is not None and not isinstance(labels, dict):
+        raise UserError(f"{origin} is damaged (its labels are no mapping): {RESTORE}.")
+    return labels
+
+
+def _written(data: bytes, origin: str) -> dict[str, Any]:
+    """Raises Unreadable where the file has no metadata of this project."""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    return json_as(header, lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another")
+
+
 def _described(data: bytes, origin: str) -> tuple[Description, str | None]:
     """`describe`, and the hash that the file says it has."""
-    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     try:
-        written = json_as(header, lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another")
+        written = _written(data, origin)
+        written.pop(_LABELS, None)
         digest = written.pop(_HASH, None)
         if "format" not in written or written["format"] == _FORMAT:
             return _description(written), digest

@@ -40,7 +40,7 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """The newest one, or None where there is none yet."""
-        return evaluation_of(self.store, self.config.labels)
+        return evaluation_of(self.store, self.config.label_set)
 
     def held(self, lease: Lease) -> "Run":
         """The same run for the launch that holds the lease: its store refuses every change once the lease is lost."""

@@ -128,9 +128,9 @@ def test_what_cannot_be_read_is_named_before_anything_is_predicted(
     run: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
     command = ["predict", run, "--images", tmp_path / "photos", "--out", tmp_path / "out"]
-    (tmp_path / "photos" / "scan.TIF").write_bytes(b"II*\0")
-    assert "scan.TIF: only PNG and JPEG are read; convert them" in refused(*command)
-    (tmp_path / "photos" / "scan.TIF").unlink()
+    (tmp_path / "photos" / "scan.GIF").write_bytes(b"GIF8")
+    assert "scan.GIF: only PNG, JPEG, TIFF, WebP and BMP are read; convert them" in refused(*command)
+    (tmp_path / "photos" / "scan.GIF").unlink()
     os.mkfifo(tmp_path / "photos" / "pipe.png")
     assert "pipe.png is no file but a pipe, socket or device; take it away" in refused(*command)
     assert not (tmp_path / "out").exists()

@@ -8,10 +8,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from plca_dist.data.label_file import drawn_palette, of_record
+from plca_dist.data.labels import LabelSet
 from plca_dist.errors import UserError, first_line
 from plca_dist.storage import Store
 
@@ -69,6 +71,7 @@ class Manifest:
         skipped: broken samples that were left out.
         inputs: fingerprint of the raw data and of the settings that the shards were written with.
         schema: version of the shards' layout.
+        own_labels: record of the label set, of shards written from now on (see `label_file.record`).
     """
 
     dataset: str
@@ -80,6 +83,14 @@ class Manifest:
     skipped: tuple[Skipped, ...]
     inputs: str
     schema: int = SCHEMA
+    own_labels: dict[str, Any] | None = None
+
+    @cached_property
+    def labels(self) -> LabelSet:
+        """The label set of the train ids, as far as it is recorded; without classes for unlabelled shards."""
+        if self.own_labels:
+            return of_record(self.own_labels, MANIFEST)
+        return LabelSet(self.label_set or "", self.classes, drawn_palette(len(self.classes)))
 
     @cached_property
     def row_groups(self) -> tuple[RowGroup, ...]:
@@ -93,7 +104,9 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """A hash of the shards' content: equal where training on them is the same."""
-        content = [self.classes, self.with_labels, [(s.sha256, s.row_groups) for s in self.shards]]
+        content: list[Any] = [self.classes, self.with_labels, [(s.sha256, s.row_groups) for s in self.shards]]
+        if self.with_labels and self.labels.same_as:  # they decide which classes of a recipe these become
+            content.append(self.labels.same_as)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def summary(self) -> str:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from plca_dist.data.datasets.dataset import ForeignLabels, Reader
+from plca_dist.data.label_file import record
+from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.order import permutation
 from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.data.shards.manifest import (
@@ -169,6 +171,7 @@ def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Writ
         shards=shards,
         skipped=skipped,
         inputs=inputs,
+        own_labels=record(classes) if classes else None,
     )
     store.write(MANIFEST, manifest.to_json())
     store.delete_tree(_RECORDS)
@@ -201,7 +204,10 @@ class _Writer:
 
     def inputs_of(self, part: Sequence[int]) -> str:
         """A fingerprint of everything that decides the content of one shard."""
-        settings = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
+        settings: list[Any] = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
+        labels = self.reader.label_set if self.with_labels else None
+        if labels and labels != LABEL_SETS.get(labels.name):  # a shipped one that holds train ids is its name
+            settings.append(record(labels))
         return _digest([settings, [(self._ids[i], self.reader.stamp(i)) for i in part]])
 
     def check(self, claimed: Claim) -> None:
