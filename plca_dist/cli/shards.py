@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from plca_dist.storage import Store
 
 
+IMAGES = "images/**/*"
+_OF_FOLDER = ("images", "label_files", "list")
+
+
 def add(commands: Commands) -> None:
     parser = add_command(
         commands,
@@ -28,7 +32,9 @@ plca shards gta5 --root GTA5 --out s3://bucket/shards/gta5
 plca shards cityscapes --root cityscapes --split train --no-labels --out s3://bucket/shards/cityscapes_train
 plca shards cityscapes --root cityscapes --split val --out s3://bucket/shards/cityscapes_val
 plca shards folder --root photos --no-labels --out data/photos
-plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken
+plca shards folder --root mine --labels my_classes.yaml --out data/mine --skip-broken
+plca shards folder --root idd20k_lite --labels idd_lite.yaml --out data/idd \\
+    --images 'leftImg8bit/train/*/*_image.jpg' --label-files 'gtFine/train/*/*_label.png'
 plca shards --verify s3://bucket/shards/gta5""",
         """Write shards of the domain to adapt to with --no-labels. The same call again continues where an interrupted
         one stopped. The manifest is written last; shards without one are no data set. --verify reads finished shards
@@ -41,7 +47,16 @@ plca shards --verify s3://bucket/shards/gta5""",
     place.add_argument("--out", metavar="URI", help="where the shards go")
     place.add_argument("--verify", metavar="URI", help="finished shards to compare with their manifest")
     parser.add_argument("--split", help="train, val or test, where the data set has them")
-    parser.add_argument("--labels", metavar="SET", help="folder: the label set that its labels are written in")
+    parser.add_argument("--labels", metavar="SET", help="folder: label set or coding of its labels, or a .yaml of one")
+    parser.add_argument("--images", metavar="PATTERN", help=f"folder: paths of images (default: {IMAGES})")
+    parser.add_argument(
+        "--label-files",
+        metavar="PATTERN",
+        help="folder: paths of their labels, each * for the same text as in --images",
+    )
+    parser.add_argument(
+        "--list", metavar="FILE", help="folder: text or CSV with the images, or images and labels, to take"
+    )
     parser.add_argument("--no-labels", action="store_true", help="leave labels out: shards for a training target")
     add_size(parser, "toytown: size of the scenes")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="toytown: scenes of each training set")
@@ -96,6 +111,9 @@ def run(parsed: Namespace) -> None:
                 root=Path(parsed.root).expanduser() if parsed.root else None,
                 split=parsed.split,
                 labels=parsed.labels,
+                images=parsed.images,
+                label_files=parsed.label_files,
+                list_file=Path(parsed.list).expanduser() if parsed.list else None,
                 with_labels=not parsed.no_labels,
                 seed=parsed.seed,
                 skip_broken=parsed.skip_broken,
@@ -144,9 +162,9 @@ def _check(parsed: Namespace) -> None:
     if not parsed.dataset:
         raise UserError(f"give the data set that --out is for: {', '.join(DATASETS)}.")
     if parsed.dataset == "toytown":
-        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken"))
+        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken", *_OF_FOLDER))
     elif parsed.dataset in DATASETS:
-        _refuse(parsed, ("size", "count"))
+        _refuse(parsed, ("size", "count", *(() if parsed.dataset == "folder" else _OF_FOLDER)))
         if parsed.root is None:
             raise UserError(f"{parsed.dataset}: give its folder with --root: {DATASETS[parsed.dataset].layout}")
         if parsed.labels and parsed.no_labels:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from plca_dist.data import codes
-from plca_dist.data.coding import FORMS, IGNORE, MOST_CLASSES, Coding, from_record, train_ids
+from plca_dist.data.coding import FORMS, IGNORE, MOST_CLASSES, Coding, from_record
 from plca_dist.data.labels import CODINGS, LABEL_SETS, Colour, LabelSet
 from plca_dist.errors import UserError, nearest, short, some
 from plca_dist.parsing import MISFITS, from_yaml, read_text, settings_text
@@ -235,21 +235,17 @@ def _coding(form: str, entries: Sequence[Mapping[str, Any]], ignore: Any, where:
     if stray := [entry["name"] for entry in entries if other in entry]:
         fix = "coding: colour" if other == "colours" else "coding: index, or colours in their place"
         raise UserError(f"{where}: class {stray[0]!r} has {other}, which coding {form!r} does not read; write {fix}.")
-    with_codes = [entry for entry in entries if key in entry]
-    if with_codes and len(with_codes) < len(entries):
-        without = [entry["name"] for entry in entries if key not in entry]
-        raise UserError(f"{where}: {some(without)} without {key}, which others have; [] says that none are.")
     if form == "colour":
-        if not with_codes and any("colour" not in entry for entry in entries):
-            raise UserError(f"{where}: coding 'colour' needs the colour of each class.")
+        if without := [e["name"] for e in entries if "colours" not in e and "colour" not in e]:
+            raise UserError(f"{where}: coding 'colour' needs the colour of each class; {some(without)} without.")
         given = [codes.colours(e.get(key, [e.get("colour")]), f"{where}: class {e['name']!r}") for e in entries]
         ignored = codes.colours([] if ignore is None else ignore, f"{where}: ignore")
     else:
-        if not with_codes and form == "index" and ignore is None:
-            return train_ids(len(entries))
+        if 0 < len(without := [e["name"] for e in entries if key not in e]) < len(entries):
+            raise UserError(f"{where}: {some(without)} without {key}, which others have; [] says that none are.")
         given = [codes.numbers(e.get(key, [i]), f"{where}: class {e['name']!r}") for i, e in enumerate(entries)]
-        taken = {code for of in given for code in of}
-        ignored = codes.numbers(([] if IGNORE in taken else [IGNORE]) if ignore is None else ignore, f"{where}: ignore")
+        unused = [] if any(IGNORE in of for of in given) else [IGNORE]
+        ignored = codes.numbers(unused if ignore is None else ignore, f"{where}: ignore")
     coding = Coding(form, tuple(given), ignored)
     owner: dict[int, str] = {}
     for name, of in [*zip((e["name"] for e in entries), given, strict=True), ("ignore", ignored)]:

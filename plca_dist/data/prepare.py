@@ -21,6 +21,9 @@ def prepare(
     root: Path | None = None,
     split: str | None = None,
     labels: str | None = None,
+    images: str | None = None,
+    label_files: str | None = None,
+    list_file: Path | None = None,
     with_labels: bool = True,
     seed: int = 0,
     skip_broken: bool = False,
@@ -33,7 +36,16 @@ def prepare(
 
     `progress` is called with (name, samples done, samples in all).
     """
-    reader = open_dataset(dataset, root, split, with_labels=with_labels, label_set=labels)
+    reader = open_dataset(
+        dataset,
+        root,
+        split,
+        with_labels=with_labels,
+        label_set=labels,
+        images=images,
+        label_files=label_files,
+        list_file=list_file,
+    )
     return write_shards(
         reader,
         out,

@@ -118,7 +118,7 @@ MANY = ", ".join(f"c{i}" for i in range(255))
             'coding: colour\nclasses: [{name: a, colour: [0, 0, 1]}, {name: b, colour: "#000001"}]',
             "colour #000001 is of 'a' and 'b'; a code has one class.",
         ),
-        ("coding: colour\nclasses: [a, b]", "coding 'colour' needs the colour of each class."),
+        ("coding: colour\nclasses: [a, b]", "coding 'colour' needs the colour of each class; a, b without."),
         ("coding: color\nclasses: [a, b]", "coding 'color': give one of index, red, colour. Did you mean 'colour'?"),
         (f"classes: [{MANY}]", "it has 255 classes, and can have 2 to 254: a label is one byte, and 254 and 255 stand"),
         ("classes: [a]", "it has 1 classes, and can have 2 to 254: there is nothing to tell apart."),
