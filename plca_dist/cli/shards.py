@@ -124,7 +124,10 @@ def run(parsed: Namespace) -> None:
             )
             manifests = {"": manifest}
     for name, manifest in manifests.items():
-        say(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
+        say(
+            f"{out.child(name).uri if name else out.uri}: {manifest.summary()}",
+            *(f"  {line}" for line in manifest.contents()),
+        )
 
 
 def _verify(shards: "Store", workers: int) -> None:

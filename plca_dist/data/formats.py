@@ -123,7 +123,7 @@ def changes(data: bytes) -> tuple[str, ...]:
     if orientation(image) != 1:
         found.append("turned as its EXIF orientation says")
     if sixteen_bits(image):
-        found.append("16 bits a sample: the high byte is taken")
+        found.append("16 bits a sample, of which the high byte is taken")
     if image.mode in ("CMYK", "LAB", "HSV"):
         found.append(f"{image.mode} colours converted to RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

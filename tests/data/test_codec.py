@@ -161,7 +161,7 @@ def test_a_tiff_is_turned_once_and_its_16_bits_are_scaled() -> None:
     deep = tiff(shades.astype(np.uint16) * 257)
     assert np.array_equal(verified_image(deep)[0].numpy(), shades)
     assert np.array_equal(index_image(deep), shades.astype(np.uint16) * 257)
-    assert changes(deep) == ("16 bits a sample: the high byte is taken",)
+    assert changes(deep) == ("16 bits a sample, of which the high byte is taken",)
 
 
 def test_pictures_whose_values_nobody_can_know_are_refused() -> None:

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from plca_dist.data.label_file import drawn_palette, of_record
 from plca_dist.data.labels import LabelSet
+from plca_dist.data.shards.statistics import Statistics, summary
 from plca_dist.errors import UserError, first_line
 from plca_dist.storage import Store
 
@@ -71,6 +72,7 @@ class Manifest:
         skipped: broken samples that were left out.
         inputs: fingerprint of the raw data and of the settings that the shards were written with.
         schema: version of the shards' layout.
+        statistics: of the samples; None of shards of older versions.
         own_labels: record of the label set, of shards written from now on (see `label_file.record`).
     """
 
@@ -83,6 +85,7 @@ class Manifest:
     skipped: tuple[Skipped, ...]
     inputs: str
     schema: int = SCHEMA
+    statistics: Statistics | None = None
     own_labels: dict[str, Any] | None = None
 
     @cached_property
@@ -115,6 +118,10 @@ class Manifest:
         labels = f"labels of {self.label_set!r}" if self.with_labels else "no labels"
         size = sum(s.bytes for s in self.shards) / 2**20
         return f"{self.rows} samples in {len(self.shards)} shards, {size:.1f} MiB, {labels}{left_out}"
+
+    def contents(self) -> list[str]:
+        """Lines for a person about the samples; none for shards of older versions."""
+        return summary(self.statistics, self.labels) if self.statistics else []
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False).encode()
@@ -166,6 +173,7 @@ class Record:
     inputs: str
     shard: Shard
     skipped: tuple[Skipped, ...]
+    statistics: Statistics | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), allow_nan=False).encode()
