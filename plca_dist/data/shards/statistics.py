@@ -87,10 +87,22 @@ def summary(found: Statistics, labels: LabelSet | None) -> list[str]:
         each, ignored = shares(found)
         parts = [f"{name} {percent(s)}" for name, s in zip(labels.classes, each, strict=True) if s]
         lines += _wrapped("pixels:", [*parts, f"ignored {percent(ignored)}"])
+        if never := absent(found, labels):
+            lines += _wrapped("never:", never)
+    return lines + remarks(found, labels)
+
+
+def absent(found: Statistics, labels: LabelSet) -> list[str]:
+    """The classes that never occur, unless none does."""
+    return [name for name, n in zip(labels.classes, found.pixels, strict=True) if not n] if any(found.pixels) else []
+
+
+def remarks(found: Statistics, labels: LabelSet | None) -> list[str]:
+    """What is odd about the labels, and what reading changed."""
+    lines = []
+    if found.pixels and labels:
         if not any(found.pixels):
             lines.append("no labelled pixel: these labels teach nothing and score nothing")
-        elif never := [name for name, n in zip(labels.classes, found.pixels, strict=True) if not n]:
-            lines += _wrapped("never:", never)
         if hint := suspicious(found.pixels, labels.coding):
             lines.append(hint)
     return lines + [f"{n} of {found.images} images: {note}" for note, n in sorted((found.notes or {}).items())]
