@@ -82,7 +82,7 @@ def _layouts() -> str:
     layouts = {name: known.layout for name, known in DATASETS.items()}
     layouts["toytown"] = "nothing: street scenes are drawn, into OUT/source, OUT/target (without labels) and OUT/val."
     rows = (
-        textwrap.fill(layout, 98, initial_indent=f"  {name:11s} ", subsequent_indent=" " * 14)
+        textwrap.fill(layout, 98, initial_indent=f"  {name:16s} ", subsequent_indent=" " * 19)
         for name, layout in layouts.items()
     )
     return "\ndata sets, and what is expected below --root:\n" + "\n".join(rows) + "\n"

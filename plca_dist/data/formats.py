@@ -126,7 +126,7 @@ def changes(data: bytes) -> tuple[str, ...]:
         found.append("16 bits a sample, of which the high byte is taken")
     if image.mode in ("CMYK", "LAB", "HSV"):
         found.append(f"{image.mode} colours converted to RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if "transparency" in image.info or ("A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255):
         found.append("transparency left out")
     profile = image.info.get("icc_profile")
     if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile:

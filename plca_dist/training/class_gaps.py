@@ -27,11 +27,17 @@ def class_gaps(config: Config) -> list[str]:
             counted = [name for name in unlearned if name not in _absent(measured, labels)]
             share = f"{len(counted)} of {len(labels)} classes of the mIoU have an IoU of 0 for it"
             lines[0] += f", and {share}" if counted else ", and the evaluation has none of them either"
+    lines = [f"{line}." for line in lines]
     if measured and config.evaluation.uri:
-        gaps = _gaps("evaluation", config.data_uri(config.evaluation.uri), measured, labels)
-        if _absent(measured, labels):
-            gaps[0] += ". One that is predicted has an IoU of 0; one that is not is left out of the mIoU"
-        lines += gaps
+        lines += evaluation_gaps(config.data_uri(config.evaluation.uri), measured, labels)
+    return lines
+
+
+def evaluation_gaps(uri: str, manifest: Manifest, labels: LabelSet) -> list[str]:
+    """The same of labelled shards on which a network of these classes is scored."""
+    lines = _gaps("evaluation", uri, manifest, labels)
+    if _absent(manifest, labels):
+        lines[0] += ". One that is predicted has an IoU of 0; one that is not is left out of the mIoU"
     return [f"{line}." for line in lines]
 
 

@@ -3,13 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from plca_dist.data.datasets.acdc import ACDC
+from plca_dist.data.datasets.bdd100k import BDD100K
 from plca_dist.data.datasets.camvid import CAMVID
+from plca_dist.data.datasets.carla import CARLA
 from plca_dist.data.datasets.cityscapes import CITYSCAPES
 from plca_dist.data.datasets.dataset import Dataset, Reader
 from plca_dist.data.datasets.folder import FOLDER
 from plca_dist.data.datasets.gta5 import GTA5
+from plca_dist.data.datasets.idd import IDD
+from plca_dist.data.datasets.mapillary_vistas import MAPILLARY_VISTAS
+from plca_dist.data.datasets.synscapes import SYNSCAPES
 from plca_dist.data.datasets.synthia import SYNTHIA
 from plca_dist.data.datasets.toytown import TOYTOWN
+from plca_dist.data.datasets.virtual_kitti import VIRTUAL_KITTI
 from plca_dist.errors import UserError, nearest
 
 DATASETS: dict[str, Dataset] = {
@@ -17,6 +24,13 @@ DATASETS: dict[str, Dataset] = {
     "synthia": SYNTHIA,
     "cityscapes": CITYSCAPES,
     "camvid": CAMVID,
+    "idd": IDD,
+    "bdd100k": BDD100K,
+    "acdc": ACDC,
+    "mapillary_vistas": MAPILLARY_VISTAS,
+    "carla": CARLA,
+    "virtual_kitti": VIRTUAL_KITTI,
+    "synscapes": SYNSCAPES,
     "folder": FOLDER,
     "toytown": TOYTOWN,
 }

@@ -104,7 +104,7 @@ def test_photographs_of_every_kind_are_counted(tmp_path: object) -> None:
     root = Path(str(tmp_path)) / "images"
     root.mkdir()
     Image.fromarray(np.full((4, 6), 3000, np.uint16)).save(root / "deep.tif")
-    Image.new("RGBA", (6, 4)).save(root / "clear.png")
+    Image.new("RGBA", (6, 4), (1, 2, 3, 9)).save(root / "clear.png")
     Image.new("RGB", (6, 4)).save(root / "plain.png")
     reader = open_dataset("folder", Path(str(tmp_path)), with_labels=False)
     statistics = write_shards(reader, resolve(f"{tmp_path}/out"), with_labels=False).statistics
