@@ -15,7 +15,8 @@ import yaml
 from pydantic import Field, field_validator
 
 from plca_dist import deepspeed_options
-from plca_dist.data.label_file import label_set_from, record
+from plca_dist.data.label_file import label_set_from
+from plca_dist.data.label_record import record
 from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.sections import (

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from plca_dist.config import Config
-from plca_dist.data.label_file import beside, is_file, read_label_set, record
+from plca_dist.data.label_file import beside, is_file, read_label_set
+from plca_dist.data.label_record import record
 from plca_dist.errors import UserError, nearest, short
 from plca_dist.parsing import from_yaml, read_text, settings_text
 
@@ -100,6 +101,7 @@ def changed(config: Config, settings: Mapping[str, Any], where: str = "recipe") 
     tree = config.model_dump()
     for key, value in settings.items():
         _put(tree, key, value, where)
+    _read_labels(tree, "")
     return checked(Config, tree, where)
 
 

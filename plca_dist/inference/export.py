@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from plca_dist.data.datasets.toytown import scene
-from plca_dist.data.label_file import own_record
+from plca_dist.data.label_record import own_record
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.distribute import InferenceJob, job_from

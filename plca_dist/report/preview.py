@@ -52,12 +52,20 @@ def preview(
     return render_page(
         "report/templates/preview.html.jinja",
         title=title,
-        lead=f"{len(panels)} of {len(reader)} images, evenly spread over their order; black is ignored.",
+        lead=f"{len(panels)} of {len(reader)} images, evenly spread over their order.{_black(labels)}",
         tiles=_headline(found, labels, len(reader), of),
         panels=[(p.caption, [(title, png(Image.fromarray(pixels))) for title, pixels in p.columns]) for p in panels],
         classes=_classes(found, labels, of) if labels else None,
         remarks=remarks(found, labels),
     )
+
+
+def _black(labels: LabelSet | None) -> str:
+    """What black means in the pictures of labels."""
+    if labels is None:
+        return ""
+    names = [name for name, tint in zip(labels.classes, labels.palette, strict=True) if tint == _BLACK]
+    return f" Black is {' and '.join([*names, 'what is ignored'])}."
 
 
 def _panel(sample: Sample, labels: LabelSet | None) -> Panel:

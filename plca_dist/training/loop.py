@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from plca_dist.config import Config
-from plca_dist.data.label_file import own_record
+from plca_dist.data.label_record import own_record
 from plca_dist.messages import Record
 from plca_dist.models.weights import to_bytes
 from plca_dist.run_files import EVALUATION, WEIGHTS

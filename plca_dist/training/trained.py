@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from plca_dist.config import Config
-from plca_dist.data.label_file import of_record
+from plca_dist.data.label_record import of_record
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import UserError
 from plca_dist.method.settings import InferenceSettings

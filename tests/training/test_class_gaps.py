@@ -6,7 +6,8 @@ import numpy as np
 
 from plca_dist.config import Config
 from plca_dist.data.datasets.dataset import Sample
-from plca_dist.data.label_file import label_set_from, record
+from plca_dist.data.label_file import label_set_from
+from plca_dist.data.label_record import record
 from plca_dist.data.shards import Manifest
 from plca_dist.data.shards.statistics import of_sample
 from plca_dist.recipe import parse

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from plca_dist.data.datasets.dataset import ForeignLabels, Reader
-from plca_dist.data.label_file import record
+from plca_dist.data.label_record import record
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.order import permutation
 from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
