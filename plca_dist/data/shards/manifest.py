@@ -148,6 +148,16 @@ def read_manifest(store: Store) -> Manifest:
         manifest = _MANIFEST.validate_json(data, strict=True)
     except ValueError as error:
         raise UserError(f"{where} is damaged ({_fault(error)}); write the shards again with --overwrite.") from error
+    counted = manifest.statistics.pixels if manifest.statistics else ()
+    try:
+        labels = manifest.labels
+    except UserError as error:
+        raise UserError(f"{where} is damaged ({error}); write the shards again with --overwrite.") from error
+    if labels.classes != manifest.classes or (counted and len(counted) != len(manifest.classes)):
+        raise UserError(
+            f"{where} contradicts itself: its label set or its pixels are not of its {len(manifest.classes)} classes; "
+            "write the shards again with --overwrite."
+        )
     for shard in manifest.shards:
         if shard.rows != sum(shard.row_groups):
             raise UserError(

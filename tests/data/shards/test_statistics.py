@@ -1,5 +1,8 @@
 """What `plca shards` says about a data set at its end."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +13,7 @@ from plca_dist.data.label_file import label_set_from
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.data.shards import read_manifest, write_shards
 from plca_dist.data.shards.statistics import Statistics, of_sample, summary, total
+from plca_dist.errors import UserError
 from plca_dist.storage import resolve
 
 THREE = label_set_from({"classes": ["road", "car", "far objects"]}, "three.yaml")
@@ -87,8 +91,6 @@ def test_shards_of_older_versions_have_none(tmp_path: object) -> None:
     store = resolve(f"{tmp_path}/out")
     manifest = write_shards(toytown(), store, with_labels=True)
     old = store.read("manifest.json").decode()
-    import json
-
     tree = json.loads(old)
     del tree["statistics"], tree["own_labels"]
     store.write("manifest.json", json.dumps(tree).encode())
@@ -98,9 +100,32 @@ def test_shards_of_older_versions_have_none(tmp_path: object) -> None:
     assert read.labels.classes == LABEL_SETS["cityscapes"].classes
 
 
-def test_photographs_of_every_kind_are_counted(tmp_path: object) -> None:
-    from pathlib import Path
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"own_labels": {"name": "x", "classes": ["a", "b"]}},
+            "contradicts itself: its label set or its pixels are not of",
+        ),
+        ({"own_labels": {"name": "x", "classes": ["a", "a"]}}, "is damaged (manifest.json: class a is given twice.)"),
+        (
+            {"statistics": {"sizes": {}, "pixels": [1, 2]}},
+            "contradicts itself: its label set or its pixels are not of its",
+        ),
+        ({"statistics": {"sizes": {}, "pixels": ["a"]}}, "is damaged (statistics"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: object, change: dict, said: str) -> None:
+    store = resolve(f"{tmp_path}/out")
+    write_shards(toytown(), store, with_labels=True)
+    tree = json.loads(store.read("manifest.json").decode())
+    store.write("manifest.json", json.dumps(tree | change).encode())
+    with pytest.raises(UserError) as caught:
+        read_manifest(store)
+    assert f"{store.uri}/manifest.json {said}" in str(caught.value)
 
+
+def test_photographs_of_every_kind_are_counted(tmp_path: object) -> None:
     root = Path(str(tmp_path)) / "images"
     root.mkdir()
     Image.fromarray(np.full((4, 6), 3000, np.uint16)).save(root / "deep.tif")
