@@ -1,5 +1,7 @@
 """Predictions for a folder of images: class ids, colours, and overlays to look at."""
 
+import logging
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 from plca_dist.config import ClusterSettings
 from plca_dist.data.codec import encode_label, verified_image
 from plca_dist.data.colours import colour, overlay, png
-from plca_dist.data.formats import OTHER_SUFFIXES, READ, SUFFIXES
+from plca_dist.data.formats import OTHER_SUFFIXES, READ, SUFFIXES, changes
 from plca_dist.data.labels import LabelSet, cityscapes_ids, cityscapes_label_ids
 from plca_dist.errors import UserError, some
 from plca_dist.inference.distribute import InferenceJob, distribute, loaded
@@ -16,6 +18,8 @@ from plca_dist.messages import Progress
 from plca_dist.storage import Location, Store, file_at, probe, resolve
 from plca_dist.training.evaluation import probabilities
 from plca_dist.training.trained import load_trained
+
+log = logging.getLogger(__name__)
 
 _LABEL_IDS, _TRAIN_IDS, _COLOUR, _OVERLAY = _FOLDERS = ("label_ids", "train_ids", "colour", "overlay")
 
@@ -49,9 +53,13 @@ def predict_images(
         images = images.with_uri(images.uri.rstrip("/").rpartition("/")[0] or "/")
     names = _pictures(probe(images), target, single)
     done = 0
-    for count in distribute(_predict_part, (job, images, out, names, folder), len(names), workers):
+    changed: Counter[str] = Counter()
+    for count, notes in distribute(_predict_part, (job, images, out, names, folder), len(names), workers):
         done += count
+        changed += notes
         progress("images", done, len(names))
+    for note, count in sorted(changed.items()):
+        log.warning("%d of %d images: %s", count, len(names), note)
     return len(names), [f"{target.uri}/{folder}" for folder in (folder, _COLOUR, _OVERLAY)]
 
 
@@ -113,15 +121,19 @@ def _predict_part(
     part: int,
     parts: int,
     device: str,
-) -> int:
+) -> tuple[int, Counter[str]]:
+    """The number of images of this part, and what reading did to their pixels -> images."""
     trained = loaded(job, device)
     source, target = resolve(images), resolve(out)
     mine = names[part::parts]
+    changed: Counter[str] = Counter()
     for name in mine:
+        data = source.read(name)
         try:
-            image_3HW = verified_image(source.read(name))
+            image_3HW = verified_image(data)
         except ValueError as error:
             raise UserError(f"{source.uri}/{name} cannot be read: {error}, or take it away.") from error
+        changed.update(changes(data))
         probability_KHW = probabilities(
             trained.network, image_3HW, size=job.size, ratio=job.aggregation, inference=trained.inference
         )
@@ -133,7 +145,7 @@ def _predict_part(
         target.write(f"{folder}/{result}", encode_label(ids_HW))
         target.write(f"{_COLOUR}/{result}", png(Image.fromarray(colours_HW3)))
         target.write(f"{_OVERLAY}/{result}", png(Image.fromarray(overlay(picture_HW3, colours_HW3))))
-    return len(mine)
+    return len(mine), changed
 
 
 def _ids_folder(labels: LabelSet) -> str:
