@@ -114,13 +114,13 @@ def test_frames_of_drives_keep_their_folders(
     assert "b/0.jpg and b/0.tif would get predictions of one name; rename one." in refused(*command)
 
 
-def test_what_reading_changes_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_reading_changes_is_said(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "deep").mkdir()
     for i in range(2):
         Image.fromarray(np.full((16, 24), 40000 * i, np.uint16)).save(tmp_path / f"deep/{i}.tif")
     Image.new("RGB", (24, 16)).save(tmp_path / "deep/plain.png")
     assert main(["predict", str(run), "--images", str(tmp_path / "deep"), "--out", str(tmp_path / "out")]) == 0
-    assert "2 of 3 images: 16 bits a sample, of which the high byte is taken" in capsys.readouterr().err
+    assert "2 of 3 images: 16 bits a sample, of which the high byte is taken" in caplog.text
 
 
 def test_a_single_image_is_predicted(
