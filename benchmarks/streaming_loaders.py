@@ -39,7 +39,7 @@ def plca(images: int, scratch: Path) -> Iterator[Prepared]:
     from plca_dist.data.stream import Stream
 
     domain = DomainStream(
-        resolve(BUCKET).child("parquet"), "source", classes=LABEL_SETS["toytown"].classes, batch=1, seed=0, window=8,
+        resolve(BUCKET).child("parquet"), "source", labels=LABEL_SETS["toytown"], batch=1, seed=0, window=8,
         **AUGMENT,
     )  # fmt: skip
     stream = Stream(domain, None, slots=range(1), micro=1, start_step=0, threads=WORKERS, prefetch=4)

@@ -15,7 +15,9 @@ import yaml
 from pydantic import Field, field_validator
 
 from plca_dist import deepspeed_options
-from plca_dist.data.labels import LABEL_SETS
+from plca_dist.data.label_file import label_set_from
+from plca_dist.data.label_record import record
+from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.sections import (
     AboutRecipe,
@@ -49,7 +51,10 @@ class Config(Section):
         "float32",
         description="Of the network's products, weights stay float32. tf32: as a GPU rounds; bfloat16: autocast.",
     )
-    labels: str = Field("cityscapes", description=f"Classes to learn: one of {', '.join(LABEL_SETS)}.")
+    labels: str | dict[str, Any] = Field(
+        "cityscapes",
+        description=f"Classes to learn: a label-set file, its content, or one of {', '.join(LABEL_SETS)}.",
+    )
     data: str = Field("data", description="Base of relative shard URIs.")
     model: ModelSettings = ModelSettings()
     source: DomainSettings
@@ -68,14 +73,24 @@ class Config(Section):
 
     @field_validator("labels")
     @classmethod
-    def _labels(cls, value: str) -> str:
-        return one_of(value, LABEL_SETS)
+    def _labels(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        if isinstance(value, str):
+            return one_of(value, LABEL_SETS)
+        try:
+            return record(label_set_from(value, "labels"), with_coding=False)
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("labels: ").rstrip(".")) from None
 
     @field_validator("deepspeed")
     @classmethod
     def _deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
         deepspeed_options.check(value)
         return value
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes to learn."""
+        return label_set(self.labels) if isinstance(self.labels, str) else label_set_from(self.labels, "labels")
 
     @property
     def zero_stage(self) -> int:
@@ -130,6 +145,10 @@ class Config(Section):
         zero = {k: v for k, v in (self.deepspeed.get("zero_optimization") or {}).items() if "quantized" in k}
         deepspeed = {k: v for k, v in self.deepspeed.items() if k != "zero_optimization"}
         tree = self.model_dump(mode="json", exclude=free)
+        if isinstance(self.labels, dict):
+            # Names decide which pixels of the shards are which class; colours, means and groups only what is shown.
+            kept = ("name", "same_as", "merges")
+            tree["labels"] = {"classes": [{k: c[k] for k in kept if k in c} for c in self.labels["classes"]]}
         flat = dict(_flatten(tree | {"deepspeed": deepspeed | ({"zero_optimization": zero} if zero else {})}))
         flat = {k: v for k, v in flat.items() if k not in LATER or v != LATER[k]}
         # The place of a file does not change the result; the shards' content is compared by its own fingerprint.

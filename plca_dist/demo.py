@@ -7,7 +7,6 @@ from typing import Any
 
 from plca_dist import recipe
 from plca_dist.config import Config
-from plca_dist.data.labels import label_set
 from plca_dist.data.prepare import prepare_toytown
 from plca_dist.method.objective import ABLATION
 from plca_dist.output import say
@@ -53,7 +52,7 @@ def demo(out: Path, *, seed: int = 0, steps: int | None = None) -> None:
             with Console(config.schedule.steps, label=title) as console:
                 runs[name] = train(config, f"{name}-seed{seed}-{config.schedule.steps}steps", console.show)
     evaluations = {name: run.evaluation() or {} for name, run in runs.items()}
-    labels = label_set(config.labels)
+    labels = config.label_set
     scores = score_columns({_RUNS[name][0]: outcome for name, outcome in evaluations.items()})
     print(class_table(scores, labels, difference=_COMPARED), flush=True)
     titles = [title for title, _ in _RUNS.values()]

@@ -13,6 +13,7 @@ Record = dict[str, Any]
 MessageKind = Literal[
     "cluster",  # a cluster is started or waited for
     "lease",  # another launch may still write
+    "classes",  # what the label sets of the data and of the recipe do not share
     "starting",  # workers start
     "continuing",  # they continue from a checkpoint
     "checkpoint",  # a checkpoint is committed

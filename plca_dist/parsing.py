@@ -6,6 +6,7 @@ Whatever is wrong with them is one error, `Unreadable`, which names the file. Ot
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -124,22 +125,27 @@ def from_yaml(text: str, where: str) -> Any:
 
 
 def _bound(text: str) -> None:
-    """Raises ValueError for more depth or values than a settings file has. Nothing is built meanwhile."""
+    """Raises ValueError for more depth or values than a settings file has, and for a key that is given twice.
+
+    Nothing is built meanwhile.
+    """
     if len(text) > TEXT_BYTES:
         raise ValueError(f"it has more than {TEXT_BYTES} characters")
     sizes: dict[str, int] = {}  # of what an alias stands for
-    open_: list[tuple[str | None, int]] = []  # anchor of each open list or mapping, and the values before it
+    open_: list[_Open] = []
     values = 0
     for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.NodeEvent) and open_:
+            open_[-1].take(event)
         if isinstance(event, yaml.CollectionStartEvent):
-            open_.append((event.anchor, values))
+            open_.append(_Open(event.anchor, values, isinstance(event, yaml.MappingStartEvent)))
             values += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = open_.pop()
-            if anchor:
-                sizes[anchor] = values - before
+            closed = open_.pop()
+            if closed.anchor:
+                sizes[closed.anchor] = values - closed.before
         elif isinstance(event, yaml.AliasEvent):
-            if any(anchor == event.anchor for anchor, _ in open_):
+            if any(each.anchor == event.anchor for each in open_):
                 raise ValueError(f"*{event.anchor} stands for itself")
             values += sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.ScalarEvent):
@@ -148,6 +154,26 @@ def _bound(text: str) -> None:
             raise ValueError(f"it is nested deeper than {DEPTH}")
         if values > VALUES:
             raise ValueError(f"it has more than {VALUES} values, with its aliases written out")
+
+
+@dataclass
+class _Open:
+    """A list or mapping that is being read. `before`: values before it; `keys`: of a mapping, those so far."""
+
+    anchor: str | None
+    before: int
+    mapping: bool
+    at_key: bool = True
+    keys: set[str] = field(default_factory=set)
+
+    def take(self, event: Any) -> None:
+        """The next child. Of the last of two equal keys YAML's readers keep the value, and of the first nothing."""
+        if self.mapping and self.at_key and isinstance(event, yaml.ScalarEvent):
+            if event.value in self.keys and event.value != "<<":
+                line = f"line {event.start_mark.line + 1}" if event.start_mark else "it"
+                raise ValueError(f"{line} gives {event.value!r} once more")
+            self.keys.add(event.value)
+        self.at_key = not self.at_key
 
 
 def _reason(error: BaseException) -> str:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from plca_dist.config import Config
+from plca_dist.data.label_file import beside, is_file, read_label_set
+from plca_dist.data.label_record import record
 from plca_dist.errors import UserError, nearest, short
 from plca_dist.parsing import from_yaml, read_text, settings_text
 
@@ -30,7 +32,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: unknown recipe or key, wrong type, value out of range; the message names the fix.
     """
-    return parse(file_text("recipe", recipe, recipes()), overrides, where=recipe)
+    return parse(file_text("recipe", recipe, recipes()), overrides, where=recipe, file=recipe)
 
 
 def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
@@ -59,12 +61,27 @@ def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
     return settings_text(path, f"{kind} {name!r}")
 
 
-def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Config:
-    """`load` from YAML text; `where` names it in errors."""
+def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe", file: str = "") -> Config:
+    """`load` from YAML text.
+
+    Args:
+        where: names it in errors.
+        file: place of the recipe. A label-set file that it names lies beside it; one in an override in the working
+            directory.
+    """
     tree = mapping(text, where, "a recipe is a YAML mapping of sections")
+    _read_labels(tree, file)
     for override in overrides:
         _override(tree, override)
+    _read_labels(tree, "")
     return checked(Config, tree, where)
+
+
+def _read_labels(tree: dict[str, Any], file: str) -> None:
+    """Put the content of a label-set file in its place: a run has no need of the file any more."""
+    place = tree.get("labels")
+    if isinstance(place, str) and is_file(place):
+        tree["labels"] = record(read_label_set(beside(place, file)), with_coding=False)
 
 
 def mapping(text: str, where: str, form: str) -> dict[str, Any]:
@@ -84,6 +101,7 @@ def changed(config: Config, settings: Mapping[str, Any], where: str = "recipe") 
     tree = config.model_dump()
     for key, value in settings.items():
         _put(tree, key, value, where)
+    _read_labels(tree, "")
     return checked(Config, tree, where)
 
 

@@ -1,4 +1,4 @@
-"""An installed wheel has what is found by name: recipes and spaces, as a checkout has."""
+"""An installed wheel has what is found by name: recipes, spaces and label sets, as a checkout has."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plca_dist.data.labels import CODINGS, LABEL_SETS
 from plca_dist.recipe import recipes
 from plca_dist.search.space import spaces
 
@@ -37,6 +38,9 @@ def test_recipes_and_spaces_are_found_by_name(installed: Path, tmp_path: Path) -
         "from plca_dist.search.space import load_space, spaces\n"
         "for name in recipes(): load(name)\n"
         "for name in spaces(): load_space(name)\n"
+        "from plca_dist.data.labels import CODINGS, LABEL_SETS\n"
+        f"assert {[*LABEL_SETS]} == [known.name for known in LABEL_SETS.values()]\n"
+        f"assert {[*CODINGS]} == [name for name, known in CODINGS.items() if known.coding]\n"
         "print(*recipes().values(), *spaces().values(), sep='\\n')"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed)}

@@ -14,16 +14,19 @@ def add(commands: Commands) -> None:
         "write label-id PNGs, colour masks and overlays for a folder of images",
         """
 plca predict runs/toytown --images photos --out predictions
+plca predict runs/toytown --images photos/street.jpg --out predictions --train-ids
 plca predict weights.safetensors --images photos --out predictions --size 360 480 --aggregation 0
 plca predict s3://bucket/runs/gtav --images s3://bucket/photos --out s3://bucket/masks --workers 4 --gpu""",
         """Every image, in subfolders too, gets three PNGs of its own size: OUT/label_ids (ids as the Cityscapes
-        evaluator takes them; OUT/train_ids for classes that Cityscapes does not have), OUT/colour and OUT/overlay.""",
+        evaluator takes them; OUT/train_ids for classes that Cityscapes does not have, and with --train-ids), OUT/colour
+        and OUT/overlay, each in the image's subfolder. `plca shards folder` reads train ids as labels.""",
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder or URI of PNG or JPEG images")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder or URI of images, or one image")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or URI for the results")
     parser.add_argument(
         "--aggregation", type=ratio, metavar="λ", help="aggregation ratio (default: the recipe's; of a file 0.5)"
     )
+    parser.add_argument("--train-ids", action="store_true", help="write train ids also where there are label ids")
     add_weights(parser)
 
 
@@ -40,5 +43,6 @@ def run(parsed: Namespace) -> None:
             Location(parsed.out, parsed.endpoint),
             workers,
             counters.show,
+            train_ids=parsed.train_ids,
         )
     say(f"{images} images:", *(f"  {folder}" for folder in folders))

@@ -12,8 +12,16 @@ from plca_dist.errors import UserError
 from plca_dist.output import say
 
 if TYPE_CHECKING:
+    from plca_dist.data.datasets.dataset import Reader
+    from plca_dist.data.shards import Manifest
+    from plca_dist.data.shards.statistics import Statistics
+    from plca_dist.messages import Progress
     from plca_dist.run.lease import Lease
     from plca_dist.storage import Store
+
+
+IMAGES = "images/**/*"
+_OF_FOLDER = ("images", "label_files", "list")
 
 
 def add(commands: Commands) -> None:
@@ -28,20 +36,34 @@ plca shards gta5 --root GTA5 --out s3://bucket/shards/gta5
 plca shards cityscapes --root cityscapes --split train --no-labels --out s3://bucket/shards/cityscapes_train
 plca shards cityscapes --root cityscapes --split val --out s3://bucket/shards/cityscapes_val
 plca shards folder --root photos --no-labels --out data/photos
-plca shards folder --root mine --labels cityscapes --out data/mine --skip-broken
+plca shards folder --root mine --labels my_classes.yaml --out data/mine --skip-broken
+plca shards folder --root idd --labels idd.yaml --images 'img/*/*_x.jpg' --label-files 'gt/*/*_y.png' --out data/idd
+plca shards folder --root mine --labels my_classes.yaml --preview mine.html
 plca shards --verify s3://bucket/shards/gta5""",
         """Write shards of the domain to adapt to with --no-labels. The same call again continues where an interrupted
-        one stopped. The manifest is written last; shards without one are no data set. --verify reads finished shards
-        and compares every byte with the manifest.""",
+        one stopped. The manifest is written last; shards without one are no data set. --preview writes a page of a
+        few images with their labels, which is worth a look before anything else. --verify reads finished shards and
+        compares every byte with the manifest.""",
     )
     parser.more = _layouts
     parser.add_argument("dataset", metavar="DATASET", nargs="?", help="one of those below")
     parser.add_argument("--root", metavar="DIR", help="the data set's own folder")
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--out", metavar="URI", help="where the shards go")
-    place.add_argument("--verify", metavar="URI", help="finished shards to compare with their manifest")
+    parser.add_argument("--out", metavar="URI", help="where the shards go")
+    parser.add_argument(
+        "--preview", metavar="HTML", help="a page to write: a few images, their labels, shares; needs no --out"
+    )
+    parser.add_argument("--verify", metavar="URI", help="finished shards to compare with their manifest")
     parser.add_argument("--split", help="train, val or test, where the data set has them")
-    parser.add_argument("--labels", metavar="SET", help="folder: the label set that its labels are written in")
+    parser.add_argument("--labels", metavar="SET", help="folder: label set or coding of its labels, or a .yaml of one")
+    parser.add_argument("--images", metavar="PATTERN", help=f"folder: paths of images (default: {IMAGES})")
+    parser.add_argument(
+        "--label-files",
+        metavar="PATTERN",
+        help="folder: paths of their labels, each * for the same text as in --images",
+    )
+    parser.add_argument(
+        "--list", metavar="FILE", help="folder: text or CSV with the images, or images and labels, to take"
+    )
     parser.add_argument("--no-labels", action="store_true", help="leave labels out: shards for a training target")
     add_size(parser, "toytown: size of the scenes")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="toytown: scenes of each training set")
@@ -60,53 +82,96 @@ def _layouts() -> str:
     layouts = {name: known.layout for name, known in DATASETS.items()}
     layouts["toytown"] = "nothing: street scenes are drawn, into OUT/source, OUT/target (without labels) and OUT/val."
     rows = (
-        textwrap.fill(layout, 98, initial_indent=f"  {name:11s} ", subsequent_indent=" " * 14)
+        textwrap.fill(layout, 98, initial_indent=f"  {name:16s} ", subsequent_indent=" " * 19)
         for name, layout in layouts.items()
     )
     return "\ndata sets, and what is expected below --root:\n" + "\n".join(rows) + "\n"
 
 
 def run(parsed: Namespace) -> None:
-    from plca_dist.data.prepare import TOYTOWN_COUNT, prepare, prepare_toytown
     from plca_dist.storage import Location, probe
-    from plca_dist.terminal import Counters
 
     _check(parsed)
     workers = parsed.workers or os.cpu_count() or 1
     if parsed.verify:
         _verify(probe(Location(parsed.verify, parsed.endpoint)), workers)
         return
-    out = probe(Location(parsed.out, parsed.endpoint))
+    out = probe(Location(parsed.out, parsed.endpoint)) if parsed.out else None
+    manifests, page = _toytown(parsed, out, workers) if parsed.dataset == "toytown" else _of_files(parsed, out, workers)
+    for place, manifest in manifests.items():
+        say(f"{place}: {manifest.summary()}", *(f"  {line}" for line in manifest.contents()))
+    if page:
+        say(f"preview: {page}")
+
+
+def _toytown(parsed: Namespace, out: "Store | None", workers: int) -> "tuple[dict[str, Manifest], None]":
+    from plca_dist.data.prepare import TOYTOWN_COUNT, prepare_toytown
+    from plca_dist.terminal import Counters
+
+    assert out
     with Counters() as counters:
-        if parsed.dataset == "toytown":
-            manifests = prepare_toytown(
+        manifests = prepare_toytown(
+            out,
+            seed=parsed.seed,
+            size=tuple(parsed.size) if parsed.size else (96, 192),
+            count=parsed.count or TOYTOWN_COUNT,
+            overwrite=parsed.overwrite,
+            workers=workers,
+            claim=_claim,
+            progress=counters.show,
+        )
+    return {out.child(name).uri: manifest for name, manifest in manifests.items()}, None
+
+
+def _of_files(parsed: Namespace, out: "Store | None", workers: int) -> "tuple[dict[str, Manifest], str]":
+    """The manifest, where shards are written, and the URI of the preview, where there is one."""
+    from plca_dist.data.datasets.layouts import open_dataset
+    from plca_dist.data.shards import write_shards
+    from plca_dist.terminal import Counters
+
+    reader = open_dataset(
+        parsed.dataset,
+        Path(parsed.root).expanduser() if parsed.root else None,
+        parsed.split,
+        with_labels=not parsed.no_labels,
+        label_set=parsed.labels,
+        images=parsed.images,
+        label_files=parsed.label_files,
+        list_file=Path(parsed.list).expanduser() if parsed.list else None,
+    )
+    manifests = {}
+    statistics, page = None, ""
+    with Counters() as counters:
+        if out:
+            manifest = write_shards(
+                reader,
                 out,
-                seed=parsed.seed,
-                size=tuple(parsed.size) if parsed.size else (96, 192),
-                count=parsed.count or TOYTOWN_COUNT,
-                overwrite=parsed.overwrite,
-                workers=workers,
-                claim=_claim,
-                progress=counters.show,
-            )
-        else:
-            manifest = prepare(
-                parsed.dataset,
-                out,
-                root=Path(parsed.root).expanduser() if parsed.root else None,
-                split=parsed.split,
-                labels=parsed.labels,
                 with_labels=not parsed.no_labels,
                 seed=parsed.seed,
                 skip_broken=parsed.skip_broken,
                 overwrite=parsed.overwrite,
                 workers=workers,
                 claim=_claim,
-                progress=counters.show,
+                progress=lambda done, total: counters.show(reader.dataset, done, total),
             )
-            manifests = {"": manifest}
-    for name, manifest in manifests.items():
-        say(f"{out.child(name).uri if name else out.uri}: {manifest.summary()}")
+            manifests[out.uri], statistics = manifest, manifest.statistics
+        if parsed.preview:
+            page = _preview(reader, statistics, parsed, counters.show)
+    return manifests, page
+
+
+def _preview(reader: "Reader", statistics: "Statistics | None", parsed: Namespace, progress: "Progress") -> str:
+    from plca_dist.report.preview import preview
+    from plca_dist.storage import Location, file_at
+
+    store, name = file_at(Location(parsed.preview, parsed.endpoint))
+    store.write(
+        name,
+        preview(
+            f"{parsed.dataset}: {parsed.root}", reader, statistics, progress, skip_broken=parsed.skip_broken
+        ).encode(),
+    )
+    return f"{store.uri}/{name}"
 
 
 def _verify(shards: "Store", workers: int) -> None:
@@ -133,20 +198,25 @@ def _claim(shards: "Store") -> "Lease":
 def _check(parsed: Namespace) -> None:
     """Raises UserError for options that the data set does not have, and for those that are missing.
 
-    Another name than those of data sets is left to `prepare`.
+    Another name than those of data sets is left to `open_dataset`.
     """
     from plca_dist.data.datasets.layouts import DATASETS
 
     if parsed.verify:
-        if parsed.dataset:
-            raise UserError(f"--verify reads shards and writes none; leave out {parsed.dataset!r}.")
+        for given in (parsed.dataset, "--out" if parsed.out else "", "--preview" if parsed.preview else ""):
+            if given:
+                raise UserError(f"--verify reads shards and writes none; leave out {given!r}.")
         return
+    if not parsed.out and not parsed.preview:
+        raise UserError("give --out for the shards, --preview for a page about the data set, or --verify.")
     if not parsed.dataset:
         raise UserError(f"give the data set that --out is for: {', '.join(DATASETS)}.")
+    if parsed.preview and not parsed.preview.endswith((".html", ".htm")):
+        raise UserError(f"--preview {parsed.preview}: give the name of an .html file.")
     if parsed.dataset == "toytown":
-        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken"))
+        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken", "preview", *_OF_FOLDER))
     elif parsed.dataset in DATASETS:
-        _refuse(parsed, ("size", "count"))
+        _refuse(parsed, ("size", "count", *(() if parsed.dataset == "folder" else _OF_FOLDER)))
         if parsed.root is None:
             raise UserError(f"{parsed.dataset}: give its folder with --root: {DATASETS[parsed.dataset].layout}")
         if parsed.labels and parsed.no_labels:

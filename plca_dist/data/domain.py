@@ -1,7 +1,6 @@
 """One domain of the training data: samples in its order, decoded from its row groups and augmented."""
 
 import logging
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from torch import Tensor
 from plca_dist.data.augment import augment
 from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
+from plca_dist.data.labels import LabelSet
 from plca_dist.data.order import Order, sample_rng
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
@@ -53,7 +53,7 @@ class DomainStream:
     Args:
         shards: the domain's shard directory.
         name: "source" or "target"; the order and the augmentation of the two are independent.
-        classes: names of the classes to learn, for images with labels; None: images alone.
+        labels: the classes to learn, for images with labels; None: images alone.
         batch, seed, window: of the order (see `Order`).
         damaged: "stop" at a damaged row group, or "skip" it. With "skip", each damaged row is replaced by the next
             sound one of the slot's epoch, which goes on at the beginning after its end; the same at any world size.
@@ -67,7 +67,7 @@ class DomainStream:
         shards: Store,
         name: str,
         *,
-        classes: Sequence[str] | None,
+        labels: LabelSet | None,
         batch: int,
         seed: int,
         window: int,
@@ -78,11 +78,11 @@ class DomainStream:
     ) -> None:
         manifest = read_manifest(shards)
         self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window)
-        self._table = None if classes is None else label_table(manifest, classes, shards.uri)
+        self._table = None if labels is None else label_table(manifest, labels, shards.uri)
         self._where = shards.uri
         self._name, self._seed, self._skip = name, seed, damaged == "skip"
         self._shorter_edge, self._crop, self._flip = shorter_edge, crop, flip
-        self.groups = RowGroups(ShardReader(shards, manifest), ["image"] if classes is None else ["image", "label"])
+        self.groups = RowGroups(ShardReader(shards, manifest), ["image"] if labels is None else ["image", "label"])
         self._walks: dict[int, _Walk] = {}
         self._passed: set[str] = set()
 

@@ -1,28 +1,30 @@
 """The labels of shards, in the train ids of the classes that are wanted."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from plca_dist.data.labels import remap
+from plca_dist.data.label_match import matched, remap, with_nearest
+from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards import Manifest
 from plca_dist.errors import UserError
 
 
-def label_table(manifest: Manifest, classes: Sequence[str], where: str) -> Tensor:
-    """Lookup table (256,) uint8 from the shards' train ids to those of `classes`.
+def label_table(manifest: Manifest, labels: LabelSet, where: str) -> Tensor:
+    """Lookup table (256,) uint8 from the shards' train ids to those of `labels`.
 
     Raises UserError where the shards hold no labels, or none of the classes.
     """
     if not manifest.with_labels:
         raise UserError(f"{where} holds no labels; write these shards from a labelled set, without --no-labels.")
-    if not set(manifest.classes) & set(classes):
+    there = manifest.labels
+    if set(matched(there, labels)) <= {None}:
         raise UserError(
-            f"{where} (label set {manifest.label_set!r}) knows none of the classes wanted: {', '.join(classes)}."
+            f"{where} (label set {manifest.label_set!r}) knows none of the classes wanted: "
+            f"{with_nearest(labels.classes, there.classes, 'there')}; same_as or merges in a label-set file says which "
+            "class is which."
         )
-    return torch.from_numpy(remap(manifest.classes, classes))
+    return torch.from_numpy(remap(there, labels))
 
 
 def look_up(table: Tensor, label_HW: Tensor) -> Tensor:

@@ -1,110 +1,100 @@
-"""Label sets: class names, colours, and the maps between them.
+"""Label sets: class names, colours, and how raw labels are coded. Each is a YAML file; `label_file.py` reads it.
 
-A label image holds *train ids*: the index of a class in its label set, or 255 where there is nothing to learn. Two
-label sets are compared by class names alone (`remap`), so shards written with one set can train a recipe that uses
-another. A class that only one of the two sets has is ignored, and never mistaken for another class.
+A label image holds *train ids*: the index of a class in its label set, or 255 where there is nothing to learn.
+Shards of one set train a recipe of another; `label_match.py` says which class becomes which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plca_dist.data.coding import IGNORE as IGNORE
+from plca_dist.data.coding import Coding
 from plca_dist.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import numpy as np  # elsewhere imported where it is used: settings know label sets, and answer without it
 
-IGNORE = 255
-
-#: Cityscapes: name -> (label id used by the official evaluator, colour). The first 19 rows are train ids 0-18.
-CITYSCAPES_CLASSES: dict[str, tuple[int, tuple[int, int, int]]] = {
-    "road": (7, (128, 64, 128)),
-    "sidewalk": (8, (244, 35, 232)),
-    "building": (11, (70, 70, 70)),
-    "wall": (12, (102, 102, 156)),
-    "fence": (13, (190, 153, 153)),
-    "pole": (17, (153, 153, 153)),
-    "traffic light": (19, (250, 170, 30)),
-    "traffic sign": (20, (220, 220, 0)),
-    "vegetation": (21, (107, 142, 35)),
-    "terrain": (22, (152, 251, 152)),
-    "sky": (23, (70, 130, 180)),
-    "person": (24, (220, 20, 60)),
-    "rider": (25, (255, 0, 0)),
-    "car": (26, (0, 0, 142)),
-    "truck": (27, (0, 0, 70)),
-    "bus": (28, (0, 60, 100)),
-    "train": (31, (0, 80, 100)),
-    "motorcycle": (32, (0, 0, 230)),
-    "bicycle": (33, (119, 11, 32)),
-}
-
-#: SYNTHIA lacks terrain, truck and train. Its 13-class mean, by convention, also leaves out wall, fence and pole.
-_NOT_IN_SYNTHIA = ("terrain", "truck", "train")
-_NOT_IN_13 = (*_NOT_IN_SYNTHIA, "wall", "fence", "pole")
+Colour = tuple[int, int, int]
+_FOLDER = Path(__file__).parent / "label_sets"
 
 
 @dataclass(frozen=True)
 class LabelSet:
     """Classes in train-id order.
 
-    `means`: averages that are reported beside the mean over all classes, as name -> train ids, for example
-    `{"mIoU-16": (0, 1, ...)}`.
+    Attributes:
+        means: averages that are reported beside the mean over all classes, as name -> train ids, for example
+            `{"mIoU-16": (0, 1, ...)}`.
+        groups: name -> train ids of classes that are also scored as one class.
+        same_as: class -> names that other label sets have for this very class.
+        merges: class -> classes of other label sets that this one takes in.
+        coding: how label files are written that this set is named for; None: not known, of shards without their file.
     """
 
     name: str
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
     means: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    same_as: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    merges: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    coding: Coding | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
 
-
-def _cityscapes_subset(name: str, drop: Sequence[str] = (), keep: Sequence[str] = ()) -> LabelSet:
-    classes = tuple(c for c in CITYSCAPES_CLASSES if c not in drop and (not keep or c in keep))
-    means = {}
-    for count, dropped in ((16, _NOT_IN_SYNTHIA), (13, _NOT_IN_13)):
-        rest = tuple(i for i, c in enumerate(classes) if c not in dropped)
-        if count == len(rest) < len(classes):
-            means[f"mIoU-{count}"] = rest
-    return LabelSet(name, classes, tuple(CITYSCAPES_CLASSES[c][1] for c in classes), means)
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of what is reported beside the mean over all classes."""
+        return (*self.means, *self.groups)
 
 
-_TOYTOWN = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
-_CAMVID = (
-    "sky", "building", "pole", "road", "sidewalk", "vegetation", "traffic sign", "fence", "car", "person", "bicyclist",
-)  # fmt: skip
+class _Shipped(Mapping[str, LabelSet]):
+    """The label sets in files of one folder by their names; a file is read when it is first asked for."""
 
-LABEL_SETS: dict[str, LabelSet] = {
-    "cityscapes": _cityscapes_subset("cityscapes"),
-    "synthia": _cityscapes_subset("synthia", drop=_NOT_IN_SYNTHIA),
-    "toytown": _cityscapes_subset("toytown", keep=_TOYTOWN),
-    "camvid": LabelSet(
-        "camvid",
-        _CAMVID,
-        # CamVid has one class for rider and bicycle together; it has the rider's colour here.
-        tuple(CITYSCAPES_CLASSES["rider" if c == "bicyclist" else c][1] for c in _CAMVID),
-    ),
-}
+    def __init__(self, folder: Path) -> None:
+        self._files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        self._read = cache(self._of_file)
+
+    def __getitem__(self, name: str) -> LabelSet:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def _of_file(self, name: str) -> LabelSet:
+        from plca_dist.data.label_file import read_label_set  # it knows these sets, as bases of others
+
+        return read_label_set(str(self._files[name]))
+
+
+#: The shipped label sets, whose label files hold train ids.
+LABEL_SETS: Mapping[str, LabelSet] = _Shipped(_FOLDER)
+#: Classes of these sets in the codings of published data, by the name of the coding.
+CODINGS: Mapping[str, LabelSet] = _Shipped(_FOLDER / "codings")
 
 
 def label_set(name: str) -> LabelSet:
-    """The label set called `name`. Raises UserError naming the known ones."""
+    """The shipped label set called `name`. Raises UserError naming the known ones."""
     if name not in LABEL_SETS:
         raise UserError(f"label set {name!r} is unknown; known: {', '.join(LABEL_SETS)}.{nearest(name, LABEL_SETS)}")
     return LABEL_SETS[name]
 
 
-def remap(source: Sequence[str], target: Sequence[str]) -> "np.ndarray":
-    """Lookup table (256,) uint8 from train ids of classes `source` to those of `target`; all others give IGNORE."""
-    import numpy as np
-
-    table = np.full(256, IGNORE, np.uint8)
-    for i, name in enumerate(source):
-        if name in target:
-            table[i] = target.index(name)
-    return table
+def cityscapes_ids() -> dict[str, int]:
+    """Class name -> label id of the official evaluator, for the 19 classes of Cityscapes."""
+    coded = CODINGS["cityscapes_label_ids"]
+    assert coded.coding
+    return {name: codes[0] for name, codes in zip(coded.classes, coded.coding.codes, strict=True)}
 
 
 def cityscapes_label_ids(classes: Sequence[str]) -> "np.ndarray":
@@ -114,12 +104,13 @@ def cityscapes_label_ids(classes: Sequence[str]) -> "np.ndarray":
     """
     import numpy as np
 
-    foreign = [c for c in classes if c not in CITYSCAPES_CLASSES]
+    ids = cityscapes_ids()
+    foreign = [c for c in classes if c not in ids]
     if foreign:
         raise UserError(
             f"no Cityscapes label id for {', '.join(foreign)}: label ids exist for Cityscapes classes only."
         )
 
     table = np.zeros(256, np.uint8)
-    table[: len(classes)] = [CITYSCAPES_CLASSES[c][0] for c in classes]
+    table[: len(classes)] = [ids[c] for c in classes]
     return table

@@ -1,6 +1,4 @@
-"""From a data set's name to shards in a store, for `plca shards` and `plca demo`."""
-
-from pathlib import Path
+"""Toytown as shards in a store, for `plca shards` and `plca demo`."""
 
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.shards import Manifest, write_shards
@@ -12,39 +10,6 @@ from plca_dist.storage import Store
 TOYTOWN_COUNT = 480
 #: Added to the seed of validation scenes, which are the target's: training does not use such seeds.
 _VALIDATION_SEED = 1_000_000
-
-
-def prepare(
-    dataset: str,
-    out: Store,
-    *,
-    root: Path | None = None,
-    split: str | None = None,
-    labels: str | None = None,
-    with_labels: bool = True,
-    seed: int = 0,
-    skip_broken: bool = False,
-    overwrite: bool = False,
-    workers: int = 1,
-    claim: Claiming = unclaimed,
-    progress: Progress,
-) -> Manifest:
-    """Write the shards of one data set to `out`. The arguments are those of `open_dataset` and `write_shards`.
-
-    `progress` is called with (name, samples done, samples in all).
-    """
-    reader = open_dataset(dataset, root, split, with_labels=with_labels, label_set=labels)
-    return write_shards(
-        reader,
-        out,
-        with_labels=with_labels,
-        seed=seed,
-        workers=workers,
-        skip_broken=skip_broken,
-        overwrite=overwrite,
-        claim=claim,
-        progress=lambda done, total: progress(reader.dataset, done, total),
-    )
 
 
 def prepare_toytown(

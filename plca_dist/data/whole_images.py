@@ -76,7 +76,7 @@ def _whole_pairs(
     source: Store, target: Store, labels: LabelSet, most: int, part: int, parts: int, skip_damaged: bool
 ) -> Generator[Pair, None, None]:
     source_manifest, target_manifest = read_manifest(source), read_manifest(target)
-    table = label_table(source_manifest, labels.classes, source.uri)
+    table = label_table(source_manifest, labels, source.uri)
     rows = share(min(most, source_manifest.rows, target_manifest.rows), part, parts)
     reported: set[str] = set()
     with (
@@ -99,7 +99,7 @@ def _whole_pairs(
 
 
 def _labelled(store: Store, manifest: Manifest, labels: LabelSet, wanted: range) -> Generator[Labelled, None, None]:
-    table = label_table(manifest, labels.classes, store.uri)
+    table = label_table(manifest, labels, store.uri)
     with closing(_rows(store, manifest, ["id", "image", "label"], wanted)) as rows:
         for index, read in zip(wanted, rows, strict=True):
             row = read()

@@ -1,5 +1,6 @@
 """Scores of trained weights on labelled shards, every image once."""
 
+import logging
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
@@ -14,8 +15,11 @@ from plca_dist.inference.distribute import InferenceJob, distribute, loaded
 from plca_dist.messages import Progress
 from plca_dist.run_files import EVALUATIONS, json_bytes
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, file_at, probe, resolve
+from plca_dist.training.class_gaps import evaluation_gaps
 from plca_dist.training.evaluation import UNLABELLED, Counts, evaluate, ratios
 from plca_dist.training.trained import TrainedNetwork, load_trained
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_run(
@@ -43,9 +47,11 @@ def evaluate_run(
     trained = load_trained(job.weights)
     data = data.absolute()
     manifest = read_manifest(probe(data))
-    label_table(manifest, trained.labels.classes, data.uri)  # for its refusals, before anything starts
+    label_table(manifest, trained.labels, data.uri)  # for its refusals, before anything starts
     if manifest.rows == 0:
         raise UserError(f"{data.uri} holds no images.")
+    for line in evaluation_gaps(data.uri, manifest, trained.labels):
+        log.warning("%s", line)
     store, name = file_at(json_file) if json_file else (trained.store, _result_name(trained, data.uri))
     measured = ratios(*(aggregation or (job.aggregation,)))
     total: list[Counts] = []

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from plca_dist.data.datasets.toytown import scene
+from plca_dist.data.label_record import own_record
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.inference.distribute import InferenceJob, job_from
@@ -99,7 +100,7 @@ def export_network(
     elif form == ".pth":
         data = to_authors(trained.network, trained.labels.classes, origin=weights.uri)
     else:
-        data = to_bytes(trained.network, trained.labels.classes)
+        data = to_bytes(trained.network, trained.labels.classes, own_record(trained.labels))
     target.write(name, data)
     return f"{target.uri}/{name}: {len(trained.labels)} classes, {content}"
 

@@ -29,6 +29,8 @@ _FORMAT = "weights-1"
 _KEY = "plca_dist"
 #: In the metadata of files of this version; those of earlier ones have none, and nothing is compared.
 _HASH = "sha256"
+#: In the metadata of files whose label set is no shipped one: its record, which nothing here reads.
+_LABELS = "labels"
 _NOT_THE_BACKBONES = ("fc.weight", "fc.bias")
 
 
@@ -111,17 +113,23 @@ def _parameters_fit(backbone: str, parameters: Mapping[str, Tensor]) -> bool:
     return not differences({k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}, parameters)
 
 
-def to_bytes(network: Network, classes: Sequence[str]) -> bytes:
+def to_bytes(network: Network, classes: Sequence[str], labels: Mapping[str, Any] | None = None) -> bytes:
     """The network as a safetensors file, from which `load_weights` rebuilds it; equal networks give equal bytes.
 
     The metadata holds a hash of the tensors, which is compared wherever they are loaded.
 
-    `classes`: names in train-id order. All metadata is one entry, because safetensors shuffles the order of several.
+    All metadata is one entry, because safetensors shuffles the order of several.
+
+    Args:
+        classes: names in train-id order.
+        labels: more about the classes, as plain data that `label_record` gives back.
     """
     assert len(classes) == network.num_classes, f"{len(classes)} class names for {network.num_classes} classes"
     description = described(network, classes)
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    written = {"format": _FORMAT, **description.written(), _HASH: _hash(description, tensors)}
+    written: dict[str, Any] = {"format": _FORMAT, **description.written(), _HASH: _hash(description, tensors)}
+    if labels is not None:
+        written[_LABELS] = dict(labels)
     return safetensors.torch.save(tensors, {_KEY: json.dumps(written)})
 
 
@@ -140,12 +148,25 @@ def describe(data: bytes, *, origin: str = "the weight file") -> Description:
     return _described(data, origin)[0]
 
 
+def label_record(data: bytes, *, origin: str = "the weight file") -> dict[str, Any] | None:
+    """What `to_bytes` got as `labels`; None where that was nothing. Raises UserError for a file of another form."""
+    written = _written(data, origin)
+    labels = written.get(_LABELS)
+    if labels is not None and not isinstance(labels, dict):
+        raise UserError(f"{origin} is damaged (its labels are no mapping): {RESTORE}.")
+    return labels
+
+
+def _written(data: bytes, origin: str) -> dict[str, Any]:
+    """Raises Unreadable where the file has no metadata of this project."""
+    return json_as(_header(data), lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another")
+
+
 def _described(data: bytes, origin: str) -> tuple[Description, str | None]:
     """`describe`, and the hash that the file says it has."""
     try:
-        written = json_as(
-            _header(data), lambda tree: dict(from_json(tree["__metadata__"][_KEY])), origin, "give another"
-        )
+        written = _written(data, origin)
+        written.pop(_LABELS, None)
         digest = written.pop(_HASH, None)
         if "format" not in written or written["format"] == _FORMAT:
             return _description(written), digest

@@ -82,10 +82,15 @@ def recipe_differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
     """The keys in which the recipes of runs differ, with the value of each run."""
     differing = {}
     for key in keys():
-        values = [str(reduce(getattr, key.split("."), config)) for config in configs.values()]
+        values = [_shown(key, config) for config in configs.values()]
         if len(set(values)) > 1 and not key.startswith(_ASIDE):
             differing[key] = values
     return differing
+
+
+def _shown(key: str, config: Config) -> str:
+    """The value of a key; of labels, the name of the set."""
+    return config.label_set.name if key == "labels" else str(reduce(getattr, key.split("."), config))
 
 
 def _time(records: Sequence[Mapping[str, Any]], history: Sequence[Attempt]) -> str:

@@ -69,7 +69,7 @@ def labelled_data(subject: Subject, labels: LabelSet, options: PictureOptions) -
         raise UserError(f"{subject.title} has no evaluation.uri; give labelled shards with --data.")
     data = (options.data or subject.shards(uri or "")).absolute()
     manifest = read_manifest(probe(data))
-    label_table(manifest, labels.classes, data.uri)  # for its refusals
+    label_table(manifest, labels, data.uri)  # for its refusals
     if manifest.rows == 0:
         raise UserError(f"{data.uri} holds no images.")
     return data, min(options.candidates, manifest.rows)

@@ -97,7 +97,7 @@ def _read(run: Store, place: Location, title: str) -> RunRecord:
         run,
         config,
         read_records(run),
-        evaluation_of(run, config.labels) or {},
+        evaluation_of(run, config.label_set) or {},
         read_history(run),
         weights,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, TypeGuard
 
-from plca_dist.data.labels import LabelSet, label_set
+from plca_dist.data.labels import LabelSet
 from plca_dist.errors import UserError
 from plca_dist.method.published import CLASSES, PUBLISHED
 from plca_dist.training.evaluation import UNLABELLED
@@ -82,7 +82,7 @@ def tabulate(
 
     every = {**columns, **({PAPER: paper} if paper else {})}
     classes = tuple(row(c, {t: s["iou"][c] for t, s in every.items()}) for c in labels.classes)
-    means = tuple(row(name, {t: mean_of(s, name) for t, s in every.items()}) for name in ("mIoU", *labels.means))
+    means = tuple(row(name, {t: mean_of(s, name) for t, s in every.items()}) for name in ("mIoU", *labels.averages))
     notes = _absent_notes(columns, labels)
     if difference and len(columns) > 2:
         notes.append(f"difference: {difference[1]} against {difference[0]}")
@@ -117,7 +117,9 @@ def class_table(
 def outcome_table(evaluation: Mapping[str, Any]) -> str:
     """The scores of one evaluation as text: without aggregation and with it."""
     columns = {f"λ = {score['aggregation']:g}": score for score in evaluation["scores"]}
-    return class_table(columns, label_set(evaluation["labels"]))
+    score = evaluation["scores"][0]
+    means: dict[str, tuple[int, ...]] = dict.fromkeys(score["means"], ())
+    return class_table(columns, LabelSet(evaluation["labels"], tuple(score["iou"]), (), means))
 
 
 def score_columns(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, ScoreDict]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from plca_dist.data.colours import png
-from plca_dist.data.labels import LabelSet, label_set
+from plca_dist.data.labels import LabelSet
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.messages import Progress
 from plca_dist.report import page, pictures
@@ -104,10 +104,11 @@ def _beside(target: Store) -> set[str]:
 
 
 def _labels(runs: Sequence[RunRecord]) -> LabelSet:
-    if len({run.config.labels for run in runs}) > 1:
-        sets = ", ".join(f"{run.title} ({run.config.labels})" for run in runs)
+    sets_of = {run.title: run.config.label_set for run in runs}
+    if len({labels.classes for labels in sets_of.values()}) > 1:
+        sets = ", ".join(f"{title} ({labels.name})" for title, labels in sets_of.items())
         raise UserError(f"runs of different label sets cannot stand side by side: {sets}; report them one by one.")
-    return label_set(runs[0].config.labels)
+    return sets_of[runs[-1].title]
 
 
 def _scores(runs: Sequence[RunRecord], labels: LabelSet) -> list[page.ScoreTable]:

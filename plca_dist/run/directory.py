@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plca_dist.config import Config
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, short
 from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
@@ -41,7 +41,7 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """The newest one, or None where there is none yet."""
-        return evaluation_of(self.store, self.config.labels)
+        return evaluation_of(self.store, self.config.label_set)
 
     def held(self, lease: Lease) -> "Run":
         """The same run for the launch that holds the lease: its store refuses every change once the lease is lost."""
@@ -122,7 +122,7 @@ def _has_checkpoints(run: Store) -> bool:
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """The keys whose values differ between a directory (`there`) and a command (`here`), with both values."""
     return [
-        f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)"
+        f"{key} ({short(there.get(key))} there, {short(here.get(key))} here)"
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]

@@ -16,6 +16,7 @@ from plca_dist.run.preemption import StopRequests, can_go_on, signals, watch
 from plca_dist.run.prometheus import RunGauges, run_gauges
 from plca_dist.training.checkpoint.commit import checkpoint_name
 from plca_dist.training.checkpoint.survey import committed
+from plca_dist.training.class_gaps import class_gaps
 
 Say = Callable[[MessageKind, str], None]
 
@@ -43,6 +44,8 @@ def train(config: Config, name: str, show: Callable[[RunEvent], None], requests:
     if run.finished:
         say("finished", f"run {run.store.uri} is finished; nothing to do")
         return run
+    for line in class_gaps(run.config):
+        say("classes", line)
     requests = requests or StopRequests()
     with warnings_shown(show), signals(requests):
         try:

@@ -91,7 +91,7 @@ class Search:
 
     def why_unscored(self, name: str) -> str:
         """Why the last evaluation of a trial has no mIoU; empty where it has one, or is of another kind."""
-        return str((evaluation_of(self.trials.child(name), self.base.labels) or {}).get("note", ""))
+        return str((evaluation_of(self.trials.child(name), self.base.label_set) or {}).get("note", ""))
 
     def read(self) -> list[Trial]:
         """All trials so far, in the order in which they were drawn. Raises UserError where one's result is damaged."""

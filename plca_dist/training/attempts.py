@@ -7,7 +7,7 @@ longer count: what counts is in the directory of the newest attempt, and in file
 from typing import Any
 
 from plca_dist.config import Config
-from plca_dist.data.labels import LabelSet, label_set
+from plca_dist.data.labels import LabelSet
 from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run_files import ATTEMPTS, EVALUATION, RECIPE
@@ -32,14 +32,14 @@ def recipe_of(run: Store) -> Config:
     return parse(read_text(run, name), where=f"{run.uri}/{name}")
 
 
-def evaluation_of(run: Store, labels: str) -> dict[str, Any] | None:
+def evaluation_of(run: Store, labels: LabelSet) -> dict[str, Any] | None:
     """The newest evaluation of a run with this label set, or None where there is none yet.
 
     Raises UserError for a file that holds something else than a step and scores as of `training.scores.Score`.
     """
     name = current(run, EVALUATION)
     fix = "put a sound copy there, or take it away to do without it"
-    return read_json(run, name, lambda kept: _evaluation(kept, label_set(labels)), fix) if name else None
+    return read_json(run, name, lambda kept: _evaluation(kept, labels), fix) if name else None
 
 
 def _evaluation(kept: Any, labels: LabelSet) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _evaluation(kept: Any, labels: LabelSet) -> dict[str, Any]:
     for score in kept.get("scores", ()):
         if kept.get("labels", labels.name) != labels.name or score["iou"].keys() != set(labels.classes):
             raise ValueError(f"its scores are not of label set {labels.name}")
-        known = [score["miou"], *(score["means"][name] for name in labels.means), *score["iou"].values()]
+        known = [score["miou"], *(score["means"][name] for name in labels.averages), *score["iou"].values()]
         values += [score["aggregation"], *(value for value in known if value is not None)]
         values += [0 for name in score.get("absent", ()) if name in labels.classes]
     if not all(isinstance(value, int | float) for value in values):

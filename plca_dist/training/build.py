@@ -3,7 +3,6 @@
 import torch
 
 from plca_dist.config import Config
-from plca_dist.data.labels import label_set
 from plca_dist.errors import UserError
 from plca_dist.method.objective import Objective
 from plca_dist.models.deeplab import Network, build_network
@@ -20,7 +19,7 @@ def empty_network(config: Config) -> Network:
     settings = config.model
     return build_network(
         settings.backbone,
-        len(label_set(config.labels)),
+        len(config.label_set),
         style=settings.style,
         rates=settings.rates,
         head=settings.head,

@@ -5,7 +5,6 @@ from typing import Final, Literal
 from plca_dist.config import Config
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.label_table import label_table
-from plca_dist.data.labels import label_set
 from plca_dist.data.order import slots_of_rank
 from plca_dist.data.shards import Manifest, read_manifest
 from plca_dist.data.stream import Stream
@@ -41,7 +40,7 @@ def _domain(config: Config, name: DomainName) -> DomainStream:
     return DomainStream(
         open_shards(config, settings.uri),
         name,
-        classes=label_set(config.labels).classes if name == "source" else None,
+        labels=config.label_set if name == "source" else None,
         batch=config.batch.pairs,
         seed=config.seed,
         window=config.order.window,
@@ -74,7 +73,7 @@ def check_data(config: Config, *, with_target: bool) -> dict[str, str]:
     if config.evaluation.uri:
         uri = config.data_uri(config.evaluation.uri)
         manifest = read_manifest(probe(config.location(uri)))
-        label_table(manifest, label_set(config.labels).classes, uri)
+        label_table(manifest, config.label_set, uri)
     return fingerprints
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from plca_dist.config import Config
-from plca_dist.data.labels import label_set
+from plca_dist.data.label_record import own_record
 from plca_dist.messages import Record
 from plca_dist.models.weights import to_bytes
 from plca_dist.run_files import EVALUATION, WEIGHTS
@@ -141,8 +141,8 @@ def leave_result(engine: Any, config: Config, run: Store, metrics_log: MetricsLo
         metrics_log.leave()
         if evaluation := newest(run, EVALUATION):
             run.create(EVALUATION, run.read(evaluation))
-        network = empty_network(config)
+        network, labels = empty_network(config), config.label_set
         network.load_state_dict(weights)
-        run.create(WEIGHTS, to_bytes(network, classes=label_set(config.labels).classes))
+        run.create(WEIGHTS, to_bytes(network, labels.classes, own_record(labels)))
 
     on_rank_0(leave)

@@ -44,7 +44,10 @@ class Score:
 
 
 def score(counts: Tensor, labels: LabelSet) -> Score:
-    """IoU_c = TP_c / (TP_c + FP_c + FN_c) from a (K, K) confusion matrix, with the label set's means (16, 13)."""
+    """IoU_c = TP_c / (TP_c + FP_c + FN_c) from a (K, K) confusion matrix, with the label set's means (16, 13).
+
+    A group's IoU takes its classes as one: pixels that are confused within it are right.
+    """
     counts = counts.cpu()
     hit = counts.diag().double()
     union = counts.sum(0).double() + counts.sum(1).double() - hit
@@ -56,9 +59,16 @@ def score(counts: Tensor, labels: LabelSet) -> Score:
         present = [v for k in indices if (v := iou[labels.classes[k]]) is not None]
         return sum(present) / len(present) if present else None
 
+    def as_one(indices: tuple[int, ...]) -> float | None:
+        within = list(indices)
+        both = float(counts[within][:, within].sum())
+        either = float(counts[within].sum() + counts[:, within].sum()) - both
+        return 100 * both / either if either > 0 else None
+
+    means = {name: mean(indices) for name, indices in labels.means.items()}
     return Score(
         miou=mean(range(len(labels))),
-        means={name: mean(indices) for name, indices in labels.means.items()},
+        means=means | {name: as_one(indices) for name, indices in labels.groups.items()},
         iou=iou,
         absent=tuple(name for name, value in iou.items() if value is None),
         pixel_accuracy=100 * float(hit.sum() / labelled) if labelled else None,

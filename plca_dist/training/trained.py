@@ -4,12 +4,21 @@ import re
 from dataclasses import dataclass
 
 from plca_dist.config import Config
-from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
+from plca_dist.data.label_record import of_record
+from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.errors import UserError
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network
 from plca_dist.models.state import load_strict, state_dict_of
-from plca_dist.models.weights import describe, load_into, load_pretrained, load_timm, load_weights, to_bytes
+from plca_dist.models.weights import (
+    describe,
+    label_record,
+    load_into,
+    load_pretrained,
+    load_timm,
+    load_weights,
+    to_bytes,
+)
 from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
 from plca_dist.sections import HUB
 from plca_dist.storage import Location, Store, absolute, file_at, probe
@@ -67,7 +76,7 @@ def load_trained(location: Location) -> TrainedNetwork:
         network = empty_network(config)
         weights = state_dict_of(weights_of(store, within[2]), place)
         load_strict(network, weights, f"{place} does not fit its run's {RECIPE}", "restore it from a copy")
-        return TrainedNetwork(network, LABEL_SETS[config.labels], store, config, within[2])
+        return TrainedNetwork(network, config.label_set, store, config, within[2])
     if not has_result(store):
         raise UserError(
             f"{store.uri} has no {WEIGHTS} yet: the run has not finished; "
@@ -90,7 +99,7 @@ def fresh_network(config: Config) -> Network:
         load_timm(network, None)
         return network
     location = config.location(config.model.weights)
-    origin, classes = location.uri.rstrip("/"), label_set(config.labels).classes
+    origin, classes = location.uri.rstrip("/"), config.label_set.classes
     store, file = file_at(location.with_uri(origin))
     if store.exists(file):
         load_pretrained(network, store.read(file), classes, origin=origin)
@@ -109,7 +118,9 @@ def _from_file(store: Store, file: str, config: Config | None) -> TrainedNetwork
     origin = f"{store.uri}/{file}"
     data = store.read(file)
     classes = describe(data, origin=origin).classes
-    for labels in LABEL_SETS.values():
+    own = label_record(data, origin=origin)
+    known = [config.label_set] if config else [of_record(own, origin)] if own else LABEL_SETS.values()
+    for labels in known:
         if labels.classes == classes:
             return TrainedNetwork(load_weights(data, origin=origin), labels, store, config)
     raise UserError(f"{origin} knows classes of no label set here: {', '.join(classes)}.")

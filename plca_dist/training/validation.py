@@ -7,7 +7,6 @@ from typing import Any
 import torch.distributed as dist
 
 from plca_dist.config import Config
-from plca_dist.data.labels import label_set
 from plca_dist.data.whole_images import labelled_samples, whole_pairs
 from plca_dist.run_files import EVALUATION, json_bytes
 from plca_dist.storage import Store
@@ -33,7 +32,7 @@ def validate(
         (None, reason): a reason to stop came before the last image was done. Nothing is recorded then.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    labels, settings = label_set(config.labels), config.evaluation
+    labels, settings = config.label_set, config.evaluation
     # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
     network = empty_network(config).to(context.device)
     network.load_state_dict(full_state(engine))

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from plca_dist.cli import main
-from plca_dist.data.labels import CITYSCAPES_CLASSES, LABEL_SETS
+from plca_dist.data.labels import LABEL_SETS, cityscapes_ids
 from plca_dist.models.deeplab import build_network
 from plca_dist.models.weights import to_bytes
 
 #: City, sequence and frame, height, width.
 IMAGES = (("ulm", "000001_000019", 101, 181), ("ulm", "000002_000019", 96, 192), ("bonn", "000000_000019", 63, 128))
-LABEL_IDS = {name: label_id for name, (label_id, _) in CITYSCAPES_CLASSES.items()}
+LABEL_IDS = cityscapes_ids()
 #: The evaluator as its console command starts it, but without the scores of instances, which would need instance ids.
 EVALUATOR = """
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as evaluator
@@ -92,7 +92,7 @@ def test_every_class_and_the_mean_agree_with_cityscapesscripts(tmp_path: Path, a
     draw(tmp_path / "cityscapes", without=("train", "bus"))
     (tmp_path / "w.safetensors").write_bytes(network("cityscapes", never=("train", "road")))
     ours, official = both(tmp_path, tmp_path / "w.safetensors", aggregation)
-    for name in CITYSCAPES_CLASSES:
+    for name in LABEL_IDS:
         if name == "train":  # neither there nor predicted: no IoU, and none in the mean
             assert ours["iou"][name] is None
             assert math.isnan(official["classScores"][name])

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from plca_dist.cli import main
-from plca_dist.data.labels import CITYSCAPES_CLASSES
+from plca_dist.data.labels import cityscapes_ids
 from plca_dist.recipe import load
 from plca_dist.run.directory import open_run
 from tests.authors import MEAN_BGR, ORDER, AuthorsNetwork
@@ -44,7 +44,7 @@ def test_an_imported_file_predicts_what_theirs_does(theirs: AuthorsNetwork, file
     with torch.no_grad():
         grid_1Khw = theirs(bgr_13HW).softmax(1)
     row_HW = torch.nn.functional.interpolate(grid_1Khw, (97, 129), mode="bilinear").argmax(1)[0]
-    expected_HW = np.array([CITYSCAPES_CLASSES[name][0] for name in ORDER])[row_HW]
+    expected_HW = np.array([cityscapes_ids()[name] for name in ORDER])[row_HW]
     found_HW = np.asarray(Image.open(tmp_path / "out" / "label_ids" / "a.png"))
     assert (found_HW == expected_HW).mean() > 0.999  # but for ties
     assert len(np.unique(expected_HW)) > 4

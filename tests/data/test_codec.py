@@ -9,7 +9,15 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from plca_dist.data.codec import decode_label, encode_label, first_channel, index_image, verified_image
+from plca_dist.data.codec import (
+    colour_codes,
+    decode_label,
+    encode_label,
+    first_channel,
+    index_image,
+    verified_image,
+)
+from plca_dist.data.formats import changes
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -120,10 +128,96 @@ def test_large_images_are_read_up_to_a_limit_that_is_named() -> None:
             read(bytes(data))
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("kind", ["GIF", "JPEG2000"])
 def test_formats_that_are_not_read_are_named(kind: str) -> None:
-    with pytest.raises(ValueError, match=rf"(?i)no PNG or JPEG image but {kind}; convert it"):
+    name = {"GIF": "GIF", "JPEG2000": "JPEG 2000"}[kind]
+    with pytest.raises(ValueError, match=rf"^it is {name}, and PNG, JPEG, TIFF, WebP and BMP are read; convert it$"):
         verified_image(encoded(Image.new("RGB", (4, 4)), kind))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+@pytest.mark.parametrize("kind", ["TIFF", "WEBP", "BMP"])
+def test_other_formats_give_the_same_pixels(kind: str, mode: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 9), np.uint8)).convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, kind, lossless=True) if kind == "WEBP" else image.save(stream, kind)
+    assert torch.equal(verified_image(stream.getvalue()), verified_image(encoded(image)))
+
+
+def tiff(samples: np.ndarray, **settings: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(samples).save(stream, "TIFF", **settings)
+    return stream.getvalue()
+
+
+def test_a_tiff_is_turned_once_and_its_16_bits_are_scaled() -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (5, 9), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = tiff(shades, exif=exif)
+    assert np.array_equal(verified_image(data)[0].numpy(), np.rot90(shades, -1))
+    assert np.array_equal(index_image(data), np.rot90(shades, -1))
+    assert changes(data) == ("turned as its EXIF orientation says",)
+    deep = tiff(shades.astype(np.uint16) * 257)
+    assert np.array_equal(verified_image(deep)[0].numpy(), shades)
+    assert np.array_equal(index_image(deep), shades.astype(np.uint16) * 257)
+    assert changes(deep) == ("16 bits a sample, of which the high byte is taken",)
+
+
+def test_pictures_whose_values_nobody_can_know_are_refused() -> None:
+    shades = np.zeros((5, 9), np.uint8)
+    for data, said in (
+        (tiff(shades.astype(np.float32)), "its samples have 32 bits, and nothing says which are black and white"),
+        (tiff(shades.astype(np.int32)), "its samples have 32 bits"),
+        (tiff(shades, save_all=True, append_images=[Image.fromarray(shades)]), "it holds 2 pictures; give each a file"),
+    ):
+        with pytest.raises(ValueError, match=f"^{said}"):
+            verified_image(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (encoded(Image.new("L", (8, 8)), "JPEG"), "it is a JPEG whose compression changes values; write labels as PNG"),
+        (encoded(Image.new("L", (8, 8)), "WEBP"), "it is a WebP whose compression changes values"),
+        (tiff(np.zeros((8, 8), np.uint8), compression="jpeg"), "it is a TIFF whose compression changes values"),
+        (tiff(np.zeros((8, 8), np.uint8), tiffinfo={262: 0}), "it is a TIFF whose 0 is white"),
+        (tiff(np.zeros((8, 8), np.float32)), "its samples are no whole numbers"),
+        (encoded(Image.new("RGB", (8, 8), (1, 2, 3))), "it is a colour image; with coding: colour its colours say"),
+        (encoded(Image.new("RGB", (8, 8), (2, 2, 2))), "it is a colour image of equal channels; write coding: red"),
+    ],
+)
+def test_label_files_that_hold_no_class_numbers_are_refused(data: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        index_image(data)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "L"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_colours_of_a_label_are_its_codes(kind: str, mode: str) -> None:
+    image = Image.fromarray(np.array([[[128, 64, 128], [0, 0, 142]], [[7, 7, 7], [255, 0, 0]]], np.uint8)).convert(mode)
+    expected = np.asarray(image.convert("RGB")).astype(int) @ (65536, 256, 1)
+    assert np.array_equal(colour_codes(encoded(image, kind)), expected)
+
+
+def test_colours_that_are_none_are_refused() -> None:
+    clear = Image.new("RGBA", (2, 2), (1, 2, 3, 128))
+    with pytest.raises(ValueError, match=r"^it is transparent in places"):
+        colour_codes(encoded(clear))
+    with pytest.raises(ValueError, match=r"^its colours have more than 8 bits"):
+        colour_codes(encoded(Image.fromarray(np.zeros((2, 2), np.uint16))))
+
+
+def test_what_reading_changes_is_said() -> None:
+    plain = Image.new("RGB", (8, 8))
+    assert changes(encoded(plain)) == changes(encoded(plain, "JPEG")) == ()
+    assert changes(encoded(plain.convert("CMYK"), "JPEG")) == ("CMYK colours converted to RGB",)
+    assert changes(encoded(plain.convert("RGBA"))) == ()
+    assert changes(encoded(Image.new("RGBA", (8, 8), (1, 2, 3, 254)))) == ("transparency left out",)
+    for profile, said in ((b"a profile of Adobe RGB", 1), (b"a profile of sRGB IEC", 0)):
+        stream = io.BytesIO()
+        plain.save(stream, "PNG", icc_profile=profile)
+        assert len(changes(stream.getvalue())) == said
 
 
 def test_transparency_of_a_palette_is_no_warning() -> None:

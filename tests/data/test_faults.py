@@ -58,7 +58,7 @@ def copied(shards: Store, place: Path) -> Store:
 
 def domain(place: Store, name: str = "source", *, batch: int = 4, **changed: Any) -> DomainStream:
     options: dict[str, Any] = {
-        "classes": TOYTOWN.classes if name == "source" else None, "batch": batch, "seed": 3, "window": 2,
+        "labels": TOYTOWN if name == "source" else None, "batch": batch, "seed": 3, "window": 2,
         "shorter_edge": None, "crop": (32, 64), "flip": True,
     }  # fmt: skip
     return DomainStream(place.child(name), name, **options | changed)

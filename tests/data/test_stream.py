@@ -24,8 +24,8 @@ def stream(shards: Store, slots: range, start: int, micro: int = 1, prefetch: in
     }  # fmt: skip
     common |= changed
     return Stream(
-        DomainStream(shards.child("source"), "source", classes=TOYTOWN.classes, **common),
-        DomainStream(shards.child("target"), "target", classes=None, **common),
+        DomainStream(shards.child("source"), "source", labels=TOYTOWN, **common),
+        DomainStream(shards.child("target"), "target", labels=None, **common),
         slots=slots,
         micro=micro,
         start_step=start,

@@ -35,8 +35,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path],
             for image, label, values in pairs:
                 _draw(tmp_path / folder, image, label, np.array(values, np.uint8))
         for block in blocks(document.read_text()):
-            if block.language == "yaml" and (first := block.text.splitlines()[0]).startswith("# "):
-                (tmp_path / first.split()[1]).write_text(block.text)
+            if block.language == "yaml":
+                (tmp_path / block.file).write_text(block.text)
         monkeypatch.chdir(tmp_path)
 
     return prepare

@@ -38,6 +38,12 @@ class Block:
     text: str
 
     @property
+    def file(self) -> str:
+        """The file that a comment in the first line names, of a YAML block; "unnamed.yaml" where there is none."""
+        first = self.text.partition("\n")[0]
+        return first.split()[1] if first.startswith("# ") else "unnamed.yaml"
+
+    @property
     def commands(self) -> list[str]:
         """Of a shell block: one a line, continued lines joined, comments left out, `a && b` as two."""
         lines = self.text.replace("\\\n", " ").splitlines()

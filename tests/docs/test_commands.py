@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from plca_dist.cli.parser import build_parser
+from plca_dist.data.label_file import read_label_set
 from plca_dist.recipe import load
 from tests.docs.documents import CLUSTER, DOCUMENTS, ROOT, arguments, blocks, execute, expanded, inline, outside
 
@@ -84,10 +85,15 @@ def test_every_command_is_shown_somewhere() -> None:
 
 @having("yaml", "")
 def test_yaml_is_valid_and_recipes_are_recipes(document: Path, tmp_path: Path) -> None:
-    for block in [b for b in blocks(document.read_text()) if b.language == "yaml"]:
-        if {"source", "target"} <= set(yaml.safe_load(block.text)):
-            (tmp_path / "recipe.yaml").write_text(block.text)
-            load(str(tmp_path / "recipe.yaml"))
+    found = [b for b in blocks(document.read_text()) if b.language == "yaml"]
+    for block in found:
+        (tmp_path / block.file).write_text(block.text)
+    for block in found:
+        keys = set(yaml.safe_load(block.text))
+        if {"source", "target"} <= keys:
+            load(str(tmp_path / block.file))
+        if "classes" in keys:
+            read_label_set(str(tmp_path / block.file))
 
 
 @having("python", "")

@@ -12,10 +12,19 @@ import torch
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError
 from plca_dist.models.description import Description
-from plca_dist.models.weights import describe, load_into, load_pretrained, load_weights, to_bytes
+from plca_dist.models.weights import describe, label_record, load_into, load_pretrained, load_weights, to_bytes
 from tests.models.files import TOYTOWN, distinct, network_of, same, snapshot
 
 SYNTHIA = LABEL_SETS["synthia"].classes
+
+
+def test_more_about_the_classes_travels_with_the_weights() -> None:
+    network, labels = network_of("tiny"), {"name": "mine", "classes": [{"name": "a", "colour": [1, 2, 3]}]}
+    data = to_bytes(network, TOYTOWN, labels)
+    assert label_record(data) == labels
+    assert label_record(to_bytes(network, TOYTOWN)) is None
+    assert describe(data) == describe(to_bytes(network, TOYTOWN))
+    assert same(load_weights(data).state_dict(), network.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -22,5 +22,5 @@ def test_the_templates_are_data_of_the_package() -> None:
     patterns = settings["tool"]["setuptools"]["package-data"]["plca_dist"]
     installed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
     templates = {*PACKAGE.rglob("*.jinja"), *PACKAGE.rglob("*.css")}
-    assert len(templates) == 5
+    assert len(templates) == 6
     assert templates <= installed

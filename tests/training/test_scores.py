@@ -47,6 +47,16 @@ def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     assert found.miou == pytest.approx(45.0)
 
 
+def test_a_group_is_scored_as_one_class() -> None:
+    counts = torch.tensor([[50, 3, 2, 0], [4, 10, 0, 0], [1, 0, 30, 0], [0, 0, 0, 0]])
+    groups = {"ground": (0, 1), "nothing": (3,), "all": (0, 1, 2, 3)}
+    found = score(counts, LabelSet("four", FOUR.classes, FOUR.palette, {"two": (0, 2)}, groups))
+    assert found.means["two"] == pytest.approx((100 * 50 / 60 + 100 * 30 / 33) / 2)
+    # Road and car are confused 7 times, which is no fault within the group; 3 pixels are confused with sky.
+    assert found.means["ground"] == pytest.approx(100 * 67 / (67 + 2 + 1))
+    assert (found.means["nothing"], found.means["all"]) == (None, 100.0)
+
+
 def test_nothing_counted_has_no_mean() -> None:
     found = score(torch.zeros(4, 4, dtype=torch.int64), FOUR)
     assert found.miou is None

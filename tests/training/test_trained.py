@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from plca_dist.config import Config
+from plca_dist.data.label_file import label_set_from
+from plca_dist.data.label_record import own_record
 from plca_dist.errors import UserError
+from plca_dist.models.deeplab import build_network
+from plca_dist.models.weights import to_bytes
 from plca_dist.storage import Location
 from plca_dist.training.trained import fresh_network, load_trained
 
@@ -31,6 +35,18 @@ def test_a_run_begins_with_what_another_one_has(place: str, run: Path, make_conf
     wanted = load_trained(Location(f"{run}{place.rstrip('/')}")).network.state_dict()
     assert began.keys() == wanted.keys()
     assert all(torch.equal(began[key], wanted[key]) for key in wanted)
+
+
+def test_weights_of_an_own_label_set_know_it_by_themselves(tmp_path: Path) -> None:
+    labels = label_set_from({"classes": ["background", {"name": "road", "same_as": "street"}]}, "mine.yaml")
+    network = build_network("tiny", 2, style="torchvision", rates=(1, 2))
+    (tmp_path / "w.safetensors").write_bytes(to_bytes(network, labels.classes, own_record(labels)))
+    found = load_trained(Location(f"{tmp_path}/w.safetensors")).labels
+    assert (found.name, found.classes, found.palette) == ("mine", labels.classes, labels.palette)
+    assert found.same_as == labels.same_as
+    (tmp_path / "w.safetensors").write_bytes(to_bytes(network, labels.classes))
+    with pytest.raises(UserError, match=r"knows classes of no label set here: background, road\.$"):
+        load_trained(Location(f"{tmp_path}/w.safetensors"))
 
 
 def test_steps_differ(run: Path, make_config: Callable[..., Config]) -> None:

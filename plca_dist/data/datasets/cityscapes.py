@@ -2,23 +2,17 @@
 
 from pathlib import Path
 
-from plca_dist.data.codec import index_image
 from plca_dist.data.datasets.dataset import Dataset
-from plca_dist.data.datasets.file_reader import FileReader, LabelCode, value_table
+from plca_dist.data.datasets.file_reader import FileReader
 from plca_dist.data.datasets.listing import check_split, list_images, paired
-from plca_dist.data.labels import CITYSCAPES_CLASSES, LABEL_SETS
+from plca_dist.data.labels import CODINGS, LABEL_SETS
 
 LAYOUT = (
     "leftImg8bit/SPLIT/CITY/CITY_SEQ_FRAME_leftImg8bit.png, "
     "gtFine/SPLIT/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png; SPLIT is train, val or test."
 )
-#: Label id -> train id.
-TRAIN_IDS = {
-    label_id: LABEL_SETS["cityscapes"].classes.index(name) for name, (label_id, _) in CITYSCAPES_CLASSES.items()
-}
 _IMAGE = "_leftImg8bit"
 _LABEL = "_gtFine_labelIds.png"
-_CODE = LabelCode(index_image, value_table(TRAIN_IDS, [*range(34), 255]))
 
 
 def _open(root: Path, *, with_labels: bool, split: str | None = None) -> FileReader:
@@ -27,7 +21,8 @@ def _open(root: Path, *, with_labels: bool, split: str | None = None) -> FileRea
     ids = [path.stem[: -len(_IMAGE)] for path in images]
     folder = root / "gtFine" / split
     labels = [folder / path.parent.name / f"{id_}{_LABEL}" for path, id_ in zip(images, ids, strict=True)]
-    return paired("cityscapes", root, LABEL_SETS["cityscapes"], images, labels if with_labels else None, _CODE, ids)
+    coded = CODINGS["cityscapes_label_ids"]
+    return paired("cityscapes", root, LABEL_SETS["cityscapes"], images, labels if with_labels else None, coded, ids)
 
 
 CITYSCAPES = Dataset(LAYOUT, ("split",), _open)

@@ -14,7 +14,8 @@ from plca_dist.errors import UserError
 class Sample:
     """One image with its label.
 
-    `image` holds the encoded bytes as they came; `label` is (height, width) uint8 train ids, or None.
+    `image` holds the encoded bytes as they came; `label` is (height, width) uint8 train ids, or None. `notes`: what
+    reading the image does to its pixels beyond decoding, in words (see `formats.changes`).
     """
 
     id: str
@@ -22,6 +23,7 @@ class Sample:
     label: np.ndarray | None
     height: int
     width: int
+    notes: tuple[str, ...] = ()
 
 
 class ForeignLabels(UserError):

@@ -4,41 +4,26 @@ Each file is checked when it is read. Nothing downstream has to expect a broken 
 class number that the label set does not know.
 """
 
-import hashlib
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from plca_dist.data.codec import verified_image
+from plca_dist.data import label_hints
+from plca_dist.data.codec import colour_codes, first_channel, index_image, verified_image
+from plca_dist.data.coding import REFUSED, Coding
 from plca_dist.data.datasets.dataset import ForeignLabels, Sample
-from plca_dist.data.labels import IGNORE, LabelSet
-from plca_dist.errors import UserError
+from plca_dist.data.datasets.files import File, contents, stamp
+from plca_dist.data.formats import changes
+from plca_dist.data.labels import LabelSet
+from plca_dist.errors import UserError, some
 
-#: Marks a raw label value that a data set does not have.
-REFUSED = -1
-#: How much of a file's end enters its stamp. A PNG ends with checksums of all its pixels.
-_STAMP_TAIL = 4096
-
-
-class LabelCode(NamedTuple):
-    """How a data set writes labels: `decode` gives raw values (H, W), `train_ids` (256,) int16 maps them."""
-
-    decode: Callable[[bytes], np.ndarray]
-    train_ids: np.ndarray
-
-
-def value_table(train_ids: dict[int, int], legal: Sequence[int]) -> np.ndarray:
-    """Table (256,) int16 for `LabelCode`: raw value -> train id; the other `legal` values are ignored."""
-    table = np.full(256, REFUSED, np.int16)
-    table[list(legal)] = IGNORE
-    for raw, train_id in train_ids.items():
-        table[raw] = train_id
-    return table
+#: Form of a coding -> label file to codes (H, W).
+_DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
+    "index": index_image,
+    "red": first_channel,
+    "colour": colour_codes,
+}
 
 
 @dataclass(frozen=True)
@@ -48,9 +33,9 @@ class FileReader:
     dataset: str
     label_set: LabelSet | None
     ids: tuple[str, ...]
-    images: tuple[Path, ...]
-    labels: tuple[Path, ...] | None
-    code: LabelCode
+    images: tuple[File, ...]
+    labels: tuple[File, ...] | None
+    coding: Coding | None
 
     @property
     def labelled(self) -> bool:
@@ -60,77 +45,62 @@ class FileReader:
         return len(self.ids)
 
     def load(self, i: int) -> Sample:
-        path = self.images[i]
-        data = _contents(path)
+        file = self.images[i]
+        data = contents(file)
         try:
-            height, width = verified_image(data).shape[1:]
+            image_3HW = verified_image(data)
         except ValueError as error:
-            raise UserError(f"{path}: cannot be decoded: {error}.") from error
+            raise UserError(f"{file}: cannot be decoded: {error}.") from error
+        height, width = image_3HW.shape[1:]
         label = None
         if self.labels is not None:
             label = self._label(self.labels[i])
             if label.shape != (height, width):
                 raise UserError(
                     f"{self.labels[i]}: the label is {label.shape[1]}x{label.shape[0]} pixels, "
-                    f"its image {path} is {width}x{height}; the two must be of one size."
+                    f"its image {file} is {width}x{height}; the two must be of one size."
                 )
-        return Sample(self.ids[i], data, label, height, width)
+        notes = changes(data)
+        if any(note.startswith("16 bits") for note in notes) and int(image_3HW.max()) < _DARK:
+            notes = (
+                *notes,
+                f"nearly black, no sample above {256 * _DARK} of 65535: scale such images to 16 bits first",
+            )
+        return Sample(self.ids[i], data, label, height, width, notes)
 
     def stamp(self, i: int) -> str:
-        paths = (self.images[i], self.labels[i]) if self.labels is not None else (self.images[i],)
-        return "+".join(_stamp(path) for path in paths)
+        files = (self.images[i], self.labels[i]) if self.labels is not None else (self.images[i],)
+        return "+".join(map(stamp, files))
 
-    def _label(self, path: Path) -> np.ndarray:
+    def _label(self, file: File) -> np.ndarray:
+        assert self.coding
         try:
-            raw = self.code.decode(_contents(path))
+            codes_HW = _DECODERS[self.coding.form](contents(file))
         except ValueError as error:
-            raise UserError(f"{path}: cannot be read as a label: {error}.") from error
-        values = np.flatnonzero(np.bincount(raw.reshape(-1), minlength=256))
-        table = self.code.train_ids
-        outside = [int(v) for v in values if v > 255 or table[v] == REFUSED]
-        if outside:
-            raise ForeignLabels(
-                f"{path}: label values {_ranges(outside)} are not {self.dataset}'s; "
-                f"allowed: {_ranges(np.flatnonzero(table != REFUSED))}. Is this the right label file and label set?"
-            )
-        return table.astype(np.uint8)[raw]
+            raise UserError(f"{file}: cannot be read as a label: {error}.") from error
+        table = self.coding.table()
+        if int(codes_HW.max(initial=0)) < len(table):
+            label_HW = table[codes_HW]
+            if not (label_HW == REFUSED).any():
+                return label_HW
+        raise ForeignLabels(self._foreign(file, codes_HW))
+
+    def _foreign(self, file: File, codes_HW: np.ndarray) -> str:
+        assert self.coding
+        found, first, count = np.unique(codes_HW, return_index=True, return_counts=True)
+        outside = ~np.isin(found, self.coding.allowed)
+        places = [
+            f"{self.coding.text([int(code)])}: {n} pixel{'s' if n > 1 else ''}, the first in row {at // width}, column "
+            f"{at % width}"
+            for width in [codes_HW.shape[1]]
+            for code, at, n in zip(found[outside], first[outside], count[outside], strict=True)
+        ]
+        return (
+            f"{file}: label {self.coding.things} {self.coding.text(found[outside])} are not {self.dataset}'s; allowed: "
+            f"{self.coding.text(self.coding.allowed)}. {some(places)}. "
+            + label_hints.likely(set(map(int, found)), self.coding, self.label_set)
+        )
 
 
-def _contents(path: Path) -> bytes:
-    with _opened(path) as file:
-        return file.read()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file to read. UserError for what is none: to open a pipe would wait for its writer, a device may act."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path}: is no file but a directory, pipe, socket or device; take it away.")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
-
-
-def _stamp(path: Path) -> str:
-    """Size and a hash of the last bytes: times of change do not survive copying a data set to another machine."""
-    try:
-        with _opened(path) as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _STAMP_TAIL))
-            return f"{size}:{hashlib.sha256(file.read()).hexdigest()[:16]}"
-    except UserError:
-        return "unreadable"  # `load` says so, where it can be listed as a broken sample
-
-
-def _ranges(values: Sequence[int] | np.ndarray, most: int = 8) -> str:
-    """`0-3, 7, 255`: ascending integers in few characters."""
-    runs: list[list[int]] = []
-    for value in map(int, values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
-    return ", ".join(parts[:most] + (["..."] if len(parts) > most else []))
+#: High bytes of 16-bit samples, below which an image is no image of 16 bits: 12 bits reach 15.
+_DARK = 16

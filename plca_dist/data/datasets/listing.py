@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from plca_dist.data.codec import OTHER_SUFFIXES, SUFFIXES
-from plca_dist.data.datasets.file_reader import FileReader, LabelCode
+from plca_dist.data.datasets.file_reader import FileReader
+from plca_dist.data.formats import OTHER_SUFFIXES, SUFFIXES
 from plca_dist.data.labels import LabelSet
 from plca_dist.errors import UserError, nearest, printable, some
 
@@ -62,10 +62,10 @@ def paired(
     classes: LabelSet | None,
     images: list[Path],
     labels: list[Path] | None,
-    code: LabelCode,
+    coded: LabelSet,
     ids: list[str] | None = None,
 ) -> FileReader:
-    """The reader of `images` with `labels`, None for images alone.
+    """The reader of `images` with `labels`, None for images alone; `coded` says how label files are written.
 
     `ids` None: the images' names without their endings. Raises UserError for an id given twice and a missing label.
     """
@@ -81,7 +81,8 @@ def paired(
         if missing:
             raise UserError(f"{root}: no label for {some(missing)}; add the labels, or read the images without them.")
         labels = [present[label] for label in labels]
-    return FileReader(dataset, classes, tuple(ids), tuple(images), tuple(labels) if labels is not None else None, code)
+    files = tuple(labels) if labels is not None else None
+    return FileReader(dataset, classes, tuple(ids), tuple(images), files, coded.coding)
 
 
 def _present(paths: Iterable[Path]) -> dict[Path, Path]:

@@ -8,10 +8,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from plca_dist.data.label_file import drawn_palette
+from plca_dist.data.label_record import of_record
+from plca_dist.data.labels import LabelSet
+from plca_dist.data.shards.statistics import Statistics, summary
 from plca_dist.errors import UserError, first_line
 from plca_dist.storage import Store
 
@@ -69,6 +73,8 @@ class Manifest:
         skipped: broken samples that were left out.
         inputs: fingerprint of the raw data and of the settings that the shards were written with.
         schema: version of the shards' layout.
+        statistics: of the samples; None of shards of older versions.
+        own_labels: record of the label set, of shards written from now on (see `label_file.record`).
     """
 
     dataset: str
@@ -80,6 +86,15 @@ class Manifest:
     skipped: tuple[Skipped, ...]
     inputs: str
     schema: int = SCHEMA
+    statistics: Statistics | None = None
+    own_labels: dict[str, Any] | None = None
+
+    @cached_property
+    def labels(self) -> LabelSet:
+        """The label set of the train ids, as far as it is recorded; without classes for unlabelled shards."""
+        if self.own_labels:
+            return of_record(self.own_labels, MANIFEST)
+        return LabelSet(self.label_set or "", self.classes, drawn_palette(len(self.classes)))
 
     @cached_property
     def row_groups(self) -> tuple[RowGroup, ...]:
@@ -93,7 +108,9 @@ class Manifest:
 
     def fingerprint(self) -> str:
         """A hash of the shards' content: equal where training on them is the same."""
-        content = [self.classes, self.with_labels, [(s.sha256, s.row_groups) for s in self.shards]]
+        content: list[Any] = [self.classes, self.with_labels, [(s.sha256, s.row_groups) for s in self.shards]]
+        if self.with_labels and self.labels.same_as:  # they decide which classes of a recipe these become
+            content.append(self.labels.same_as)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def summary(self) -> str:
@@ -102,6 +119,10 @@ class Manifest:
         labels = f"labels of {self.label_set!r}" if self.with_labels else "no labels"
         size = sum(s.bytes for s in self.shards) / 2**20
         return f"{self.rows} samples in {len(self.shards)} shards, {size:.1f} MiB, {labels}{left_out}"
+
+    def contents(self) -> list[str]:
+        """Lines for a person about the samples; none for shards of older versions."""
+        return summary(self.statistics, self.labels) if self.statistics else []
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False).encode()
@@ -127,6 +148,16 @@ def read_manifest(store: Store) -> Manifest:
         manifest = _MANIFEST.validate_json(data, strict=True)
     except ValueError as error:
         raise UserError(f"{where} is damaged ({_fault(error)}); write the shards again with --overwrite.") from error
+    counted = manifest.statistics.pixels if manifest.statistics else ()
+    try:
+        labels = manifest.labels
+    except UserError as error:
+        raise UserError(f"{where} is damaged ({error}); write the shards again with --overwrite.") from error
+    if labels.classes != manifest.classes or (counted and len(counted) != len(manifest.classes)):
+        raise UserError(
+            f"{where} contradicts itself: its label set or its pixels are not of its {len(manifest.classes)} classes; "
+            "write the shards again with --overwrite."
+        )
     for shard in manifest.shards:
         if shard.rows != sum(shard.row_groups):
             raise UserError(
@@ -153,6 +184,7 @@ class Record:
     inputs: str
     shard: Shard
     skipped: tuple[Skipped, ...]
+    statistics: Statistics | None = None
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), allow_nan=False).encode()

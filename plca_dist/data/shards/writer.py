@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from plca_dist.data.datasets.dataset import ForeignLabels, Reader
+from plca_dist.data.label_record import record
+from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.order import permutation
 from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
 from plca_dist.data.shards.manifest import (
@@ -32,6 +34,7 @@ from plca_dist.data.shards.manifest import (
     parse_record,
     read_manifest,
 )
+from plca_dist.data.shards.statistics import Statistics, of_sample, total
 from plca_dist.errors import RunFailed, UserError
 from plca_dist.storage import Store
 
@@ -44,7 +47,14 @@ SHARD_ROWS = 256
 MOST_SKIPPED = 0.25
 
 _RECORDS = "_unfinished"
-Written = tuple[Shard, tuple[Skipped, ...]]
+
+
+class Written(NamedTuple):
+    """A finished shard. `statistics`: None where an older version wrote it."""
+
+    shard: Shard
+    skipped: tuple[Skipped, ...]
+    statistics: Statistics | None
 
 
 class Claim(Protocol):
@@ -152,8 +162,9 @@ def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
 
 
 def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Written], inputs: str) -> Manifest:
-    shards = tuple(shard for shard, _ in written if shard.rows)
-    skipped = tuple(entry for _, entries in written for entry in entries)
+    shards = tuple(part.shard for part in written if part.shard.rows)
+    skipped = tuple(entry for part in written for entry in part.skipped)
+    counted = [part.statistics for part in written if part.statistics]
     kept = {shard.name for shard in shards}
     for entry in store.list():
         # Left by an earlier, larger data set in the same place.
@@ -169,6 +180,8 @@ def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Writ
         shards=shards,
         skipped=skipped,
         inputs=inputs,
+        statistics=total(counted) if len(counted) == len(written) else None,
+        own_labels=record(classes) if classes else None,
     )
     store.write(MANIFEST, manifest.to_json())
     store.delete_tree(_RECORDS)
@@ -201,7 +214,10 @@ class _Writer:
 
     def inputs_of(self, part: Sequence[int]) -> str:
         """A fingerprint of everything that decides the content of one shard."""
-        settings = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
+        settings: list[Any] = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
+        labels = self.reader.label_set if self.with_labels else None
+        if labels and labels != LABEL_SETS.get(labels.name):  # a shipped one that holds train ids is its name
+            settings.append(record(labels))
         return _digest([settings, [(self._ids[i], self.reader.stamp(i)) for i in part]])
 
     def check(self, claimed: Claim) -> None:
@@ -231,21 +247,23 @@ class _Writer:
             if kept.inputs == inputs and present and (self.skip_broken or not kept.skipped):
                 self._leave_out(kept.skipped)
                 self._advance(len(part))
-                return kept.shard, kept.skipped
+                return Written(kept.shard, kept.skipped, kept.statistics)
         broken: list[Skipped] = []
+        counted: list[Statistics] = []
         shard = write_shard(
             self.store,
             name,
-            self._rows(part, broken, claimed),
+            self._rows(part, broken, counted, claimed),
             with_labels=self.with_labels,
             row_group_rows=self.row_group_rows,
             row_group_bytes=self.row_group_bytes,
         )
         self.check(claimed)
-        self.store.write(record, Record(inputs, shard, tuple(broken)).to_json())
-        return shard, tuple(broken)
+        written = Written(shard, tuple(broken), total(counted))
+        self.store.write(record, Record(inputs, *written).to_json())
+        return written
 
-    def _rows(self, part: list[int], broken: list[Skipped], claimed: Claim) -> Iterator[Row]:
+    def _rows(self, part: list[int], broken: list[Skipped], counted: list[Statistics], claimed: Claim) -> Iterator[Row]:
         for i in part:
             if self._stop.is_set():
                 raise _StoppedError
@@ -261,7 +279,9 @@ class _Writer:
                 broken.append(Skipped(self._ids[i], str(error)))
                 self._leave_out(broken[-1:])
             else:
-                yield make_row(sample, len(self._classes) if self._classes else None)
+                classes = len(self._classes) if self._classes else None
+                counted.append(of_sample(sample, classes))
+                yield make_row(sample, classes)
             self._advance(1)
 
     def _leave_out(self, samples: Sequence[Skipped]) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from plca_dist.data.codec import decode_image
 from plca_dist.data.datasets.layouts import DATASETS, open_dataset
-from plca_dist.data.labels import CITYSCAPES_CLASSES, LABEL_SETS
+from plca_dist.data.labels import LABEL_SETS, cityscapes_ids
 from plca_dist.errors import UserError
 
 CAMVID = Path(__file__).resolve().parents[3].parent / "shared" / "camvid"
@@ -55,7 +55,7 @@ def test_gta5_palette_indices_are_label_ids(gta5: Path) -> None:
     assert sample.image == (gta5 / "images/00002.png").read_bytes()
     assert sample.label is not None
     assert sample.label.dtype == np.uint8
-    train_id = {label_id: n for n, (label_id, _) in enumerate(CITYSCAPES_CLASSES.values())}
+    train_id = {label_id: n for n, label_id in enumerate(cityscapes_ids().values())}
     assert sample.label.reshape(-1)[:35].tolist() == [train_id.get(i, 255) for i in range(35)]
 
 
@@ -194,8 +194,8 @@ def test_broken_files_are_named(gta5: Path) -> None:
         (good_image[: len(good_image) // 2], "truncated"),
         (good_image[:-12], "truncated"),
         (bytes(flipped), "checksum"),
-        (b"", "no PNG or JPEG"),
-        (b"<html>404</html>", "no PNG or JPEG"),
+        (b"", "no PNG, JPEG, TIFF, WebP or BMP"),
+        (b"<html>404</html>", "no PNG, JPEG, TIFF, WebP or BMP"),
     ):
         image.write_bytes(broken)
         with pytest.raises(UserError, match=rf"images/00001\.png: cannot be decoded: .*{said}"):

@@ -8,13 +8,14 @@ import pytest
 from plca_dist.data.codec import decode_image
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.datasets.toytown import scene
-from plca_dist.data.labels import LABEL_SETS, remap
+from plca_dist.data.label_match import remap
+from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError
 
 CLASSES = LABEL_SETS["toytown"].classes
 CITYSCAPES = LABEL_SETS["cityscapes"].classes
 #: From the Cityscapes train ids that scenes are labelled with to places in CLASSES.
-PLACE = remap(CITYSCAPES, CLASSES)
+PLACE = remap(LABEL_SETS["cityscapes"], LABEL_SETS["toytown"])
 SIZE = {"height": 96, "width": 192}
 
 
