@@ -219,6 +219,8 @@ def main() -> None:
     rows = table(results)
     for cells in rows:
         print(" | ".join(f"{cell:{width}}" for cell, width in zip(cells, (46, 26, 9, 12), strict=True)))
+    if DEVICE == "cpu":
+        print(save("association_precision", results.pop("precision")))
     name = "association" if DEVICE == "cpu" else "association_gpu"
     print(save(name, {"threads": torch.get_num_threads(), "table": rows, **results}))
 
