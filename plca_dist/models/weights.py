@@ -127,15 +127,17 @@ def to_bytes(network: Network, classes: Sequence[str], labels: Mapping[str, Any]
     assert len(classes) == network.num_classes, f"{len(classes)} class names for {network.num_classes} classes"
     description = described(network, classes)
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    written: dict[str, Any] = {"format": _FORMAT, **description.written(), _HASH: _hash(description, tensors)}
+    written: dict[str, Any] = {"format": _FORMAT, **description.written(), _HASH: _hash(description, tensors, labels)}
     if labels is not None:
         written[_LABELS] = dict(labels)
     return safetensors.torch.save(tensors, {_KEY: json.dumps(written)})
 
 
-def _hash(description: Description, tensors: Mapping[str, Tensor]) -> str:
+def _hash(description: Description, tensors: Mapping[str, Tensor], labels: Mapping[str, Any] | None) -> str:
     """Of the description, and of every tensor's name, dtype, shape and bytes, in the order of the names."""
     found = hashlib.sha256(json.dumps(list(description.written().values())).encode())
+    if labels is not None:
+        found.update(json.dumps(dict(labels)).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -188,7 +190,7 @@ def _header(data: bytes) -> bytes:
 def _tensors(data: bytes, description: Description, digest: str | None, origin: str) -> dict[str, Tensor]:
     """The file's tensors. Raises UserError where they are damaged or differ from the hash in the file."""
     tensors = safetensors_of(data, origin)
-    if digest is not None and _hash(description, tensors) != digest:
+    if digest is not None and _hash(description, tensors, label_record(data, origin=origin)) != digest:
         raise UserError(f"{origin} is damaged (it differs from the sha256 in its metadata): {RESTORE}.")
     return tensors
 

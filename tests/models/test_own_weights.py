@@ -24,6 +24,8 @@ def test_more_about_the_classes_travels_with_the_weights() -> None:
     assert label_record(data) == labels
     assert label_record(to_bytes(network, TOYTOWN)) is None
     assert describe(data) == describe(to_bytes(network, TOYTOWN))
+    with pytest.raises(UserError, match="is damaged"):
+        load_weights(data.replace(b"[1, 2, 3]", b"[1, 2, 4]"))
     assert same(load_weights(data).state_dict(), network.state_dict())
 
 
