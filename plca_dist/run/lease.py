@@ -75,9 +75,13 @@ class Lease:
                 name, data = name_of(newest + 1), json.dumps(mine).encode()
                 if store.create(name, data) and not fenced(store, newest + 1):
                     prove_created_once(store, name, data)
-                    sweep_before(store, newest + 1)
-                    clear_unfinished(store)
-                    return cls(store, newest + 1, mine, ttl)
+                    lease = cls(store, newest + 1, mine, ttl)
+                    try:
+                        lease._tidy()  # which may take longer than a lease lives
+                    except BaseException:
+                        lease.release()
+                        raise
+                    return lease
                 watch = Watch(ttl)  # another launch was quicker: its lease is a new one
                 continue
             if watch.alive():
@@ -123,8 +127,7 @@ class Lease:
                 self._lose()
                 self.require()
             self._claim, self.generation = claim, self.generation + 1
-        sweep_before(self._store, self.generation)
-        clear_unfinished(self._store)
+        self._tidy()
         return self.generation
 
     def release(self) -> None:
@@ -141,6 +144,11 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+    def _tidy(self) -> None:
+        """Remove what earlier holders have left."""
+        sweep_before(self._store, self.generation)
+        clear_unfinished(self._store)
 
     def _renew(self) -> None:
         self._renewals += 1

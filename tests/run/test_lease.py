@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plca_dist.errors import LeaseLost, RunFailed, UserError
-from plca_dist.run.lease import Lease, fenced, guarded, naming_the_loss
+from plca_dist.run.lease import Lease, LeaseHeld, fenced, guarded, naming_the_loss
 from plca_dist.storage import Store, probe, resolve
 
 TTL = 1.5
@@ -29,23 +29,43 @@ def silent(lease: Lease) -> None:
 
 
 def test_of_racing_launches_one_gets_the_lease(run: Store) -> None:
-    start = threading.Barrier(16)
+    start = threading.Barrier(8)
 
     def race(_: int) -> Lease | str:
         start.wait()
         try:
-            return Lease.acquire(run, ttl=2.0, say=lambda _: None)  # sixteen at once take time to renew
+            return Lease.acquire(run, ttl=4.0, say=lambda _: None)  # eight at once take time to renew
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor(16) as pool:
-        outcomes = list(pool.map(race, range(16)))
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(race, range(8)))
     (winner,) = [o for o in outcomes if isinstance(o, Lease)]
     assert winner.generation == 1
     assert not winner.lost
     winner.release()
     for message in outcomes:
         assert isinstance(message, Lease) or "is being written by" in message
+
+
+def test_a_lease_is_renewed_while_its_holder_still_clears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of a large directory may take longer than a lease lives."""
+    run = resolve(str(tmp_path))
+    clearing, cleared = threading.Event(), threading.Event()
+
+    def clear(_: Store) -> None:
+        clearing.set()
+        cleared.wait(10)
+
+    monkeypatch.setattr("plca_dist.run.lease.clear_unfinished", clear)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(Lease.acquire, run, ttl=0.4, say=lambda _: None)
+        clearing.wait(10)
+        with pytest.raises(LeaseHeld):
+            Lease.acquire(run, ttl=0.4, say=lambda _: None)
+        cleared.set()
+        with first.result() as lease:
+            assert not lease.lost
 
 
 def test_who_gets_the_lease_clears_what_earlier_writers_left_unfinished(
