@@ -20,6 +20,7 @@ from plca_dist.errors import UserError, first_line, nearest
 from plca_dist.models.architecture import STRIDES, TIMM, Style
 from plca_dist.models.quiet import quietly
 from plca_dist.models.state import differences
+from plca_dist.models.storageless import without_storage
 
 _NAME = re.compile(r"\w+(\.\w+)?")
 #: Ways to have a network take images of any size; each network knows one of them at most.
@@ -82,7 +83,7 @@ def build_timm(backbone: str, head: str, stride: int) -> tuple[nn.Module, Facts]
 def timm_facts(backbone: str, head: str, stride: int) -> Facts:
     """The facts of `timm/NAME` under this head and stride. Raises UserError as `build_timm` does."""
     options: dict[str, Any] = {}
-    with torch.device("meta"):
+    with without_storage():
         if head == "deeplab":
             options, model, levels = _dilated(backbone, stride)
             wanted = [len(levels) - 1]

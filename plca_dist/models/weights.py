@@ -22,6 +22,7 @@ from plca_dist.models.backbone import build_backbone
 from plca_dist.models.deeplab import Network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import RESTORE, differences, load_strict, safetensors_of, state_dict_of, torch_payload
+from plca_dist.models.storageless import without_storage
 from plca_dist.models.timm_backbone import timm_facts, timm_weights
 from plca_dist.parsing import MISFITS, Unreadable, from_json, json_as
 
@@ -108,7 +109,7 @@ def _fill_backbone(network: Network, payload: Any, origin: str) -> None:
 
 
 def _parameters_fit(backbone: str, parameters: Mapping[str, Tensor]) -> bool:
-    with torch.device("meta"):
+    with without_storage():
         own = build_backbone(backbone).state_dict()
     return not differences({k: v for k, v in own.items() if not k.endswith("num_batches_tracked")}, parameters)
 

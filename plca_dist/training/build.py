@@ -1,12 +1,11 @@
 """From a recipe to its network and its objective. Drivers use it too: nothing here imports DeepSpeed or the loop."""
 
-import torch
-
 from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.method.objective import Objective
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.frozen import freeze
+from plca_dist.models.storageless import without_storage
 from plca_dist.training.optimizer import parameter_groups
 
 
@@ -32,7 +31,7 @@ def check_network(config: Config) -> None:
 
     Nothing is computed.
     """
-    with torch.device("meta"):
+    with without_storage():
         network = empty_network(config)
     freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
     parameter_groups(network, config)

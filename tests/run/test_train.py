@@ -264,6 +264,18 @@ def test_the_driver_imports_no_deepspeed() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_to_check_a_network_the_driver_does_not_import_the_compiler() -> None:
+    """torch takes over a second for it."""
+    code = """if True:
+        import sys
+        from plca_dist.recipe import load
+        from plca_dist.training.build import check_network
+        check_network(load("toytown", ["data=/x"]))
+        print("torch._dynamo" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def history(storage: Path) -> list[tuple[int, str, str]]:
     """(step from which, how, why) of every attempt at a story's run, as its directory says."""
     attempts = json.loads(max((storage / "run").glob(f"attempts/*/{HISTORY}")).read_text())
