@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plca_dist.cli.options import Commands, add_command, add_endpoint, add_size, at_least
+from plca_dist.data.datasets.pattern import IMAGES
 from plca_dist.errors import UserError
 from plca_dist.output import say
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from plca_dist.storage import Store
 
 
-IMAGES = "images/**/*"
 _OF_FOLDER = ("images", "label_files", "list")
 
 

@@ -1,5 +1,6 @@
 """Codes as a person writes them in a label-set file: `7`, `[0, 3-5]`, `[128, 64, 128]`, `"#804080"`."""
 
+import colorsys
 import re
 from typing import Any
 
@@ -37,3 +38,13 @@ def colour(value: Any, where: str) -> tuple[int, int, int]:
     if isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value):
         return value[0], value[1], value[2]
     raise UserError(f'{where}: colour {short(value)}: give [red, green, blue], each from 0 to 255, or "#rrggbb".')
+
+
+def drawn_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
+    """Distinct colours, neither black nor white; neighbours differ in hue."""
+    shades = ((0.75, 0.9), (0.5, 0.6), (0.95, 0.65), (0.35, 0.95))  # saturation, brightness
+    drawn = []
+    for k in range(classes):
+        red, green, blue = colorsys.hsv_to_rgb(k * 0.618034 % 1, *shades[k % len(shades)])
+        drawn.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(drawn)

@@ -14,7 +14,6 @@ are the classes' own colours, or `colours`. In place of a list, `classes` may na
 these are; `values` or `colours` then map its classes to their codes.
 """
 
-import colorsys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -180,17 +179,7 @@ def _palette(entries: Sequence[Mapping[str, Any]], where: str) -> tuple[Colour, 
         raise UserError(
             f"{where}: {given} colours for {len(entries)} classes: {some(without)} without; give each one, or none."
         )
-    return drawn_palette(len(entries))
-
-
-def drawn_palette(classes: int) -> tuple[Colour, ...]:
-    """Distinct colours, neither black nor white; neighbours differ in hue."""
-    shades = ((0.75, 0.9), (0.5, 0.6), (0.95, 0.65), (0.35, 0.95))  # saturation, brightness
-    drawn = []
-    for k in range(classes):
-        red, green, blue = colorsys.hsv_to_rgb(k * 0.618034 % 1, *shades[k % len(shades)])
-        drawn.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(drawn)
+    return codes.drawn_palette(len(entries))
 
 
 def _coding(form: str, entries: Sequence[Mapping[str, Any]], ignore: Any, where: str) -> Coding:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from plca_dist.data.codes import drawn_palette
 from plca_dist.data.coding import MOST_CLASSES
-from plca_dist.data.label_file import drawn_palette, find_label_set, label_set_from, read_label_set
+from plca_dist.data.label_file import find_label_set, label_set_from, read_label_set
 from plca_dist.data.label_record import of_record, own_record, record
 from plca_dist.data.labels import CODINGS, LABEL_SETS, LabelSet
 from plca_dist.errors import UserError

@@ -15,7 +15,7 @@ from plca_dist.data.datasets.pairing import (
     labels_by_pattern,
     one_of,
 )
-from plca_dist.data.datasets.pattern import Pattern, key
+from plca_dist.data.datasets.pattern import IMAGES, LABELS, Pattern, key
 from plca_dist.data.formats import LABEL_SUFFIXES
 from plca_dist.data.label_file import find_label_set
 from plca_dist.errors import UserError, nearest, printable
@@ -24,7 +24,6 @@ LAYOUT = (
     "images/NAME.png, labels/NAME.png, in subfolders too; other places with --images, --label-files and --list. Labels "
     "are coded as the label set says that you name. A zip is read in place."
 )
-IMAGES, LABELS = "images/**/*", "labels/**/*"
 
 
 def _open(

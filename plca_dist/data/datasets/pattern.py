@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from plca_dist.errors import UserError
 
+#: Where the images of a folder lie, and their labels, unless it is said.
+IMAGES, LABELS = "images/**/*", "labels/**/*"
+
 _STAR = re.compile(r"\*\*/|\*\*|\*")
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from plca_dist.data.label_file import drawn_palette
+from plca_dist.data.codes import drawn_palette
 from plca_dist.data.label_record import of_record
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards.statistics import Statistics, summary
