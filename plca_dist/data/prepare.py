@@ -1,4 +1,6 @@
-"""Toytown as shards in a store, for `plca shards` and `plca demo`."""
+"""Data sets of a whole recipe as shards in a store, for `plca shards toytown` and `plca demo`."""
+
+from pathlib import Path
 
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.shards import Manifest, write_shards
@@ -43,3 +45,38 @@ def prepare_toytown(
             progress=lambda done, total, name=name: progress(f"toytown {name}", done, total),  # type: ignore[misc]
         )
     return manifests
+
+
+def prepare_pair(
+    out: Store,
+    source: tuple[str, Path],
+    target: tuple[str, Path],
+    *,
+    workers: int = 1,
+    claim: Claiming = unclaimed,
+    progress: Progress,
+) -> None:
+    """Below `out`: SOURCE with labels, TARGET_train without, and TARGET_val with labels.
+
+    `source` and `target` are data sets with the splits "train" and "val", and the directories that they lie in.
+
+    Raises UserError as `open_dataset` and `write_shards` do.
+    """
+    plan = {
+        source[0]: (*source, "train", True),
+        f"{target[0]}_train": (*target, "train", False),
+        f"{target[0]}_val": (*target, "val", True),
+    }
+    readers = {
+        name: open_dataset(dataset, root, split, with_labels=labelled)
+        for name, (dataset, root, split, labelled) in plan.items()
+    }
+    for name, reader in readers.items():
+        write_shards(
+            reader,
+            out.child(name),
+            with_labels=plan[name][3],
+            workers=workers,
+            claim=claim,
+            progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
+        )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from plca_dist.errors import UserError, first_line, nearest
 from plca_dist.models.architecture import STRIDES, TIMM, Style
+from plca_dist.models.efficientnet_names import as_timm_names_them
 from plca_dist.models.quiet import quietly
 from plca_dist.models.state import differences
 from plca_dist.models.storageless import without_storage
@@ -129,7 +130,7 @@ def timm_weights(
     options = dict(facts.options)
     own = _create(backbone, options, classifier=True)
     if state is not None:
-        state = _with_classifier(state, own)
+        state = _with_classifier(as_timm_names_them(state, own.state_dict()), own)
         options["pretrained_cfg_overlay"] = {"state_dict": dict(state)}
     try:
         with quietly():  # the hub's client tells of each of its tries

@@ -80,6 +80,7 @@ def test_recipes_lists_all_recipes_and_spaces_with_cost(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     "arguments",
     [[], ["trian"], ["train"], ["train", "toytown", "--nmae", "x"], ["demo", "--steps", "0"], ["demo", "--seed", "x"],
+     ["demo", "--photographs", "camvid", "idd_lite=x", "--weights", "y"],
      ["evaluate", "run"], ["evaluate", "run", "--data", "x", "--aggregation", "1"], ["shards", "--verify"],
      ["predict", "run", "--images", "x", "--out", "y", "--size", "4", "8"]],
 )  # fmt: skip

@@ -223,6 +223,38 @@ def test_files_that_timm_publishes_fill_the_backbone_and_leave_the_head(backbone
     assert same(network.classifier.state_dict(), head)
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_an_efficientnet_under_the_names_of_its_pytorch_port_fits(name: str) -> None:
+    model = distinct(whole(f"timm/{name}"))
+    state = {
+        f"{there}.{key}": value.clone()
+        for there, module in _named_as_in_the_port(model).items()
+        for key, value in module.state_dict().items()
+    }
+    assert {"_blocks.1._expand_conv.weight", "_blocks.15._bn2.running_mean", "_fc.bias"} < set(state)
+    network = network_of(f"timm/{name}", stride=16)
+    load_pretrained(network, saved(state), TOYTOWN)
+    own, expected = network.backbone.state_dict(), model.state_dict()
+    assert len(own) > 250
+    assert all(torch.equal(own[key], expected[key]) for key in own)
+    del state["_blocks.3._bn1.weight"]
+    state["_blocks.99._bn1.weight"] = torch.zeros(3)
+    with pytest.raises(UserError, match=r"1 missing: blocks\.2\.0\.bn2\.weight; 1 unexpected: _blocks\.99"):
+        load_pretrained(network, saved(state), TOYTOWN)
+
+
+def _named_as_in_the_port(model: Any) -> dict[str, nn.Module]:
+    layers = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_se_reduce", "_se_expand", "_project_conv", "_bn2"]
+    found = {"_conv_stem": model.conv_stem, "_bn0": model.bn1, "_conv_head": model.conv_head, "_bn1": model.bn2}
+    found["_fc"] = model.classifier
+    for number, block in enumerate(block for stage in model.blocks for block in stage):
+        modules = [module for module in block.modules() if list(module.parameters(recurse=False))]
+        names = [name for name in layers if "_se_" not in name or hasattr(block.se, "conv_reduce")]
+        names = names[len(names) - len(modules) :]  # the first block does not expand
+        found |= {f"_blocks.{number}.{name}": module for name, module in zip(names, modules, strict=True)}
+    return found
+
+
 def test_a_file_with_another_classifier_or_none_fits_and_embeddings_of_another_size_are_resized() -> None:
     state = snapshot(distinct(whole(VIT)))
     network = network_of(VIT, stride=16)

@@ -1,4 +1,4 @@
-"""IDD (Varma et al., WACV 2019): roads in India, with the 26 classes of its level 3."""
+"""IDD (Varma et al., WACV 2019): roads in India, with the 26 classes of its level 3, or as IDD Lite with 7 classes."""
 
 from plca_dist.data.datasets.pairing import published
 
@@ -10,4 +10,12 @@ IDD = published(
     "gtFine/SPLIT/*/*_gtFine_labellevel3Ids*",
     coding="idd",
     label_set="idd",
+)
+IDD_LITE = published(
+    "idd_lite",
+    "leftImg8bit/SPLIT/DRIVE/NAME_image.jpg, gtFine/SPLIT/DRIVE/NAME_label.png; SPLIT is train, val or test.",
+    "leftImg8bit/SPLIT/*/*_image*",
+    "gtFine/SPLIT/*/*_label*",
+    coding="idd_lite",
+    label_set="idd_lite",
 )

@@ -11,7 +11,7 @@ from plca_dist.data.datasets.cityscapes import CITYSCAPES
 from plca_dist.data.datasets.dataset import Dataset, Reader
 from plca_dist.data.datasets.folder import FOLDER
 from plca_dist.data.datasets.gta5 import GTA5
-from plca_dist.data.datasets.idd import IDD
+from plca_dist.data.datasets.idd import IDD, IDD_LITE
 from plca_dist.data.datasets.mapillary_vistas import MAPILLARY_VISTAS
 from plca_dist.data.datasets.synscapes import SYNSCAPES
 from plca_dist.data.datasets.synthia import SYNTHIA
@@ -25,6 +25,7 @@ DATASETS: dict[str, Dataset] = {
     "cityscapes": CITYSCAPES,
     "camvid": CAMVID,
     "idd": IDD,
+    "idd_lite": IDD_LITE,
     "bdd100k": BDD100K,
     "acdc": ACDC,
     "mapillary_vistas": MAPILLARY_VISTAS,

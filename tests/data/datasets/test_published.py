@@ -18,6 +18,12 @@ LAYOUTS: dict = {
         [("12/frame0",), ("7/frame0",)],
         {0: "road", 8: "autorickshaw", 25: "sky", 255: None},
     ),
+    "idd_lite": (
+        "train",
+        ("leftImg8bit/train/{}_image.jpg", "gtFine/train/{}_label.png"),
+        [("12/frame0",), ("7/0",)],
+        {0: "drivable", 4: "roadside objects", 6: "sky", 255: None},
+    ),
     "bdd100k": (
         "train",
         ("images/10k/train/{}.jpg", "labels/sem_seg/masks/train/{}.png"),
@@ -72,7 +78,7 @@ def test_pairs_and_classes(dataset: str, tmp_path: Path) -> None:
     assert list(reader.ids) == sorted("/".join(name) for name in names)
     assert reader.label_set is not None
     classes = reader.label_set.classes
-    assert reader.label_set is LABEL_SETS["idd" if dataset == "idd" else "cityscapes"]
+    assert reader.label_set is LABEL_SETS[dataset if dataset.startswith("idd") else "cityscapes"]
     for i in range(len(reader)):
         label = reader.load(i).label
         assert label is not None
