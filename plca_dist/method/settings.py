@@ -9,6 +9,7 @@ from plca_dist.ops.settings import BACKENDS, PRODUCTS, Pairwise
 
 SIMILARITIES = ("cosine", "kl")
 SCOPES = ("image", "batch")
+PENALTIES = ("linear", "robust")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,15 @@ def check_scope(scope: str) -> str:
     if scope not in SCOPES:
         raise UserError(f"lovasz_scope {scope!r} is unknown; known: {', '.join(SCOPES)}.{nearest(scope, SCOPES)}")
     return scope
+
+
+def check_penalty(penalty: str) -> str:
+    """`penalty` itself. Raises UserError for an unknown one."""
+    if penalty not in PENALTIES:
+        raise UserError(
+            f"entropy_penalty {penalty!r} is unknown; known: {', '.join(PENALTIES)}.{nearest(penalty, PENALTIES)}"
+        )
+    return penalty
 
 
 def check_similarity(similarity: str) -> str:
