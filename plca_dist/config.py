@@ -175,6 +175,9 @@ LATER: dict[str, Any] = {
     "optimizer.betas": None,
     "optimizer.layer_decay": 1.0,
     "schedule.warmup": 0,
+    "objective.class_mix": 0.0,
+    "objective.masked_consistency": 0.0,
+    "objective.feature_distance": 0.0,
 }
 
 

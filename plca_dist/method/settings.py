@@ -9,6 +9,11 @@ from plca_dist.ops.settings import BACKENDS, PRODUCTS, Pairwise
 
 SIMILARITIES = ("cosine", "kl")
 SCOPES = ("image", "batch")
+#: Weights of the terms beside Eq. 14, in the order in which they are added.
+FURTHER = ("class_mix", "masked_consistency", "feature_distance")
+#: Those that look at the network's output for the target, and those that learn from the averaged teacher.
+ON_TARGET_OUTPUT: tuple[str, ...] = ()
+OF_TEACHER = ("class_mix", "masked_consistency")
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,36 @@ class ObjectiveSettings:
     lovasz_scope: Literal["image", "batch"] = _setting("image", "Lovász per image, or per rank's batch.")
     products: str = _setting("float32", f"How N x N products of features may be rounded: one of {', '.join(PRODUCTS)}.")
     backend: str = _setting("auto", f"How the N x N products are computed: one of {', '.join(BACKENDS)}.")
+    class_mix: float = _setting(0.0, "Weight of class-mix under an averaged teacher (DACS); 0: off.", **_WEIGHT)
+    masked_consistency: float = _setting(0.0, "Weight of masked consistency (MIC); 0: off.", **_WEIGHT)
+    feature_distance: float = _setting(
+        0.0, "Weight of the distance to features of the starting weights (DAFormer: 0.005); 0: off.", **_WEIGHT
+    )
 
     def __post_init__(self) -> None:
-        for name in ("lovasz", "association", "smoothing"):
+        for name in ("lovasz", "association", "smoothing", *FURTHER):
             check_weight(name, getattr(self, name))
         check_ratio(self.aggregation)
         check_smoothness(self.smoothness)
         check_scope(self.lovasz_scope)
         _ = self.pairwise  # for its refusals
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether any term that is switched on looks at target images."""
+        return self.needs_target_output or any(getattr(self, name) > 0 for name in OF_TEACHER)
+
+    @property
+    def needs_target_output(self) -> bool:
+        """Whether any term that is switched on looks at the network's output for the target."""
+        levels = self.feature_level or self.prediction_level
+        of_eq_14 = self.smoothing > 0 or (self.association > 0 and levels)
+        return of_eq_14 or any(getattr(self, name) > 0 for name in ON_TARGET_OUTPUT)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term that is switched on learns from the averaged teacher."""
+        return any(getattr(self, name) > 0 for name in OF_TEACHER)
 
     @property
     def pairwise(self) -> Pairwise:

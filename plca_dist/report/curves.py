@@ -79,6 +79,12 @@ _CHARTS = (
         "adaptive label smoothing",
         {f"{metrics.LOSS_PREFIX}smoothing_source": "source", f"{metrics.LOSS_PREFIX}smoothing_target": "target"},
     ),
+    Chart(
+        "self-training",
+        {f"{metrics.LOSS_PREFIX}class_mix": "class-mix", f"{metrics.LOSS_PREFIX}masked_consistency": "masked"},
+    ),
+    Chart("pseudo-labels that count, %", {metrics.CONFIDENT: ""}, factor=100),
+    Chart("distance to the starting features", {f"{metrics.LOSS_PREFIX}feature_distance": ""}),
     Chart("learning rate", {metrics.LEARNING_RATE: ""}),
     Chart("pairs per second", {metrics.PAIRS_PER_SECOND: ""}),
     Chart("data wait, % of the time", {metrics.DATA_WAIT: ""}, factor=100),

@@ -22,7 +22,7 @@ from plca_dist.training.collectives import ControlGroup, on_rank_0
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.due import due_after
-from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
+from plca_dist.training.engine import after_step, average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.meter import Meter
 from plca_dist.training.metrics_log import MetricsLog, records_until
 from plca_dist.training.precision import set_products
@@ -95,6 +95,7 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
                         raise health.loss_fault(meter, context.run, saver.finish, finite=finite)
                 engine.step()
             average_buffers(engine.module)
+            after_step(engine, step + 1)
             meter.step()
             watchdog.step(step + 1)
             due = due_after(config, step + 1, leaving=stop_reason is not None)

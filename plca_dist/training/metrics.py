@@ -6,6 +6,7 @@ STEP = "step"
 TOTAL_LOSS = "loss/total"
 LOSS_PREFIX = "loss/"
 CONSISTENT_PREFIX = "consistent/"  # share of labelled source positions whose cycle is consistent, 0-1
+CONFIDENT = "teacher/confident"  # share of the target's pixels whose pseudo-label counts, 0-1
 LEARNING_RATE = "learning_rate"
 PAIRS_PER_SECOND = "pairs_per_second"
 DATA_WAIT = "data_wait"  # share of the time spent waiting for data, 0-1
