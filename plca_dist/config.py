@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from plca_dist import deepspeed_options
 from plca_dist.data.label_file import label_set_from
 from plca_dist.data.label_record import record
 from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
+from plca_dist.method.settings import SMALLEST_SEEN
 from plca_dist.sections import (
     AboutRecipe,
     BatchSettings,
@@ -33,9 +34,11 @@ from plca_dist.sections import (
     OrderSettings,
     ScheduleSettings,
     Section,
+    SourceSettings,
     StorageSettings,
     one_of,
 )
+from plca_dist.term_sections import AdversarySettings, SelfTrainingSettings
 
 if TYPE_CHECKING:
     from plca_dist.storage import Location
@@ -57,10 +60,12 @@ class Config(Section):
     )
     data: str = Field("data", description="Base of relative shard URIs.")
     model: ModelSettings = ModelSettings()
-    source: DomainSettings
+    source: SourceSettings
     target: DomainSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     objective: ObjectiveSection = ObjectiveSection()
+    adversary: AdversarySettings = AdversarySettings()
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings
     batch: BatchSettings = BatchSettings()
@@ -86,6 +91,36 @@ class Config(Section):
     def _deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
         deepspeed_options.check(value)
         return value
+
+    @model_validator(mode="after")
+    def _terms(self) -> "Config":
+        """Options of a term that is switched off would do nothing, and some terms need images of a certain size."""
+        for section, term in (("adversary", "adversarial"), ("self_training", "pseudo_labels")):
+            if getattr(self, section) != type(getattr(self, section))() and not getattr(self.objective, term):
+                raise ValueError(
+                    f"{section} has the options of objective.{term}, which is 0: set it, or leave them out"
+                )
+        if self.objective.adversarial and min(*self.source.crop, *self.target.crop) < SMALLEST_SEEN:
+            raise ValueError(
+                f"objective.adversarial: a discriminator needs crops of {SMALLEST_SEEN} pixels a side, got "
+                f"{list(self.source.crop)} and {list(self.target.crop)}"
+            )
+        if self.source.fourier and self.source.crop != self.target.crop:
+            raise ValueError(
+                f"source.fourier swaps frequencies of equal images, and source.crop {list(self.source.crop)} is not "
+                f"target.crop {list(self.target.crop)}: make them equal"
+            )
+        if self.objective.pseudo_labels:
+            try:
+                self.self_training.length(self.schedule.steps)
+            except ValueError as error:
+                raise ValueError(f"self_training: {error}") from None
+        return self
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether training reads target images."""
+        return self.objective.needs_target or self.source.fourier > 0
 
     @property
     def label_set(self) -> LabelSet:
@@ -175,6 +210,29 @@ LATER: dict[str, Any] = {
     "optimizer.betas": None,
     "optimizer.layer_decay": 1.0,
     "schedule.warmup": 0,
+    "objective.class_mix": 0.0,
+    "objective.masked_consistency": 0.0,
+    "objective.feature_distance": 0.0,
+    "objective.entropy": 0.0,
+    "objective.entropy_penalty": "linear",
+    "objective.max_square": 0.0,
+    "objective.image_weights": False,
+    "objective.adversarial": 0.0,
+    "objective.pseudo_labels": 0.0,
+    "adversary.on": "entropy",
+    "adversary.lr": 1e-4,
+    "adversary.betas": [0.9, 0.99],
+    "self_training.kind": "mrkld",
+    "self_training.start": 0,
+    "self_training.rounds": 3,
+    "self_training.round_steps": None,
+    "self_training.share": 0.2,
+    "self_training.growth": 0.05,
+    "self_training.most": 0.5,
+    "self_training.smoothness": 0.01,
+    "self_training.temperature": 0.25,
+    "self_training.size": None,
+    "source.fourier": 0.0,
 }
 
 

@@ -60,6 +60,7 @@ class DomainStream:
 
     Attributes:
         groups: the row groups in memory.
+        seed: of the order.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class DomainStream:
         self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window)
         self._table = None if labels is None else label_table(manifest, labels, shards.uri)
         self._where = shards.uri
-        self._name, self._seed, self._skip = name, seed, damaged == "skip"
+        self._name, self.seed, self._skip = name, seed, damaged == "skip"
         self._shorter_edge, self._crop, self._flip = shorter_edge, crop, flip
         self.groups = RowGroups(ShardReader(shards, manifest), ["image"] if labels is None else ["image", "label"])
         self._walks: dict[int, _Walk] = {}
@@ -133,7 +134,7 @@ class DomainStream:
             self.groups.release(int(self.groups.group_of(stretch[within])))
         image, label = augment(
             *decoded(row, f"{self._where}: row {index}"),
-            sample_rng(self._seed, self._name, epoch, index),
+            sample_rng(self.seed, self._name, epoch, index),
             shorter_edge=self._shorter_edge,
             crop=self._crop,
             flip=self._flip,

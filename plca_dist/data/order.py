@@ -45,6 +45,17 @@ def sample_rng(seed: int, domain: str, epoch: int, sample: int) -> np.random.Gen
     return keyed_rng("augment", int(seed), domain, int(epoch), int(sample))
 
 
+def pair_draws(keys_P3: np.ndarray, name: str, count: int) -> np.ndarray:
+    """(P, count) float32 numbers, uniform in [0, 1), for pairs of one step.
+
+    Args:
+        keys_P3: seed, step and slot of each pair. A row of the result depends on its own key, and on `name`, alone.
+        name: what is drawn for; numbers of two names have nothing in common.
+    """
+    raw = np.stack([_bits(name, *map(int, key)).random_raw(count) for key in keys_P3])
+    return (raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)  # 24 bits are exact in float32
+
+
 def slots_of_rank(batch: int, world: int, rank: int) -> range:
     """The slots of the global batch that `rank` of `world` owns: contiguous, and the same number for every rank.
 

@@ -94,9 +94,7 @@ def _whole_pairs(
             yield Pair(image, look_up(table, label), decoded(target_row, f"{target.uri}: row {index}")[0])
 
 
-def target_images(
-    shards: Store, part: int, parts: int, *, skip_damaged: bool = False
-) -> Generator[Tensor, None, None]:
+def target_images(shards: Store, part: int, parts: int, *, skip_damaged: bool = False) -> Generator[Tensor, None, None]:
     """Images (3, H, W) uint8 of the `part`-th of `parts` contiguous shares of a set; labels are not read.
 
     `skip_damaged` passes over damaged rows.

@@ -13,11 +13,10 @@ from torch.func import functional_call
 
 from plca_dist.errors import UserError
 from plca_dist.method.entropy import weighted_information
+from plca_dist.method.settings import SMALLEST_SEEN
 from plca_dist.ops.dense import at_least_float32
 
 _CHANNELS = (64, 128, 256, 512, 1)
-#: Five convolutions of stride 2: a smaller image leaves the last one nothing.
-SMALLEST_SIDE = 2 ** len(_CHANNELS)
 #: What the discriminator is to say of each domain.
 SOURCE, TARGET = 0.0, 1.0
 
@@ -71,9 +70,9 @@ def _said(logits_B1hw: Tensor, domain: float) -> Tensor:
 
 
 def _checked(maps_BKHW: Tensor) -> Tensor:
-    if min(maps_BKHW.shape[2:]) < SMALLEST_SIDE:
+    if min(maps_BKHW.shape[2:]) < SMALLEST_SEEN:
         raise UserError(
-            f"a discriminator halves an image five times and needs {SMALLEST_SIDE} pixels a side; got "
+            f"a discriminator halves an image five times and needs {SMALLEST_SEEN} pixels a side; got "
             f"{' x '.join(map(str, maps_BKHW.shape[2:]))}: take larger crops."
         )
     return maps_BKHW

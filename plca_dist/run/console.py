@@ -14,6 +14,8 @@ from plca_dist.training import metrics
 _SHORT = {
     "cross_entropy": "ce", "lovasz": "lov", "feature": "feat", "prediction": "pred",
     "smoothing_source": "lsr-s", "smoothing_target": "lsr-t",
+    "class_mix": "mix", "masked_consistency": "mask", "feature_distance": "dist",
+    "entropy": "ent", "max_square": "sq", "adversarial": "adv", "discriminator": "disc", "pseudo_labels": "self",
 }  # fmt: skip
 _RATES: dict[str, Callable[[float], str]] = {
     metrics.PAIRS_PER_SECOND: lambda v: f"{v:.1f} pairs/s",

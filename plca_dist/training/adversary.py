@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from plca_dist.method.adversarial import Discriminator, discriminator_loss, fooling_loss, seen_by_discriminator
 from plca_dist.method.on_target import target_logits, upsampled
 from plca_dist.method.terms import Scene
-from plca_dist.sections import AdversarySettings
+from plca_dist.term_sections import AdversarySettings
 
 
 class Adversary:

@@ -22,10 +22,11 @@ from plca_dist.training.collectives import ControlGroup, on_rank_0
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.due import due_after
-from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
+from plca_dist.training.engine import after_step, average_buffers, build_engine, full_state, set_lr
 from plca_dist.training.meter import Meter
 from plca_dist.training.metrics_log import MetricsLog, records_until
 from plca_dist.training.precision import set_products
+from plca_dist.training.rounds import begin_round, round_begins
 from plca_dist.training.trained import fresh_network
 from plca_dist.training.validation import postponed, validate
 from plca_dist.training.watchdog import Watchdog, longest_wait
@@ -64,8 +65,7 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
         metrics_log.show("continuing", f"continuing from step {start} ({resumed.name})")
     meter.begin(start)
 
-    with_target = engine.module.objective.needs_target
-    stream = Ahead(open_stream(config, rank, world_size, start, with_target=with_target), context.device)
+    stream = Ahead(open_stream(config, rank, world_size, start, with_target=config.needs_target), context.device)
     with (
         closing(stream),
         ControlGroup(longest_wait(config.cluster.step_timeout_s)) as control,
@@ -79,6 +79,9 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
                 raise Preempted(start, stop_reason)
             saver.save(start, miou=miou)
         for step in range(start, steps):
+            if round_begins(engine, step):
+                with meter.paused(), watchdog.patient("labels of a round"):
+                    begin_round(engine, config, step)
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
                 with meter.waiting():
@@ -95,6 +98,7 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
                         raise health.loss_fault(meter, context.run, saver.finish, finite=finite)
                 engine.step()
             average_buffers(engine.module)
+            after_step(engine, step + 1)
             meter.step()
             watchdog.step(step + 1)
             due = due_after(config, step + 1, leaving=stop_reason is not None)

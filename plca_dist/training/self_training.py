@@ -27,7 +27,7 @@ from plca_dist.method.pseudo_labels import (
 )
 from plca_dist.method.terms import Scene
 from plca_dist.models.deeplab import Network
-from plca_dist.sections import SelfTrainingSettings
+from plca_dist.term_sections import SelfTrainingSettings
 
 
 class SelfTraining:

@@ -1,0 +1,60 @@
+"""Sections of a recipe with the options of single terms of the objective, beside their weights in `objective`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from plca_dist.sections import Beta, Count, Section, Size
+
+
+class AdversarySettings(Section):
+    """The discriminator of `objective.adversarial`."""
+
+    on: Literal["probability", "entropy"] = Field(
+        "entropy", description="What it sees: class probabilities (AdaptSeg), or their weighted information (AdvEnt)."
+    )
+    lr: float = Field(1e-4, gt=0, description="Its initial learning rate, under Adam; it decays as the network's.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.99), strict=False, description="Decay of Adam's averages.")
+
+
+class SelfTrainingSettings(Section):
+    """The rounds of `objective.pseudo_labels`: the network that ends one labels the target for the next."""
+
+    kind: Literal["cbst", "mrkld", "lrent"] = Field(
+        "mrkld", description="cbst: hard labels; mrkld: and smooth predictions on them; lrent: soft labels."
+    )
+    start: Count = Field(0, ge=0, description="Steps on the source alone before the first round.")
+    rounds: Count = Field(3, gt=0, description="How many; the last one lasts until the end.")
+    round_steps: Count | None = Field(
+        None, gt=0, description="Steps of a round; null: those after `start`, evenly over the rounds."
+    )
+    share: float = Field(0.2, gt=0, le=1, description="Of each class's pixels that are labelled in the first round.")
+    growth: float = Field(0.05, ge=0, le=1, description="Of that share from round to round.")
+    most: float = Field(0.5, gt=0, le=1, description="The largest share.")
+    smoothness: float = Field(0.01, ge=0, description="Weight of the even label under mrkld.")
+    temperature: float = Field(0.25, gt=0, description="Of the soft labels of lrent; the lower, the harder.")
+    size: Size | None = Field(
+        None, description="Height and width of the target's images when a round begins; null: as stored."
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> "SelfTrainingSettings":
+        if self.share > self.most:
+            raise ValueError(f"share {self.share} is above most {self.most}")
+        if self.size and min(self.size) < 8:
+            raise ValueError(f"size {list(self.size)} is smaller than the output stride of 8")
+        for name, kind in (("smoothness", "mrkld"), ("temperature", "lrent")):
+            if getattr(self, name) != type(self).model_fields[name].default and self.kind != kind:
+                raise ValueError(f"{name} {getattr(self, name)} is an option of {kind}, and kind is {self.kind}")
+        return self
+
+    def length(self, steps: int) -> int:
+        """Steps of a round in a run of `steps`. Raises ValueError where the last round would not begin in it."""
+        length = self.round_steps or max((steps - self.start) // self.rounds, 1)
+        last = self.start + (self.rounds - 1) * length
+        if last >= steps:
+            raise ValueError(
+                f"round {self.rounds} would begin at step {last}, and the run has {steps}: take fewer rounds, or set "
+                "start or round_steps lower"
+            )
+        return length
