@@ -219,7 +219,7 @@ LATER: dict[str, Any] = {
     "objective.image_weights": False,
     "objective.adversarial": 0.0,
     "objective.pseudo_labels": 0.0,
-    "adversary.on": "entropy",
+    "adversary.sees": "entropy",
     "adversary.lr": 1e-4,
     "adversary.betas": [0.9, 0.99],
     "self_training.kind": "mrkld",

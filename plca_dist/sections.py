@@ -140,7 +140,7 @@ class SourceSettings(DomainSettings):
         0.0,
         ge=0,
         lt=0.5,
-        description="β of the Fourier swap (FDA: 0.01 to 0.09): low frequencies are those of the pair's target; 0: off.",
+        description="β of the Fourier swap (FDA: 0.01 to 0.09): low frequencies become the target's; 0: off.",
     )
 
 

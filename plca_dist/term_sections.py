@@ -10,8 +10,8 @@ from plca_dist.sections import Beta, Count, Section, Size
 class AdversarySettings(Section):
     """The discriminator of `objective.adversarial`."""
 
-    on: Literal["probability", "entropy"] = Field(
-        "entropy", description="What it sees: class probabilities (AdaptSeg), or their weighted information (AdvEnt)."
+    sees: Literal["probability", "entropy"] = Field(
+        "entropy", description="Class probabilities (AdaptSeg), or their weighted information (AdvEnt)."
     )
     lr: float = Field(1e-4, gt=0, description="Its initial learning rate, under Adam; it decays as the network's.")
     betas: tuple[Beta, Beta] = Field((0.9, 0.99), strict=False, description="Decay of Adam's averages.")

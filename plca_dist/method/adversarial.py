@@ -39,9 +39,9 @@ class Discriminator(nn.Module):
         return self.layers(maps_BKHW)
 
 
-def seen_by_discriminator(logits_BKHW: Tensor, on: str) -> Tensor:
+def seen_by_discriminator(logits_BKHW: Tensor, sees: str) -> Tensor:
     """What the discriminator sees: class probabilities (AdaptSeg), or I = −p log p / log K (AdvEnt)."""
-    if on == "entropy":
+    if sees == "entropy":
         return weighted_information(logits_BKHW)
     return at_least_float32(logits_BKHW).softmax(1)
 

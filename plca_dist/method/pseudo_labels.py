@@ -25,13 +25,13 @@ class Labels(NamedTuple):
     """What an image is trained on.
 
     Attributes:
-        of_class: (B, K, H, W), the weight of each class at a pixel, Σ_k = 1; None where `index` says it all.
-        index: (B, H, W) int64, the class with the most of it.
+        of_class: (B, K, H, W), the weight of each class at a pixel, Σ_k = 1; None where `best` says it all.
+        best: (B, H, W) int64, the class with the most of it.
         chosen: (B, H, W) bool, whether the pixel has a label at all.
     """
 
     of_class: Tensor | None
-    index: Tensor
+    best: Tensor
     chosen: Tensor
 
 
@@ -96,7 +96,7 @@ def pseudo_label_loss(logits_BKHW: Tensor, labels: Labels, smoothness: float = 0
     """
     log_BKHW = at_least_float32(logits_BKHW).log_softmax(1)
     if labels.of_class is None:
-        loss_BHW = -log_BKHW.gather(1, labels.index[:, None])[:, 0]
+        loss_BHW = -log_BKHW.gather(1, labels.best[:, None])[:, 0]
     else:
         loss_BHW = -(labels.of_class * log_BKHW).sum(1)
     if smoothness:

@@ -47,7 +47,7 @@ class Adversary:
     def __call__(self, scene: Scene) -> Mapping[str, Tensor]:
         """The segmenter's loss, and the discriminator's own, whose gradient is added up on the way."""
         logits = upsampled(scene.source.logits, scene.source_image_B3HW), target_logits(scene)
-        source_BKHW, target_BKHW = (seen_by_discriminator(x, self._settings.on) for x in logits)
+        source_BKHW, target_BKHW = (seen_by_discriminator(x, self._settings.sees) for x in logits)
         own = discriminator_loss(self.discriminator, source_BKHW, target_BKHW)
         if own.requires_grad:
             own.backward()

@@ -46,6 +46,11 @@ ADAMW = (
     "model.backbone=timm/test_vit", "model.stride=16", "model.frozen=[pos_embed, blocks.0]", "schedule.warmup=3",
     "optimizer={kind: adamw, lr: 0.001, layer_decay: 0.8, weight_decay: 0.05, gradient_clipping: 0.05}",
 )  # fmt: skip
+#: A discriminator and rounds of self-training, begun at steps 0 and 3; a pair's loss does not depend on its batch.
+RIVALS = (
+    "objective.adversarial=0.1", "objective.pseudo_labels=0.5", "objective.entropy=0.01", "objective.max_square=0.1",
+    "source.fourier=0.05", "self_training.rounds=2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005",
+)  # fmt: skip
 LAST_STEP = 5
 #: ZeRO stages before and after a checkpoint.
 TURNS = ((0, 2), (2, 0), (1, 3), (3, 1))
@@ -186,6 +191,9 @@ def first() -> None:
         run(f"adamw-{stage}", zero(stage), *ADAMW)
     run("adamw-cut-3", zero(3), *ADAMW, before_step_ends=stop)
     run("even-2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=2", even=True)
+    for stage in (0, 2, 3):
+        run(f"rivals-{stage}", zero(stage), *RIVALS, even=True)
+    run("rivals-cut-3", zero(3), *RIVALS, before_step_ends=stop, even=True)
     _one_rank_sees_a_nan()
     run("cut-2", zero(2), before_step_ends=die)
 
@@ -218,6 +226,7 @@ def again() -> None:
     for old, new in TURNS:
         run(f"turned-{old}-{new}", zero(new))
     run("adamw-cut-3", zero(3), *ADAMW)
+    run("rivals-cut-3", zero(3), *RIVALS, even=True)
     _one_rank_cannot_write()
     for stage in (0, 2):
         run(f"bfloat16-{stage}", zero(stage), "precision=bfloat16")
@@ -287,6 +296,7 @@ def alone() -> None:
     run("adamw-1-to-0", zero(0), *ADAMW)
     run("adamw-3-to-2", zero(2), *ADAMW)
     run("even-1", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=1", even=True)
+    run("rivals-1", *RIVALS, "batch.micro=2", even=True)
 
 
 def four() -> None:

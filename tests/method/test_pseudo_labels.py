@@ -77,10 +77,10 @@ def test_hard_labels_are_their_definition(draw):
     logits, threshold = 2 * draw(2, 4, 3, 5), torch.tensor([0.9, 0.3, 0.6, 0.5], dtype=torch.float64)
     labels = assign(logits, threshold.log())
     ratios = [[p / t for p, t in zip(pixel, threshold.tolist(), strict=True)] for pixel in pixels(logits)]
-    assert labels.index.flatten().tolist() == [r.index(max(r)) for r in ratios]
+    assert labels.best.flatten().tolist() == [r.index(max(r)) for r in ratios]
     assert labels.chosen.flatten().tolist() == [max(r) >= 1 for r in ratios]
     assert 0 < labels.chosen.sum() < 30
-    assert (labels.index != logits.argmax(1)).any(), "a rare class wins against its rivals' higher thresholds"
+    assert (labels.best != logits.argmax(1)).any(), "a rare class wins against its rivals' higher thresholds"
 
 
 def test_soft_labels_minimize_the_regularized_objective(draw):
@@ -109,7 +109,7 @@ def test_the_loss_is_its_definition_in_value_and_gradient(draw, temperature, smo
                 if labels.chosen[b, r, c]:
                     p = logits[b, :, r, c].exp()
                     p = p / p.sum()
-                    hard = [float(k == labels.index[b, r, c]) for k in range(4)]
+                    hard = [float(k == labels.best[b, r, c]) for k in range(4)]
                     y = hard if labels.of_class is None else labels.of_class[b, :, r, c].tolist()
                     loss = -sum(y[k] * p[k].log() + smoothness / 4 * p[k].log() for k in range(4))
                     of_image.append(loss)
