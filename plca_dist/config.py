@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from plca_dist import deepspeed_options
 from plca_dist.data.label_file import label_set_from
@@ -35,6 +35,12 @@ from plca_dist.sections import (
     Section,
     StorageSettings,
     one_of,
+)
+from plca_dist.term_sections import (
+    FeatureDistanceSettings,
+    MaskingSettings,
+    RareClassSamplingSettings,
+    TeacherSettings,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +67,10 @@ class Config(Section):
     target: DomainSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     objective: ObjectiveSection = ObjectiveSection()
+    teacher: TeacherSettings = TeacherSettings()
+    masking: MaskingSettings = MaskingSettings()
+    feature_distance: FeatureDistanceSettings = FeatureDistanceSettings()
+    rare_class_sampling: RareClassSamplingSettings = RareClassSamplingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings
     batch: BatchSettings = BatchSettings()
@@ -86,6 +96,17 @@ class Config(Section):
     def _deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
         deepspeed_options.check(value)
         return value
+
+    @model_validator(mode="after")
+    def _options_have_their_terms(self) -> "Config":
+        for name, weights in OPTIONS_OF.items():
+            section = getattr(self, name)
+            off = not any(getattr(self.objective, weight) for weight in weights)
+            given = [key for key in type(section).model_fields if getattr(section, key) != _default(section, key)]
+            if off and given:
+                these = " or ".join(f"objective.{weight}" for weight in weights)
+                raise ValueError(f"{name}.{given[0]} is an option of {these}, which is off; set that, or leave it out")
+        return self
 
     @property
     def label_set(self) -> LabelSet:
@@ -165,6 +186,13 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+#: Sections of options -> the weights of the terms that they are for.
+OPTIONS_OF = {
+    "teacher": ("class_mix", "masked_consistency"),
+    "masking": ("masked_consistency",),
+    "feature_distance": ("feature_distance",),
+}
+
 #: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
 LATER: dict[str, Any] = {
     "model.stride": 8,
@@ -178,7 +206,24 @@ LATER: dict[str, Any] = {
     "objective.class_mix": 0.0,
     "objective.masked_consistency": 0.0,
     "objective.feature_distance": 0.0,
+    "teacher.decay": 0.99,
+    "teacher.threshold": 0.968,
+    "teacher.ignore_top": 0.0,
+    "teacher.ignore_bottom": 0.0,
+    "teacher.jitter": 0.25,
+    "teacher.blur": True,
+    "masking.block": 64,
+    "masking.ratio": 0.7,
+    "feature_distance.classes": None,
+    "feature_distance.share": 0.75,
+    "rare_class_sampling.temperature": None,
+    "rare_class_sampling.pixels": 3000,
+    "rare_class_sampling.crops": 10,
 }
+
+
+def _default(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].get_default(call_default_factory=True)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,14 +13,22 @@ ROOMS = (
     "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "scratch", "deepspeed_options",
     "ops",
     "storage", "method", "models", "data",
-    "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search",
+    "sections", "term_sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference",
+    "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
     "timm": ("models/timm_backbone.py",),
-    "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/", "data/shards/manifest.py"),
+    "pydantic": (
+        "sections.py",
+        "term_sections.py",
+        "config.py",
+        "recipe.py",
+        "search/space/",
+        "data/shards/manifest.py",
+    ),
     "fsspec": ("storage/",),
     **dict.fromkeys(("s3fs", "botocore", "gcsfs", "google", "adlfs", "azure"), ("storage/clouds/",)),
 }
