@@ -38,7 +38,14 @@ from plca_dist.sections import (
     StorageSettings,
     one_of,
 )
-from plca_dist.term_sections import AdversarySettings, SelfTrainingSettings
+from plca_dist.term_sections import (
+    AdversarySettings,
+    FeatureDistanceSettings,
+    MaskingSettings,
+    RareClassSamplingSettings,
+    SelfTrainingSettings,
+    TeacherSettings,
+)
 
 if TYPE_CHECKING:
     from plca_dist.storage import Location
@@ -64,6 +71,10 @@ class Config(Section):
     target: DomainSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     objective: ObjectiveSection = ObjectiveSection()
+    teacher: TeacherSettings = TeacherSettings()
+    masking: MaskingSettings = MaskingSettings()
+    feature_distance: FeatureDistanceSettings = FeatureDistanceSettings()
+    rare_class_sampling: RareClassSamplingSettings = RareClassSamplingSettings()
     adversary: AdversarySettings = AdversarySettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -93,13 +104,19 @@ class Config(Section):
         return value
 
     @model_validator(mode="after")
+    def _options_have_their_terms(self) -> "Config":
+        for name, weights in OPTIONS_OF.items():
+            section = getattr(self, name)
+            off = not any(getattr(self.objective, weight) for weight in weights)
+            given = [key for key in type(section).model_fields if getattr(section, key) != _default(section, key)]
+            if off and given:
+                these = " or ".join(f"objective.{weight}" for weight in weights)
+                raise ValueError(f"{name}.{given[0]} is an option of {these}, which is off; set that, or leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _terms(self) -> "Config":
-        """Options of a term that is switched off would do nothing, and some terms need images of a certain size."""
-        for section, term in (("adversary", "adversarial"), ("self_training", "pseudo_labels")):
-            if getattr(self, section) != type(getattr(self, section))() and not getattr(self.objective, term):
-                raise ValueError(
-                    f"{section} has the options of objective.{term}, which is 0: set it, or leave them out"
-                )
+        """Some terms need images of a certain size, or steps enough."""
         if self.objective.adversarial and min(*self.source.crop, *self.target.crop) < SMALLEST_SEEN:
             raise ValueError(
                 f"objective.adversarial: a discriminator needs crops of {SMALLEST_SEEN} pixels a side, got "
@@ -200,6 +217,15 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+#: Sections of options -> the weights of the terms that they are for.
+OPTIONS_OF = {
+    "teacher": ("class_mix", "masked_consistency"),
+    "masking": ("masked_consistency",),
+    "feature_distance": ("feature_distance",),
+    "adversary": ("adversarial",),
+    "self_training": ("pseudo_labels",),
+}
+
 #: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
 LATER: dict[str, Any] = {
     "model.stride": 8,
@@ -213,6 +239,19 @@ LATER: dict[str, Any] = {
     "objective.class_mix": 0.0,
     "objective.masked_consistency": 0.0,
     "objective.feature_distance": 0.0,
+    "teacher.decay": 0.99,
+    "teacher.threshold": 0.968,
+    "teacher.ignore_top": 0.0,
+    "teacher.ignore_bottom": 0.0,
+    "teacher.jitter": 0.25,
+    "teacher.blur": True,
+    "masking.block": 64,
+    "masking.ratio": 0.7,
+    "feature_distance.classes": None,
+    "feature_distance.share": 0.75,
+    "rare_class_sampling.temperature": None,
+    "rare_class_sampling.pixels": 3000,
+    "rare_class_sampling.crops": 10,
     "objective.entropy": 0.0,
     "objective.entropy_penalty": "linear",
     "objective.max_square": 0.0,
@@ -234,6 +273,10 @@ LATER: dict[str, Any] = {
     "self_training.size": None,
     "source.fourier": 0.0,
 }
+
+
+def _default(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].get_default(call_default_factory=True)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,8 @@ ROOMS = (
     "ops",
     "storage", "method", "models", "data",
     "sections", "term_sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference",
-    "report", "search", "doctor", "demo", "cli",
+    "report", "search",
+    "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),

@@ -34,7 +34,8 @@ class LossTerms(NamedTuple):
 
     `consistent_feature` and `consistent_prediction` carry no gradient. They are the share of the starts whose cycle is
     consistent, among those not ignored: per pair, then the mean over pairs. A pair without starts counts 0. `confident`
-    is the share of the target's pixels whose pseudo-label counts, in the same way.
+    is the share of the target's pixels whose pseudo-label counts, in the same way, and `labelled` that of the pixels
+    which have a label of the last round. `discriminator` is its own loss, which is no part of `total`.
     """
 
     total: Tensor

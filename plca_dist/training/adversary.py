@@ -38,8 +38,8 @@ class Adversary:
         device: torch.device,
     ) -> None:
         self._settings, self._decay = settings, decay
-        with torch.random.fork_rng():  # the weights of all that is drawn later stay as they are without it
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # what is drawn later stays as it is without a discriminator
+            torch.default_generator.manual_seed(seed)
             self.discriminator = Discriminator(classes).to(device)
         self._optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=settings.lr, betas=settings.betas)
         self._passes = 0

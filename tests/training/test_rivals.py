@@ -248,8 +248,8 @@ def test_the_source_passes_in_the_target_s_style(make_config: Callable[..., Conf
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["adversary.lr=0.1"], r"adversary has the options of objective.adversarial, which is 0"),
-        (["self_training.kind=cbst"], r"self_training has the options of objective.pseudo_labels, which is 0"),
+        (["adversary.lr=0.1"], r"adversary.lr is an option of objective.adversarial, which is off"),
+        (["self_training.kind=cbst"], r"self_training.kind is an option of objective.pseudo_labels, which is off"),
         (["objective.entropy_penalty=robust"], r"entropy_penalty 'robust' is an option of entropy, whose weight is 0"),
         (["objective.image_weights=true"], r"image_weights True is an option of max_square"),
         (["objective.adversarial=0.1", "target.crop=[16, 64]"], r"needs crops of 32 pixels a side, got .*\[16, 64\]"),
