@@ -129,7 +129,7 @@ class Config(Section):
             )
         if self.objective.pseudo_labels:
             try:
-                self.self_training.length(self.schedule.steps)
+                self.self_training.rounds_of(self.schedule.steps)
             except ValueError as error:
                 raise ValueError(f"self_training: {error}") from None
         return self
@@ -262,7 +262,7 @@ LATER: dict[str, Any] = {
     "adversary.lr": 1e-4,
     "adversary.betas": [0.9, 0.99],
     "self_training.kind": "mrkld",
-    "self_training.start": 0,
+    "self_training.start": 0.25,
     "self_training.rounds": 3,
     "self_training.round_steps": None,
     "self_training.share": 0.2,

@@ -70,10 +70,15 @@ class SelfTrainingSettings(Section):
     kind: Literal["cbst", "mrkld", "lrent"] = Field(
         "mrkld", description="cbst: hard labels; mrkld: and smooth predictions on them; lrent: soft labels."
     )
-    start: Count = Field(0, ge=0, description="Steps on the source alone before the first round.")
+    start: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="Share of the steps on the source alone; 0: model.weights know the source already.",
+    )
     rounds: Count = Field(3, gt=0, description="How many; the last one lasts until the end.")
     round_steps: Count | None = Field(
-        None, gt=0, description="Steps of a round; null: those after `start`, evenly over the rounds."
+        None, gt=0, description="Steps of a round; null: those after the start, evenly over the rounds."
     )
     share: float = Field(0.2, gt=0, le=1, description="Of each class's pixels that are labelled in the first round.")
     growth: float = Field(0.05, ge=0, le=1, description="Of that share from round to round.")
@@ -95,13 +100,17 @@ class SelfTrainingSettings(Section):
                 raise ValueError(f"{name} {getattr(self, name)} is an option of {kind}, and kind is {self.kind}")
         return self
 
-    def length(self, steps: int) -> int:
-        """Steps of a round in a run of `steps`. Raises ValueError where the last round would not begin in it."""
-        length = self.round_steps or max((steps - self.start) // self.rounds, 1)
-        last = self.start + (self.rounds - 1) * length
+    def rounds_of(self, steps: int) -> tuple[int, int]:
+        """(the step that the first round begins before, steps of a round) in a run of `steps`.
+
+        Raises ValueError where the last round would not begin in it.
+        """
+        first = int(self.start * steps)
+        length = self.round_steps or max((steps - first) // self.rounds, 1)
+        last = first + (self.rounds - 1) * length
         if last >= steps:
             raise ValueError(
                 f"round {self.rounds} would begin at step {last}, and the run has {steps}: take fewer rounds, or set "
                 "start or round_steps lower"
             )
-        return length
+        return first, length

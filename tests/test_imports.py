@@ -13,7 +13,7 @@ ROOMS = (
     "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "scratch", "deepspeed_options",
     "ops",
     "storage", "method", "models", "data",
-    "sections", "term_sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference",
+    "sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run", "inference",
     "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip

@@ -43,7 +43,7 @@ def further_terms(config: Config, network: Network, device: torch.device) -> Fur
     if objective.pseudo_labels:
         training = SelfTraining(
             config.self_training,
-            config.self_training.length(config.schedule.steps),
+            *config.self_training.rounds_of(config.schedule.steps),
             lambda: empty_network(config).to(device),
             classes,
             device,

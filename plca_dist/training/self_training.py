@@ -34,6 +34,7 @@ class SelfTraining:
     """A term and a companion in one. Before the first round its loss is 0 and it holds no network.
 
     Args:
+        start: the step (from 0) that the first round begins before.
         length: steps of a round.
         make_network: an empty network of the recipe, on the device.
         classes: K.
@@ -45,6 +46,7 @@ class SelfTraining:
     def __init__(
         self,
         settings: SelfTrainingSettings,
+        start: int,
         length: int,
         make_network: Callable[[], Network],
         classes: int,
@@ -52,7 +54,8 @@ class SelfTraining:
         *,
         autocast: bool,
     ) -> None:
-        self._settings, self._length, self._make_network = settings, length, make_network
+        self._settings, self._make_network = settings, make_network
+        self._start, self._length = start, length
         self._classes, self._device, self._autocast = classes, device, autocast
         self._smoothness = settings.smoothness if settings.kind == "mrkld" else 0.0
         self._temperature = settings.temperature if settings.kind == "lrent" else 0.0
@@ -75,7 +78,7 @@ class SelfTraining:
 
     def begins(self, step: int) -> int | None:
         """The round that begins before optimizer step `step` (from 0); None where none does."""
-        found = round_of(step, self._settings.start, self._length, self._settings.rounds)
+        found = round_of(step, self._start, self._length, self._settings.rounds)
         return found[0] if found and found[1] else None
 
     def begin(self, turn: int, weights: dict[str, Tensor], images: Iterable[Tensor]) -> None:

@@ -49,7 +49,7 @@ ADAMW = (
 #: A discriminator and rounds of self-training, begun at steps 0 and 3; a pair's loss does not depend on its batch.
 RIVALS = (
     "objective.adversarial=0.1", "objective.pseudo_labels=0.5", "objective.entropy=0.01", "objective.max_square=0.1",
-    "source.fourier=0.05", "self_training.rounds=2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005",
+    "source.fourier=0.05", "self_training={rounds: 2, start: 0}", "optimizer.gradient_clipping=0", "optimizer.lr=0.005",
 )  # fmt: skip
 LAST_STEP = 5
 #: ZeRO stages before and after a checkpoint.

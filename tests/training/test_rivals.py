@@ -30,7 +30,7 @@ from plca_dist.training.self_training import SelfTraining
 
 #: Rounds begin at steps 0, 2 and 4; checkpoints are written after 2, 4 and 6 steps of two passes.
 ALL = (
-    "batch.micro=2", "checkpoint.keep=9", "objective.adversarial=0.1", "objective.pseudo_labels=0.5",
+    "batch.micro=2", "checkpoint.keep=9", "self_training.start=0", "objective.adversarial=0.1", "objective.pseudo_labels=0.5",
     "objective.entropy=0.01", "objective.max_square=0.1", "objective.image_weights=true", "source.fourier=0.05",
 )  # fmt: skip
 
@@ -192,7 +192,7 @@ def test_its_rate_decays_with_the_network_s(make_config: Callable[..., Config], 
 def test_labels_of_a_crop_come_from_the_network_that_ended_the_last_round(
     make_config: Callable[..., Config], make_engine: Callable
 ) -> None:
-    config = make_config("objective.pseudo_labels=1", "self_training={kind: cbst, start: 2}")
+    config = make_config("objective.pseudo_labels=1", "self_training={kind: cbst, start: 0.4}")
     engine = make_engine(config)
     training, batch = engine.module.companions["pseudo_labels"], some_pairs()
     before = engine.module(batch)
@@ -254,7 +254,10 @@ def test_the_source_passes_in_the_target_s_style(make_config: Callable[..., Conf
         (["objective.image_weights=true"], r"image_weights True is an option of max_square"),
         (["objective.adversarial=0.1", "target.crop=[16, 64]"], r"needs crops of 32 pixels a side, got .*\[16, 64\]"),
         (["source.fourier=0.1", "target.crop=[32, 32]"], r"source.crop \[32, 64\] is not target.crop \[32, 32\]"),
-        (["objective.pseudo_labels=1", "self_training.start=5"], r"round 3 would begin at step 7, and the run has 6"),
+        (
+            ["objective.pseudo_labels=1", "self_training={start: 0.85}"],
+            r"round 3 would begin at step 7, and the run has 6",
+        ),
         (["objective.pseudo_labels=1", "self_training={kind: cbst, smoothness: 0.1}"], r"is an option of mrkld"),
         (["objective.pseudo_labels=1", "self_training={share: 0.6}"], r"share 0.6 is above most 0.5"),
         (["objective.adversarial=0.1", "adversary.sees=features"], r"'probability' or 'entropy'"),
