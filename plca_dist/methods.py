@@ -38,9 +38,7 @@ class Method(NamedTuple):
         return {
             "summary": f"{self.summary}, over {recipe}{begins}",
             "command": command or f"plca train {recipe}/{self.name}",
-            "cost": f"see {recipe}"
-            if recipe not in PAPER
-            else f"{self.training.get('cluster.workers', 8)} GPU; not run",
+            "cost": "one GPU, for days" if recipe in PAPER and self.training else f"about that of {recipe}",
             "score": self.score(recipe),
         }
 

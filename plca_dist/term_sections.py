@@ -74,7 +74,7 @@ class SelfTrainingSettings(Section):
         0.25,
         ge=0,
         lt=1,
-        description="Share of the steps on the source alone; 0: model.weights know the source already.",
+        description="Share of the steps that is on the source alone; 0 where model.weights know it.",
     )
     rounds: Count = Field(3, gt=0, description="How many; the last one lasts until the end.")
     round_steps: Count | None = Field(

@@ -13,8 +13,8 @@ ROOMS = (
     "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "scratch", "deepspeed_options",
     "ops",
     "storage", "method", "models", "data",
-    "sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run", "inference",
-    "report", "search",
+    "sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run",
+    "inference", "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
