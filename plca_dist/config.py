@@ -112,6 +112,9 @@ class Config(Section):
             if off and given:
                 these = " or ".join(f"objective.{weight}" for weight in weights)
                 raise ValueError(f"{name}.{given[0]} is an option of {these}, which is off; set that, or leave it out")
+        if self.objective.feature_distance and (self.model.weights is None or self.model.head != "deeplab"):
+            wanted = "weights to stay near" if self.model.weights is None else "head deeplab, whose features they have"
+            raise ValueError(f"objective.feature_distance wants model.{wanted}; set that, or leave it out")
         return self
 
     @model_validator(mode="after")

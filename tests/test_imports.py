@@ -74,6 +74,7 @@ def test_imports_run_downward(path: Path) -> None:
                 "plca_dist",
                 "collections",
                 "contextlib",
+                "copy",
                 "dataclasses",
                 "functools",
                 "math",

@@ -176,7 +176,12 @@ def test_keys_that_came_later_change_no_identity_at_their_defaults() -> None:
 def test_an_option_without_its_term_is_refused(given: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse(MINIMAL, [given])
-    terms = ["objective.class_mix=1", "objective.masked_consistency=1", "objective.feature_distance=0.1"]
+    terms = [
+        "objective.class_mix=1",
+        "objective.masked_consistency=1",
+        "objective.feature_distance=0.1",
+        "model.weights=x",
+    ]
     parse(MINIMAL, [given, *terms, "rare_class_sampling.temperature=0.01"])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from plca_dist.config import Config
+from plca_dist.data.things import things_of
 from plca_dist.errors import UserError
 from plca_dist.method.objective import Objective
 from plca_dist.method.terms import Term
@@ -39,6 +40,8 @@ def check_network(config: Config) -> None:
         network = empty_network(config)
     freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
     parameter_groups(network, config)
+    if config.objective.feature_distance:
+        things_of(config.label_set, config.feature_distance.classes)  # for its refusals
     multiple = network.multiple
     sizes = {
         "source.crop": config.source.crop,

@@ -20,7 +20,7 @@ from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint import internals
 from plca_dist.training.companions import Companions
 from plca_dist.training.draws import Draws
-from plca_dist.training.further_terms import further_terms
+from plca_dist.training.further_terms import further_terms, laid_out
 from plca_dist.training.optimizer import build_optimizer, parameter_groups, poly_lr
 
 #: 25 MB of float32, as DistributedDataParallel has them.
@@ -70,7 +70,7 @@ class TrainingModule(nn.Module):
         return self.objective(source, labels_BHW, target, self._scene(batch, source, labels_BHW, target))
 
     def _passed(self, image_B3HW: Tensor) -> NetworkOutput:
-        return self.network(_laid_out(image_B3HW))
+        return self.network(laid_out(image_B3HW))
 
     def _scene(
         self, batch: Batch, source: NetworkOutput, labels_BHW: Tensor, target: NetworkOutput | None
@@ -80,11 +80,6 @@ class TrainingModule(nn.Module):
         assert batch.keys is not None
         draws = Draws(batch.keys, batch.source_image.device)
         return Scene(source, labels_BHW, target, batch.source_image, batch.target_image, self._passed, draws)
-
-
-def _laid_out(image_B3HW: Tensor) -> Tensor:
-    """Channels last on a GPU: its convolutions want them so, and so do the products of the association."""
-    return image_B3HW.contiguous(memory_format=torch.channels_last) if image_B3HW.is_cuda else image_B3HW
 
 
 def set_lr(engine: Any, config: Config, step: int) -> float:
@@ -148,7 +143,7 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
         network = network.to(memory_format=torch.channels_last)
     groups = parameter_groups(network, config)
     trained = [f"network.{name}" for group in groups for name in group.names]
-    further = further_terms(config, network.to(device), device)
+    further = further_terms(config, network.to(device))
     module = TrainingModule(
         network, build_objective(config, further.terms), trained, further.companions, fourier=config.source.fourier
     )
