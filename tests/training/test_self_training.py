@@ -25,7 +25,7 @@ from plca_dist.training.trained import load_trained
 
 TERMS = (
     "objective.class_mix=1", "objective.masked_consistency=1", "teacher.threshold=0.13", "teacher.ignore_top=0.1",
-    "masking.block=8",
+    "masking.block=8", "rare_class_sampling={temperature: 0.05, pixels: 30}", "source.crop=[24, 48]",
 )  # fmt: skip
 TIMES = ("pairs_per_second", "data_wait", "elapsed_s")
 
@@ -147,6 +147,30 @@ def test_any_number_of_ranks_mixes_alike(make_config: Callable, make_engine: Cal
     for name, value in whole.items():
         mean = torch.stack([part[name] for part in parts]).mean()
         torch.testing.assert_close(mean, value, rtol=2e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_number_of_ranks_reads_the_same_rare_classes(make_config: Callable, world: int) -> None:
+    """Eight steps: past the end of an epoch of six."""
+    config = make_config(*TERMS)
+
+    def read(world: int, start: int, steps: int) -> list[list[Tensor]]:
+        by_rank = []
+        for rank in range(world):
+            with closing(open_stream(config, rank, world, start)) as stream:
+                by_rank.append([next(stream) for _ in range(steps)])
+        return [[torch.cat(parts) for parts in zip(*batches, strict=True)] for batches in zip(*by_rank, strict=True)]
+
+    one = read(1, 0, 8)
+    for a, b in zip(read(world, 0, 8), one, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    for a, b in zip(read(world, 5, 3), one[5:], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    plain = make_config(*TERMS, "rare_class_sampling={temperature: null, pixels: 3000}")
+    with closing(open_stream(plain, 0, 1, 0)) as stream:
+        usual = next(stream)
+    assert not torch.equal(usual.source_label, one[0][1])
+    assert torch.equal(usual.target_image, one[0][2]), "the target is read as before"
 
 
 def test_draws_are_those_of_the_pair(make_config: Callable) -> None:
