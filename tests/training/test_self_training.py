@@ -14,14 +14,18 @@ from torch import Tensor
 from plca_dist.config import Config
 from plca_dist.data.stream import Batch
 from plca_dist.errors import UserError
+from plca_dist.models.frozen import freeze
 from plca_dist.models.weights import load_weights
 from plca_dist.storage import Location
 from plca_dist.training import loop as worker
+from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint import save as saver
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.draws import Draws
 from plca_dist.training.engine import TrainingModule
-from plca_dist.training.trained import load_trained
+from plca_dist.training.further_terms import further_terms
+from plca_dist.training.trained import fresh_network, load_trained
+from tests.host_waits import HostWaits
 
 TERMS = (
     "objective.class_mix=1", "objective.masked_consistency=1", "teacher.threshold=0.13", "teacher.ignore_top=0.1",
@@ -189,3 +193,73 @@ def test_draws_are_those_of_the_pair(make_config: Callable) -> None:
         assert keys is not None
         assert torch.equal(Draws(keys, torch.device("cpu"))("class_mix", 7), drawn[2 * rank : 2 * rank + 2])
         assert not torch.equal(Draws(keys, torch.device("cpu"))("other", 7), drawn[2 * rank : 2 * rank + 2])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("model.freeze_bn=true",),
+        ("model.frozen=[all]",),
+        ("model.backbone=timm/test_vit", "model.stride=16", "masking.block=16"),
+        ("objective.association=0", "objective.smoothing=0"),
+        ("objective.class_mix=0", "objective.association=0", "objective.smoothing=0"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_other_networks_learn_from_their_teacher(
+    make_config: Callable, settings: tuple[str, ...], precision: str
+) -> None:
+    config = make_config(*TERMS, "source.crop=[32,64]", *settings)
+    torch.manual_seed(0)
+    network = fresh_network(config)
+    freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
+    found = further_terms(config, network)
+    module = TrainingModule(network, build_objective(config, found.terms), (), found.companions).train()
+    with closing(open_stream(config, 0, 1, 0)) as stream:
+        batch = next(stream)
+    before = {name: b.clone() for name, b in network.named_buffers()}
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        terms = module(batch)
+    assert terms.masked_consistency is not None
+    assert terms.total.dtype == torch.float32
+    terms.total.backward()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    teacher = module.companions["teacher"].network
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(b, before[name]) for name, b in teacher.named_buffers()), "a pass leaves nothing behind"
+    module.companions.after_step(network, 1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(teacher.state_dict().values(), network.state_dict().values(), strict=True)
+    )
+
+
+def test_terms_have_a_gpu_wait_for_nothing(make_config: Callable) -> None:
+    """Keys and draws are on the CPU wherever the network is."""
+    config = make_config(*TERMS, "objective.association=0", "objective.lovasz=0", "objective.smoothing=0")
+    network = fresh_network(config)
+    further = further_terms(config, network)
+    module = TrainingModule(network, build_objective(config, further.terms), (), further.companions)
+    with closing(open_stream(config, 0, 1, 0)) as stream:
+        batch = next(stream)
+    with HostWaits() as waits:
+        module(batch).total.backward()
+        module.companions.after_step(network, 1)
+    assert set(waits.places) <= {"numpy in training/draws.py"}, waits.places
+
+
+def test_features_are_held_near_those_of_the_starting_weights(
+    make_config: Callable, train: Callable, tmp_path: Path
+) -> None:
+    first = train(make_config("schedule.steps=2"), tmp_path / "first")
+    weights = f"model.weights={first.path}/model.safetensors"
+    distances = {}
+    for weight in (0.01, 3.0):
+        config = make_config(weights, f"objective.feature_distance={weight}", "schedule.steps=8")
+        run = train(config, tmp_path / str(weight))
+        distances[weight] = [r["loss/feature_distance"] for r in run.records if "loss/feature_distance" in r]
+    assert distances[3.0][0] == pytest.approx(distances[0.01][0])
+    assert distances[3.0][-1] < distances[0.01][-1], "the weight holds them"
+    assert not list(tmp_path.rglob("companions.pt")), "it has no state"
