@@ -45,6 +45,8 @@ class MaskedConsistency:
     Args:
         labelling, augmented: as in `ClassMix`; the image is augmented and then masked.
         block, ratio, colour: as in `masked`.
+        keep_statistics: of batch norm, which masked images would move away from those of whole ones: the teacher and
+            every evaluation normalize by them. False where the network sees no other images of the target.
     """
 
     name = "masked_consistency"
@@ -57,7 +59,9 @@ class MaskedConsistency:
         block: int,
         ratio: float,
         colour: Sequence[float],
+        keep_statistics: bool = True,
     ) -> None:
+        self._keep_statistics = keep_statistics
         self._labelling, self._augmented = labelling, augmented
         self._block, self._ratio, self._colour = block, ratio, colour
 
@@ -74,6 +78,6 @@ class MaskedConsistency:
                 ratio=self._ratio,
                 colour=self._colour,
             )
-        logits_BKhw = scene.network(image_B3HW).logits
+        logits_BKhw = scene.network(image_B3HW, keep_statistics=self._keep_statistics).logits
         loss = weighted_cross_entropy(logits_BKhw, pseudo.labels_BHW, pseudo.weight_BHW)
         return {self.name: loss, "confident": pseudo.confident}

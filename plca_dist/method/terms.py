@@ -14,6 +14,13 @@ from plca_dist.method.output import NetworkOutput
 T = TypeVar("T")
 
 
+class Passing(Protocol):
+    """The network that trains, for images of a term's own (B, 3, H, W), uint8 or float RGB in 0-255."""
+
+    def __call__(self, image_B3HW: Tensor, *, keep_statistics: bool = False) -> NetworkOutput:
+        """`keep_statistics`: batch norm's running statistics stay as they are. It normalizes by the batch as ever."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """One forward pass of B pairs, the k-th source with the k-th target.
@@ -24,7 +31,7 @@ class Scene:
         target: the same for the target; None where no term looks at it.
         source_image_B3HW: uint8 or float RGB in 0-255.
         target_image_B3HW: the same of the target.
-        network: the network that trains, for images of a term's own. It is in training mode.
+        network: the network that trains, in training mode.
         draw: `draw("class_mix", n)` gives (B, n) float32 numbers, uniform in [0, 1), on the device. A row depends on
             the recipe's seed, the step, the pair's slot and the name alone: not on the ranks, nor on the micro-batch.
     """
@@ -34,7 +41,7 @@ class Scene:
     target: NetworkOutput | None
     source_image_B3HW: Tensor
     target_image_B3HW: Tensor | None
-    network: Callable[[Tensor], NetworkOutput]
+    network: Passing
     draw: Callable[[str, int], Tensor]
     _shared: dict[str, Any] = field(default_factory=dict)
 

@@ -54,7 +54,11 @@ class Chart:
 
 
 _CHARTS = (
-    Chart("mIoU, %", {metrics.MIOU: "plain", metrics.MIOU_AGGREGATED: "with aggregation"}, marks=True),
+    Chart(
+        "mIoU, %",
+        {metrics.MIOU: "plain", metrics.MIOU_AGGREGATED: "with aggregation", metrics.TEACHER_MIOU: "teacher"},
+        marks=True,
+    ),
     Chart(
         "consistent cycles, %",
         {f"{metrics.CONSISTENT_PREFIX}feature": "feature", f"{metrics.CONSISTENT_PREFIX}prediction": "prediction"},

@@ -1,6 +1,7 @@
 """The recipe's settings as a DeepSpeed engine: one module, one optimizer, one schedule."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import deepspeed
@@ -16,6 +17,7 @@ from plca_dist.method.output import NetworkOutput
 from plca_dist.method.terms import Companion, Scene
 from plca_dist.models.deeplab import Network, synchronize_batch_norm
 from plca_dist.models.frozen import freeze
+from plca_dist.models.statistics import kept_statistics
 from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint import internals
 from plca_dist.training.companions import Companions
@@ -69,8 +71,9 @@ class TrainingModule(nn.Module):
         labels_BHW = batch.source_label.long()
         return self.objective(source, labels_BHW, target, self._scene(batch, source, labels_BHW, target))
 
-    def _passed(self, image_B3HW: Tensor) -> NetworkOutput:
-        return self.network(laid_out(image_B3HW))
+    def _passed(self, image_B3HW: Tensor, *, keep_statistics: bool = False) -> NetworkOutput:
+        with kept_statistics(self.network) if keep_statistics else nullcontext():
+            return self.network(laid_out(image_B3HW))
 
     def _scene(
         self, batch: Batch, source: NetworkOutput, labels_BHW: Tensor, target: NetworkOutput | None

@@ -56,9 +56,15 @@ def further_terms(config: Config, network: Network) -> FurtherTerms:
         if objective.class_mix:
             terms.append(ClassMix(labelling, augmented))
         if objective.masked_consistency:
-            masking, colour = config.masking, _zero_colour(network)
             terms.append(
-                MaskedConsistency(labelling, augmented, block=masking.block, ratio=masking.ratio, colour=colour)
+                MaskedConsistency(
+                    labelling,
+                    augmented,
+                    block=config.masking.block,
+                    ratio=config.masking.ratio,
+                    colour=_zero_colour(network),
+                    keep_statistics=objective.needs_target_output or objective.class_mix > 0,
+                )
             )
     if objective.feature_distance:
         things = things_of(config.label_set, config.feature_distance.classes)

@@ -10,7 +10,7 @@ from plca_dist.config import Config
 from plca_dist.data.label_record import own_record
 from plca_dist.messages import Record
 from plca_dist.models.weights import to_bytes
-from plca_dist.run_files import EVALUATION, WEIGHTS
+from plca_dist.run_files import EVALUATION, TEACHER_WEIGHTS, WEIGHTS
 from plca_dist.storage import Store
 from plca_dist.training import health
 from plca_dist.training.ahead import Ahead
@@ -23,6 +23,7 @@ from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import after_step, average_buffers, build_engine, full_state, set_lr
+from plca_dist.training.further_terms import TEACHER
 from plca_dist.training.meter import Meter
 from plca_dist.training.metrics_log import MetricsLog, records_until
 from plca_dist.training.precision import set_products
@@ -136,6 +137,8 @@ def prepare_torch(config: Config) -> None:
 def leave_result(engine: Any, config: Config, run: Store, metrics_log: MetricsLog) -> None:
     """Leave metrics.jsonl, evaluation.json and the weights, which say that the run is finished. A collective call.
 
+    Those of an averaged teacher come before.
+
     Each is created once and never replaced. Where an earlier attempt that ended here has left some of them, these stay:
     they are of the same step.
     """
@@ -145,7 +148,10 @@ def leave_result(engine: Any, config: Config, run: Store, metrics_log: MetricsLo
         metrics_log.leave()
         if evaluation := newest(run, EVALUATION):
             run.create(EVALUATION, run.read(evaluation))
-        network, labels = empty_network(config), config.label_set
+        labels = config.label_set
+        if teacher := engine.module.companions.get(TEACHER):
+            run.create(TEACHER_WEIGHTS, to_bytes(teacher.network, labels.classes, own_record(labels)))
+        network = empty_network(config)
         network.load_state_dict(weights)
         run.create(WEIGHTS, to_bytes(network, labels.classes, own_record(labels)))
 

@@ -51,6 +51,11 @@ RIVALS = (
     "objective.adversarial=0.1", "objective.pseudo_labels=0.5", "objective.entropy=0.01", "objective.max_square=0.1",
     "source.fourier=0.05", "self_training={rounds: 2, start: 0}", "optimizer.gradient_clipping=0", "optimizer.lr=0.005",
 )  # fmt: skip
+#: A teacher, class-mix, masked consistency and rare classes.
+TAUGHT = (
+    "objective.class_mix=1", "objective.masked_consistency=1", "teacher.threshold=0.13", "masking.block=8",
+    "rare_class_sampling={temperature: 0.05, pixels: 30}",
+)  # fmt: skip
 LAST_STEP = 5
 #: ZeRO stages before and after a checkpoint.
 TURNS = ((0, 2), (2, 0), (1, 3), (3, 1))
@@ -79,6 +84,7 @@ def run(
         lease_lost: a newer attempt exists from the beginning.
     """
     seen: dict[str, Any] = {"records": [], "states": {}, "momenta": {}, "restored": None, "error": None}
+    seen["taught"] = {}
     average, save, build, restore = worker.average_buffers, Saver.save, worker.build_engine, worker.restore
     done, engines = [0], []
 
@@ -91,6 +97,8 @@ def run(
     def watched_save(saver: Saver, step: int, *, miou: float | None) -> None:
         seen["states"][step] = full_state(engines[-1])
         seen["momenta"][step] = momenta(engines[-1])
+        if teacher := engines[-1].module.companions.get("teacher"):
+            seen["taught"][step] = {name: value.clone() for name, value in teacher.state_dict().items()}
         save(saver, step, miou=miou)
 
     def watched_restore(engine: Any, config: Any, store: Store) -> Any:
@@ -306,9 +314,30 @@ def four() -> None:
     run("adamw-0-to-3", zero(3), *ADAMW)
 
 
+def taught() -> None:
+    """Two ranks with a teacher: whole runs at every ZeRO stage, and interrupted ones."""
+    for stage in (0, 1, 2, 3):
+        run(f"taught-{stage}", zero(stage), *TAUGHT)
+    for stage in (0, 3):
+        run(f"taught-cut-{stage}", zero(stage), *TAUGHT, before_step_ends=stop)
+
+
+def taught_again() -> None:
+    """Two fresh ranks continue."""
+    for stage in (0, 3):
+        run(f"taught-cut-{stage}", zero(stage), *TAUGHT)
+
+
+def taught_four() -> None:
+    """Four ranks continue what two have written, at another stage."""
+    run("taught-0-to-3", zero(3), *TAUGHT)
+    run("taught-3-to-0", zero(0), *TAUGHT)
+
+
 if __name__ == "__main__":
     scene = sys.argv[2]
     rendezvous = f"file://{PLACE}/rendezvous-{scene}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=RANK, world_size=WORLD)
-    {"first": first, "again": again, "alone": alone, "four": four, "stuck": stuck}[scene]()
+    {"first": first, "again": again, "alone": alone, "four": four, "stuck": stuck, "taught": taught,
+     "taught-again": taught_again, "taught-four": taught_four}[scene]()  # fmt: skip
     dist.destroy_process_group()

@@ -142,7 +142,7 @@ def test_distance_is_taken_where_a_cell_is_of_one_thing() -> None:
     assert at_rest.grad.isfinite().all(), "where nothing has moved"
 
 
-def network(image: Tensor) -> NetworkOutput:
+def network(image: Tensor, *, keep_statistics: bool = False) -> NetworkOutput:
     """A network without weights: a pixel depends on its image alone."""
     grid = F.avg_pool2d(image.double() / 255, 4)
     return NetworkOutput(grid, torch.cat([grid, grid.flip(1)[:, :2] ** 2], 1) * WEIGHT)
