@@ -133,17 +133,6 @@ class DomainSettings(Section):
         return self
 
 
-class SourceSettings(DomainSettings):
-    """The labelled domain, and what is done to its images beyond augmentation."""
-
-    fourier: float = Field(
-        0.0,
-        ge=0,
-        lt=0.5,
-        description="β of the Fourier swap (FDA: 0.01 to 0.09): low frequencies become the target's; 0: off.",
-    )
-
-
 class EvaluationSettings(Section):
     """Measurement of mIoU on labelled images that training never sees, and of criteria that need no target labels."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from plca_dist.sections import Beta, Count, Section, Size
+from plca_dist.sections import Beta, Count, DomainSettings, Section, Size
 
 
 class TeacherSettings(Section):
@@ -114,3 +114,14 @@ class SelfTrainingSettings(Section):
                 "start or round_steps lower"
             )
         return first, length
+
+
+class SourceSettings(DomainSettings):
+    """The labelled domain, and what is done to its images beyond augmentation."""
+
+    fourier: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="β of the Fourier swap (FDA: 0.01 to 0.09): low frequencies become the target's; 0: off.",
+    )

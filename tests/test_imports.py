@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
     "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "scratch", "deepspeed_options",
+    "later_keys",
     "ops",
     "storage", "method", "models", "data",
     "sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run",
