@@ -34,11 +34,14 @@ class Method(NamedTuple):
     def about(self, recipe: str, about: dict[str, Any]) -> dict[str, str]:
         """What a person wants to know of it over that recipe, whose own description is `about`."""
         begins = "; begin with source-only weights, --set model.weights=RUN" if self.needs_source else ""
+        alone = recipe in PAPER and "cluster.workers" in self.training
         command = str(about.get("command", "")).replace(recipe, f"{recipe}/{self.name}")
         return {
             "summary": f"{self.summary}, over {recipe}{begins}",
             "command": command or f"plca train {recipe}/{self.name}",
-            "cost": "one GPU, for days" if recipe in PAPER and self.training else f"about that of {recipe}",
+            "cost": "one GPU, for days"
+            if recipe in PAPER and "cluster.workers" in self.training
+            else f"about that of {recipe}",
             "score": self.score(recipe),
         }
 
