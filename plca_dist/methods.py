@@ -39,9 +39,7 @@ class Method(NamedTuple):
         return {
             "summary": f"{self.summary}, over {recipe}{begins}",
             "command": command or f"plca train {recipe}/{self.name}",
-            "cost": "one GPU, for days"
-            if recipe in PAPER and "cluster.workers" in self.training
-            else f"about that of {recipe}",
+            "cost": "one GPU, for days" if alone else f"about that of {recipe}",
             "score": self.score(recipe),
         }
 

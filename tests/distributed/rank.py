@@ -199,9 +199,6 @@ def first() -> None:
         run(f"adamw-{stage}", zero(stage), *ADAMW)
     run("adamw-cut-3", zero(3), *ADAMW, before_step_ends=stop)
     run("even-2", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=2", even=True)
-    for stage in (0, 2, 3):
-        run(f"rivals-{stage}", zero(stage), *RIVALS, even=True)
-    run("rivals-cut-3", zero(3), *RIVALS, before_step_ends=stop, even=True)
     _one_rank_sees_a_nan()
     run("cut-2", zero(2), before_step_ends=die)
 
@@ -234,7 +231,6 @@ def again() -> None:
     for old, new in TURNS:
         run(f"turned-{old}-{new}", zero(new))
     run("adamw-cut-3", zero(3), *ADAMW)
-    run("rivals-cut-3", zero(3), *RIVALS, even=True)
     _one_rank_cannot_write()
     for stage in (0, 2):
         run(f"bfloat16-{stage}", zero(stage), "precision=bfloat16")
@@ -304,7 +300,6 @@ def alone() -> None:
     run("adamw-1-to-0", zero(0), *ADAMW)
     run("adamw-3-to-2", zero(2), *ADAMW)
     run("even-1", "optimizer.gradient_clipping=0", "optimizer.lr=0.005", "batch.micro=1", even=True)
-    run("rivals-1", *RIVALS, "batch.micro=2", even=True)
 
 
 def four() -> None:
@@ -334,10 +329,28 @@ def taught_four() -> None:
     run("taught-3-to-0", zero(0), *TAUGHT)
 
 
+def rivals() -> None:
+    """Two ranks with a discriminator and rounds: whole runs at ZeRO 0, 2 and 3, and an interrupted one."""
+    for stage in (0, 2, 3):
+        run(f"rivals-{stage}", zero(stage), *RIVALS, even=True)
+    run("rivals-cut-3", zero(3), *RIVALS, before_step_ends=stop, even=True)
+
+
+def rivals_again() -> None:
+    """Two fresh ranks continue."""
+    run("rivals-cut-3", zero(3), *RIVALS, even=True)
+
+
+def rivals_alone() -> None:
+    """One rank with the same batches, as many passes and twice the pairs in each."""
+    run("rivals-1", *RIVALS, "batch.micro=2", even=True)
+
+
 if __name__ == "__main__":
     scene = sys.argv[2]
     rendezvous = f"file://{PLACE}/rendezvous-{scene}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=RANK, world_size=WORLD)
     {"first": first, "again": again, "alone": alone, "four": four, "stuck": stuck, "taught": taught,
-     "taught-again": taught_again, "taught-four": taught_four}[scene]()  # fmt: skip
+     "taught-again": taught_again, "taught-four": taught_four,
+     "rivals": rivals, "rivals-again": rivals_again, "rivals-alone": rivals_alone}[scene]()  # fmt: skip
     dist.destroy_process_group()
