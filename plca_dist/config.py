@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from plca_dist import deepspeed_options
 from plca_dist.data.label_file import label_set_from
 from plca_dist.data.label_record import record
 from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
+from plca_dist.later_keys import LATER, OPTIONS_OF
+from plca_dist.method.settings import SMALLEST_SEEN
 from plca_dist.sections import (
     AboutRecipe,
     BatchSettings,
@@ -35,6 +37,15 @@ from plca_dist.sections import (
     Section,
     StorageSettings,
     one_of,
+)
+from plca_dist.term_sections import (
+    AdversarySettings,
+    FeatureDistanceSettings,
+    MaskingSettings,
+    RareClassSamplingSettings,
+    SelfTrainingSettings,
+    SourceSettings,
+    TeacherSettings,
 )
 
 if TYPE_CHECKING:
@@ -57,10 +68,16 @@ class Config(Section):
     )
     data: str = Field("data", description="Base of relative shard URIs.")
     model: ModelSettings = ModelSettings()
-    source: DomainSettings
+    source: SourceSettings
     target: DomainSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     objective: ObjectiveSection = ObjectiveSection()
+    teacher: TeacherSettings = TeacherSettings()
+    masking: MaskingSettings = MaskingSettings()
+    feature_distance: FeatureDistanceSettings = FeatureDistanceSettings()
+    rare_class_sampling: RareClassSamplingSettings = RareClassSamplingSettings()
+    adversary: AdversarySettings = AdversarySettings()
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings
     batch: BatchSettings = BatchSettings()
@@ -86,6 +103,45 @@ class Config(Section):
     def _deepspeed(cls, value: dict[str, Any]) -> dict[str, Any]:
         deepspeed_options.check(value)
         return value
+
+    @model_validator(mode="after")
+    def _options_have_their_terms(self) -> "Config":
+        for name, weights in OPTIONS_OF.items():
+            section = getattr(self, name)
+            off = not any(getattr(self.objective, weight) for weight in weights)
+            given = [key for key in type(section).model_fields if getattr(section, key) != _default(section, key)]
+            if off and given:
+                these = " or ".join(f"objective.{weight}" for weight in weights)
+                raise ValueError(f"{name}.{given[0]} is an option of {these}, which is off; set that, or leave it out")
+        if self.objective.feature_distance and (self.model.weights is None or self.model.head != "deeplab"):
+            wanted = "weights to stay near" if self.model.weights is None else "head deeplab, whose features they have"
+            raise ValueError(f"objective.feature_distance wants model.{wanted}; set that, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _terms(self) -> "Config":
+        """Some terms need images of a certain size, or steps enough."""
+        if self.objective.adversarial and min(*self.source.crop, *self.target.crop) < SMALLEST_SEEN:
+            raise ValueError(
+                f"objective.adversarial: a discriminator needs crops of {SMALLEST_SEEN} pixels a side, got "
+                f"{list(self.source.crop)} and {list(self.target.crop)}"
+            )
+        if self.source.fourier and self.source.crop != self.target.crop:
+            raise ValueError(
+                f"source.fourier swaps frequencies of equal images, and source.crop {list(self.source.crop)} is not "
+                f"target.crop {list(self.target.crop)}: make them equal"
+            )
+        if self.objective.pseudo_labels:
+            try:
+                self.self_training.rounds_of(self.schedule.steps)
+            except ValueError as error:
+                raise ValueError(f"self_training: {error}") from None
+        return self
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether training reads target images."""
+        return self.objective.needs_target or self.source.fourier > 0
 
     @property
     def label_set(self) -> LabelSet:
@@ -165,17 +221,8 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-#: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
-LATER: dict[str, Any] = {
-    "model.stride": 8,
-    "model.head": "deeplab",
-    "model.frozen": [],
-    "model.freeze_bn": False,
-    "optimizer.kind": "sgd",
-    "optimizer.betas": None,
-    "optimizer.layer_decay": 1.0,
-    "schedule.warmup": 0,
-}
+def _default(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].get_default(call_default_factory=True)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ from plca_dist.config import Config
 from plca_dist.data.label_file import beside, is_file, read_label_set
 from plca_dist.data.label_record import record
 from plca_dist.errors import UserError, nearest, short
+from plca_dist.methods import Method, method, split
 from plca_dist.parsing import from_yaml, read_text, settings_text
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,10 +30,14 @@ def by_name(folder: Path) -> dict[str, Path]:
 def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     """The settings of a shipped recipe or a YAML file (a path or a URI), with `a.b=value` overrides.
 
+    `RECIPE/METHOD` is a recipe with the settings of a method (`methods.yaml`), which come before the overrides.
+
     Raises:
         UserError: unknown recipe or key, wrong type, value out of range; the message names the fix.
     """
-    return parse(file_text("recipe", recipe, recipes()), overrides, where=recipe, file=recipe)
+    base, chosen = split(recipe)
+    text = file_text("recipe", base, recipes())
+    return parse(text, overrides, where=recipe, file=base, method=method(chosen) if chosen else None)
 
 
 def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
@@ -61,16 +66,27 @@ def file_text(kind: str, name: str, shipped: Mapping[str, Path]) -> str:
     return settings_text(path, f"{kind} {name!r}")
 
 
-def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe", file: str = "") -> Config:
+def parse(
+    text: str,
+    overrides: Sequence[str] = (),
+    where: str = "recipe",
+    file: str = "",
+    method: Method | None = None,
+) -> Config:
     """`load` from YAML text.
 
     Args:
         where: names it in errors.
         file: place of the recipe. A label-set file that it names lies beside it; one in an override in the working
             directory.
+        method: its settings come over those of the text.
     """
     tree = mapping(text, where, "a recipe is a YAML mapping of sections")
     _read_labels(tree, file)
+    if method:
+        tree["about"] = method.about(file, tree.get("about") or {})
+        for key, value in method.over(file).items():
+            _put(tree, key, value, where)
     for override in overrides:
         _override(tree, override)
     _read_labels(tree, "")

@@ -9,7 +9,8 @@
                 tensorboard/                              the records, a file for each attempt
                 checkpoints/step-…/commit.json            states to continue from
                 metrics.jsonl, evaluation.json,
-                model.safetensors                         the result, created once, at the end
+                model.safetensors                         the result, created once, at the end; of a run with an
+                teacher.safetensors                       averaged teacher its weights too
                 evaluations/, report/                     what `plca evaluate` and `plca report` add
 
 <storage>/<search>/space.yaml, base.yaml                  what is searched, and in which recipe
@@ -35,6 +36,7 @@ COMMIT = "commit.json"
 EVALUATION = "evaluation.json"
 EVALUATIONS = "evaluations"
 WEIGHTS = "model.safetensors"
+TEACHER_WEIGHTS = "teacher.safetensors"
 REPORT = "report"
 PAGE = "index.html"
 #: Ray Train keeps its own files here, in the attempt's directory, while workers train.

@@ -11,16 +11,25 @@ PACKAGE = Path(__file__).parents[1] / "plca_dist"
 #: From the bottom up; a room imports from itself and from rooms before it.
 ROOMS = (
     "errors", "output", "parsing", "polling", "messages", "versions", "run_files", "scratch", "deepspeed_options",
+    "later_keys",
     "ops",
     "storage", "method", "models", "data",
-    "sections", "config", "recipe", "training", "terminal", "ray_cluster", "run", "inference", "report", "search",
+    "sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run",
+    "inference", "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
     "timm": ("models/timm_backbone.py",),
-    "pydantic": ("sections.py", "config.py", "recipe.py", "search/space/", "data/shards/manifest.py"),
+    "pydantic": (
+        "sections.py",
+        "term_sections.py",
+        "config.py",
+        "recipe.py",
+        "search/space/",
+        "data/shards/manifest.py",
+    ),
     "fsspec": ("storage/",),
     **dict.fromkeys(("s3fs", "botocore", "gcsfs", "google", "adlfs", "azure"), ("storage/clouds/",)),
 }
@@ -66,6 +75,7 @@ def test_imports_run_downward(path: Path) -> None:
                 "plca_dist",
                 "collections",
                 "contextlib",
+                "copy",
                 "dataclasses",
                 "functools",
                 "math",

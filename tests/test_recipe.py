@@ -165,6 +165,28 @@ def test_keys_that_came_later_change_no_identity_at_their_defaults() -> None:
     assert not LATER.keys() & config.identity().keys()
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("teacher.decay=0.9", "teacher.decay is an option of objective.class_mix or objective.masked_consistency, wh"),
+        ("teacher.blur=false", "teacher.blur is an option of"),
+        ("masking.ratio=0.5", "masking.ratio is an option of objective.masked_consistency, which is off; set that, or"),
+        ("feature_distance.classes=[car]", "feature_distance.classes is an option of objective.feature_distance, wh"),
+        ("rare_class_sampling.crops=3", "crops is an option of rare class sampling; set temperature, or leave it out"),
+    ],
+)
+def test_an_option_without_its_term_is_refused(given: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(MINIMAL, [given])
+    terms = [
+        "objective.class_mix=1",
+        "objective.masked_consistency=1",
+        "objective.feature_distance=0.1",
+        "model.weights=x",
+    ]
+    parse(MINIMAL, [given, *terms, "rare_class_sampling.temperature=0.01"])
+
+
 def test_reading_settings_imports_nothing_heavy() -> None:
     code = (
         "import plca_dist.config, sys; print(*({'torch', 'numpy', 'pyarrow', 'ray', 'deepspeed'} & set(sys.modules)))"

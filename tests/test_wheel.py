@@ -38,6 +38,7 @@ def test_recipes_and_spaces_are_found_by_name(installed: Path, tmp_path: Path) -
         "from plca_dist.search.space import load_space, spaces\n"
         "for name in recipes(): load(name)\n"
         "for name in spaces(): load_space(name)\n"
+        "load('toytown/minent')\n"
         "from plca_dist.data.labels import CODINGS, LABEL_SETS\n"
         f"assert {[*LABEL_SETS]} == [known.name for known in LABEL_SETS.values()]\n"
         f"assert {[*CODINGS]} == [name for name, known in CODINGS.items() if known.coding]\n"
@@ -48,7 +49,7 @@ def test_recipes_and_spaces_are_found_by_name(installed: Path, tmp_path: Path) -
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     shipped = [*recipes().values(), *spaces().values()]
-    assert len(shipped) == 10
+    assert len(shipped) == 11
     assert [Path(line) for line in done.stdout.splitlines()] == [installed / path.relative_to(ROOT) for path in shipped]
     for path in shipped:
         assert (installed / path.relative_to(ROOT)).read_bytes() == path.read_bytes()

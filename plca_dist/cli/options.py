@@ -15,7 +15,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Command]"
 
 PLACE = "a run's directory or URI, RUN/checkpoints/step-…, or a .safetensors file"
 NEW_FILE = "path or URI of a file that does not exist"
-RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file"
+RECIPE = "a shipped recipe (see `plca recipes`) or a YAML file, or either of them /METHOD"
 
 
 class Command(argparse.ArgumentParser):

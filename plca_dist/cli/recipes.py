@@ -24,6 +24,7 @@ def run(parsed: Namespace) -> None:
     if parsed.keys:
         _print_keys()
         return
+    from plca_dist.methods import PAPER, methods
     from plca_dist.recipe import load, recipes
     from plca_dist.search.space import load_space, spaces
 
@@ -32,6 +33,12 @@ def run(parsed: Namespace) -> None:
         recipe = load(name).about
         print(f"\n{name}: {recipe.summary}")
         print(f"  command  {recipe.command}\n  cost     {recipe.cost}\n  score    {recipe.score}")
+    print("\nmethods, for `plca train RECIPE/METHOD`:")
+    for chosen in methods().values():
+        print(f"\n{chosen.name}: {chosen.summary}")
+        for name in PAPER:
+            about = load(f"{name}/{chosen.name}").about
+            print(f"  command  {about.command}\n  score    {about.score}")
     print("\nspaces, for `plca tune SPACE --recipe RECIPE`:")
     for name in spaces():
         space = load_space(name).about

@@ -1,7 +1,6 @@
 """`plca train`."""
 
 from argparse import Namespace
-from pathlib import Path
 
 from plca_dist.cli.options import RECIPE, Commands, add_command, add_settings, settings
 from plca_dist.output import say
@@ -16,6 +15,7 @@ def add(commands: Commands) -> None:
         """
 plca train toytown
 plca train toytown --name more-aggregation --set objective.aggregation=0.75
+plca train toytown/advent
 plca train toytown --set cluster.workers=1 --set 'source.crop=[64, 128]'
 plca train gtav_to_cityscapes --set data=s3://bucket/shards --storage s3://bucket/runs
 plca train runs/toytown/recipe.yaml --name again --set seed=1""",
@@ -28,6 +28,7 @@ plca train runs/toytown/recipe.yaml --name again --set seed=1""",
 
 
 def run(parsed: Namespace) -> None:
+    from plca_dist.methods import run_name
     from plca_dist.recipe import load
 
     config = load(parsed.recipe, settings(parsed))  # a typing error is answered before Ray is imported
@@ -36,7 +37,7 @@ def run(parsed: Namespace) -> None:
     from plca_dist.run.train import train
 
     with Console(config.schedule.steps) as console:
-        trained = train(config, parsed.name or Path(parsed.recipe).stem, console.show)
+        trained = train(config, parsed.name or run_name(parsed.recipe), console.show)
     if (outcome := trained.evaluation()) and "scores" in outcome:
         print(outcome_table(outcome), end="")
     say(f"run: {trained.store.uri}")

@@ -3,6 +3,8 @@
 Legend: images are uint8 RGB (3, H, W), labels uint8 (H, W) with train ids.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torchvision.transforms.v2.functional as tvf
@@ -21,6 +23,8 @@ def augment(
     crop: tuple[int, int],
     flip: bool,
     ignore_index: int = IGNORE,
+    enough: Callable[[torch.Tensor], bool] | None = None,
+    crops: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Random scale, random crop, random horizontal flip; the same for the image and its label.
 
@@ -37,6 +41,8 @@ def augment(
             with black and `ignore_index`.
         flip: mirror left and right in half of the cases.
         ignore_index: label of padding.
+        enough: whether a crop of the label will do. Where it will not, another one is drawn, and the `crops`-th is
+            taken as it is. None: the first one.
 
     Returns:
         The image (3, *crop) and the label (*crop), or None where none was given; both contiguous.
@@ -51,9 +57,14 @@ def augment(
         if label_HW is not None:
             label_HW = _resize_label(label_HW, size)
     image_3HW, label_HW = _pad(image_3HW, label_HW, crop, ignore_index)
-    top = _uniform(top_draw, 0, image_3HW.shape[1] - crop[0])
-    left = _uniform(left_draw, 0, image_3HW.shape[2] - crop[1])
-    window = (..., slice(top, top + crop[0]), slice(left, left + crop[1]))
+    for number in range(crops):
+        if number:
+            top_draw, left_draw = rng.random(2)
+        top = _uniform(top_draw, 0, image_3HW.shape[1] - crop[0])
+        left = _uniform(left_draw, 0, image_3HW.shape[2] - crop[1])
+        window = (..., slice(top, top + crop[0]), slice(left, left + crop[1]))
+        if enough is None or label_HW is None or enough(label_HW[window]):
+            break
     mirror = flip and flip_draw < 0.5
     image_3HW = _cut(image_3HW, window, mirror)
     return image_3HW, None if label_HW is None else _cut(label_HW, window, mirror)

@@ -1,6 +1,7 @@
 """One domain of the training data: samples in its order, decoded from its row groups and augmented."""
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from plca_dist.data.augment import augment
 from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
-from plca_dist.data.order import Order, sample_rng
+from plca_dist.data.order import Order
+from plca_dist.data.rare_classes import RareClasses, RareClassOrder, pixel_counts
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.storage import Store
@@ -57,9 +59,11 @@ class DomainStream:
         batch, seed, window: of the order (see `Order`).
         damaged: "stop" at a damaged row group, or "skip" it. With "skip", each damaged row is replaced by the next
             sound one of the slot's epoch, which goes on at the beginning after its end; the same at any world size.
+        rare: draw images by their classes; of a domain with labels.
 
     Attributes:
         groups: the row groups in memory.
+        seed: of the order.
     """
 
     def __init__(
@@ -75,14 +79,23 @@ class DomainStream:
         crop: tuple[int, int],
         flip: bool,
         damaged: str = "stop",
+        rare: RareClasses | None = None,
     ) -> None:
         manifest = read_manifest(shards)
-        self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window)
         self._table = None if labels is None else label_table(manifest, labels, shards.uri)
-        self._where = shards.uri
-        self._name, self._seed, self._skip = name, seed, damaged == "skip"
+        self._where, self._rare = shards.uri, rare
+        self.seed, self._skip = seed, damaged == "skip"
         self._shorter_edge, self._crop, self._flip = shorter_edge, crop, flip
-        self.groups = RowGroups(ShardReader(shards, manifest), ["image"] if labels is None else ["image", "label"])
+        reader = ShardReader(shards, manifest)
+        rows = [g.rows for g in manifest.row_groups]
+        if rare is None:
+            self.order = Order(rows, batch, seed, name, window)
+        else:
+            assert labels is not None
+            assert self._table is not None
+            counts_NK = pixel_counts(reader, self._table, len(labels), skip_damaged=self._skip)
+            self.order = RareClassOrder(rows, batch, seed, name, window, counts_NK=counts_NK, rare=rare)
+        self.groups = RowGroups(reader, ["image"] if labels is None else ["image", "label"])
         self._walks: dict[int, _Walk] = {}
         self._passed: set[str] = set()
 
@@ -133,11 +146,20 @@ class DomainStream:
             self.groups.release(int(self.groups.group_of(stretch[within])))
         image, label = augment(
             *decoded(row, f"{self._where}: row {index}"),
-            sample_rng(self._seed, self._name, epoch, index),
+            self.order.rng(step, slot, index),
             shorter_edge=self._shorter_edge,
             crop=self._crop,
             flip=self._flip,
+            enough=self._enough(self.order.wanted(step, slot)),
+            crops=self._rare.crops if self._rare else 1,
         )
         if self._table is not None and label is not None:
             label = look_up(self._table, label)  # after the crop: fewer pixels, and the same ones
         return AugmentedSample(image, label, replaced=past > 0)
+
+    def _enough(self, wanted: int | None) -> Callable[[Tensor], bool] | None:
+        """Whether a crop of a label has enough of the class that its image was drawn for."""
+        if wanted is None or self._rare is None or self._table is None:
+            return None
+        is_wanted, least = (self._table == wanted).to(self._table.dtype), self._rare.pixels / 2
+        return lambda label_HW: int(look_up(is_wanted, label_HW).sum()) > least

@@ -45,6 +45,22 @@ def sample_rng(seed: int, domain: str, epoch: int, sample: int) -> np.random.Gen
     return keyed_rng("augment", int(seed), domain, int(epoch), int(sample))
 
 
+def pair_draws(keys_P3: np.ndarray, name: str, count: int) -> np.ndarray:
+    """(P, count) float32 numbers, uniform in [0, 1), for pairs of one step.
+
+    Args:
+        keys_P3: seed, step and slot of each pair. A row of the result depends on its own key, and on `name`, alone.
+        name: what is drawn for; numbers of two names have nothing in common.
+    """
+    raw = np.stack([_bits(name, *map(int, key)).random_raw(count) for key in keys_P3])
+    return (raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)  # 24 bits are exact in float32
+
+
+def uniforms(count: int, *key: int | str) -> np.ndarray:
+    """(count,) float64 numbers, uniform in [0, 1), that depend on `key` alone."""
+    return (_bits(*key).random_raw(count) >> np.uint64(11)) * 2.0**-53
+
+
 def slots_of_rank(batch: int, world: int, rank: int) -> range:
     """The slots of the global batch that `rank` of `world` owns: contiguous, and the same number for every rank.
 
@@ -114,6 +130,20 @@ class Order:
     def stretch(self, epoch: int, slot: int) -> np.ndarray:
         """The global row indices (T,) that `slot` reads in `epoch`, step after step; read-only."""
         return self.epoch_order(epoch)[slot * self.steps_per_epoch : (slot + 1) * self.steps_per_epoch]
+
+    def window_bounds(self, epoch: int) -> np.ndarray:
+        """Where each window of `epoch_order` begins, and last where it ends."""
+        groups = permutation(len(self._rows), "groups", self.seed, self.domain, epoch)
+        sizes = np.add.reduceat(self._rows[groups], np.arange(0, len(groups), self.window))
+        return np.concatenate([[0], np.cumsum(sizes)])
+
+    def wanted(self, step: int, slot: int) -> int | None:
+        """The class that the slot's sample was drawn for; None where samples are not drawn by classes."""
+        return None
+
+    def rng(self, step: int, slot: int, sample: int) -> np.random.Generator:
+        """The generator for the augmentation of `sample`, which `slot` reads at `step`."""
+        return sample_rng(self.seed, self.domain, step // self.steps_per_epoch, sample)
 
     def _make(self, epoch: int) -> np.ndarray:
         groups = permutation(len(self._rows), "groups", self.seed, self.domain, epoch)

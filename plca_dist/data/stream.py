@@ -28,11 +28,14 @@ class Batch(NamedTuple):
         source_image: (P, 3, H, W) uint8 RGB.
         source_label: (P, H, W) uint8 train ids, 255 ignored.
         target_image: (P, 3, H', W') uint8 RGB, or None where the objective has no use for it.
+        keys: (P, 3) int64: seed, step and slot of each pair, on the CPU wherever the rest is. All that is drawn for a
+            pair in its step is a function of them (`pair_draws`).
     """
 
     source_image: Tensor
     source_label: Tensor
     target_image: Tensor | None
+    keys: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -42,7 +45,8 @@ class Batch(NamedTuple):
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
+        target = None if self.target_image is None else change(self.target_image)
+        return Batch(change(self.source_image), change(self.source_label), target, self.keys)
 
 
 class Stream:
@@ -79,7 +83,7 @@ class Stream:
         self._groups_ahead = _GROUPS_AHEAD * len(slots) * len(self._domains)
         self._announced: deque[tuple[int, range, int]] = deque()  # step, slots, row groups they are the first to need
         self._unused = 0
-        self._ahead: deque[tuple[list[Future[AugmentedSample]], list[Future[AugmentedSample]]]] = deque()
+        self._ahead: deque[tuple[Tensor, list[Future[AugmentedSample]], list[Future[AugmentedSample]]]] = deque()
         for _ in range(prefetch):
             self._schedule()
 
@@ -96,13 +100,14 @@ class Stream:
         self._unused -= fresh
         source = [self._pool.submit(self._source.load, step, slot) for slot in slots]
         target = [self._pool.submit(self._target.load, step, slot) for slot in slots] if self._target else []
-        self._ahead.append((source, target))
+        keys = torch.tensor([[self._source.seed, step, slot] for slot in slots])
+        self._ahead.append((keys, source, target))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        source, target = self._ahead.popleft()
+        keys, source, target = self._ahead.popleft()
         self._schedule()
         source_samples, target_samples = [f.result() for f in source], [f.result() for f in target]
         self.skipped += sum(s.replaced for s in source_samples + target_samples)
@@ -111,6 +116,7 @@ class Stream:
             torch.stack([s.image_3HW for s in source_samples]),
             torch.stack(labels),
             torch.stack([s.image_3HW for s in target_samples]) if target else None,
+            keys,
         )
 
     def close(self) -> None:

@@ -87,15 +87,43 @@ def _whole_pairs(
             try:
                 source_row, target_row = read_source(), read_target()
             except Damaged as error:
-                if not skip_damaged:
-                    raise
-                if str(error) not in reported:
-                    reported.add(str(error))
-                    log.warning("passing over damaged rows: %s", error)
+                _pass_over(error, skip_damaged, reported)
                 continue
             image, label = decoded(source_row, f"{source.uri}: row {index}")
             assert label is not None
             yield Pair(image, look_up(table, label), decoded(target_row, f"{target.uri}: row {index}")[0])
+
+
+def target_images(shards: Store, part: int, parts: int, *, skip_damaged: bool = False) -> Generator[Tensor, None, None]:
+    """Images (3, H, W) uint8 of the `part`-th of `parts` contiguous shares of a set; labels are not read.
+
+    `skip_damaged` passes over damaged rows.
+    """
+    with closing(read_ahead(_images(shards, part, parts, skip_damaged))) as ahead:
+        yield from ahead
+
+
+def _images(shards: Store, part: int, parts: int, skip_damaged: bool) -> Generator[Tensor, None, None]:
+    manifest = read_manifest(shards)
+    wanted = share(manifest.rows, part, parts)
+    reported: set[str] = set()
+    with closing(_rows(shards, manifest, ["image"], wanted)) as rows:
+        for index, read in zip(wanted, rows, strict=True):
+            try:
+                row = read()
+            except Damaged as error:
+                _pass_over(error, skip_damaged, reported)
+                continue
+            yield decoded(row, f"{shards.uri}: row {index}")[0]
+
+
+def _pass_over(error: Damaged, skip_damaged: bool, reported: set[str]) -> None:
+    """Say once what is damaged, or raise it where damage is not passed over."""
+    if not skip_damaged:
+        raise error
+    if str(error) not in reported:
+        reported.add(str(error))
+        log.warning("passing over damaged rows: %s", error)
 
 
 def _labelled(store: Store, manifest: Manifest, labels: LabelSet, wanted: range) -> Generator[Labelled, None, None]:

@@ -1,18 +1,20 @@
-"""Eq. 11, 12 and 14: the full objective as one module, and the paper's ablations as its settings.
+"""Eq. 11, 12 and 14: the full objective as one module, the terms beside it, and the paper's ablations as its settings.
 
 Shapes: B pairs, C feature channels, K classes, h x w the network's grid, H x W the labels' size.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plca_dist.method.association import association_loss, labels_to_grid, similarity_loss
+from plca_dist.method.cross_entropy import cross_entropy, upsampled_log_softmax
 from plca_dist.method.lovasz import lovasz_softmax
 from plca_dist.method.output import NetworkOutput
 from plca_dist.method.settings import ObjectiveSettings
 from plca_dist.method.smoothing import smoothing_loss
+from plca_dist.method.terms import Scene, Term
 from plca_dist.ops.dense import at_least_float32
 
 #: Rows of the paper's Table 1 as `ObjectiveSettings`; the first five are cumulative, the rest are variants of plca.
@@ -31,7 +33,9 @@ class LossTerms(NamedTuple):
     """Scalars. `total` is the weighted sum; the others are unweighted, and None where their term is switched off.
 
     `consistent_feature` and `consistent_prediction` carry no gradient. They are the share of the starts whose cycle is
-    consistent, among those not ignored: per pair, then the mean over pairs. A pair without starts counts 0.
+    consistent, among those not ignored: per pair, then the mean over pairs. A pair without starts counts 0. `confident`
+    is the share of the target's pixels whose pseudo-label counts, in the same way, and `labelled` that of the pixels
+    which have a label of the last round. `discriminator` is its own loss, which is no part of `total`.
     """
 
     total: Tensor
@@ -43,6 +47,16 @@ class LossTerms(NamedTuple):
     smoothing_target: Tensor | None = None
     consistent_feature: Tensor | None = None
     consistent_prediction: Tensor | None = None
+    class_mix: Tensor | None = None
+    masked_consistency: Tensor | None = None
+    feature_distance: Tensor | None = None
+    confident: Tensor | None = None
+    entropy: Tensor | None = None
+    max_square: Tensor | None = None
+    adversarial: Tensor | None = None
+    discriminator: Tensor | None = None
+    pseudo_labels: Tensor | None = None
+    labelled: Tensor | None = None
 
     def as_dict(self) -> dict[str, Tensor]:
         """Every scalar that was computed, detached, by name; what is switched off is absent."""
@@ -50,35 +64,51 @@ class LossTerms(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Eq. 14: L = L_ce + β1 L_lov + β2 (L_feature + L_prediction) + β3 (L_lsr^source + L_lsr^target).
+    """Eq. 14: L = L_ce + β1 L_lov + β2 (L_feature + L_prediction) + β3 (L_lsr^source + L_lsr^target), and the terms
+    beside it, each with the weight of its name.
 
     With `lovasz_scope="image"` every term is a mean over pairs of a value of the pair alone. So the loss of a batch is
     the mean of the losses of its parts, on any number of devices. A term with weight 0 is not computed.
 
-    `ignore_index` is the label of pixels without one.
+    Args:
+        ignore_index: the label of pixels without one.
+        terms: those beside Eq. 14 that are switched on. They belong to nobody's parameters: what they hold does not
+            train with the network.
     """
 
-    def __init__(self, settings: ObjectiveSettings = ObjectiveSettings(), *, ignore_index: int = 255) -> None:
+    def __init__(
+        self,
+        settings: ObjectiveSettings = ObjectiveSettings(),
+        *,
+        ignore_index: int = 255,
+        terms: Sequence[Term] = (),
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.ignore_index = ignore_index
+        self.terms = tuple(terms)
 
     @property
     def needs_target(self) -> bool:
-        """Whether any term that is switched on looks at the target."""
-        settings = self.settings
-        levels = settings.feature_level or settings.prediction_level
-        return settings.smoothing > 0 or (settings.association > 0 and levels)
+        """Whether any term that is switched on looks at target images."""
+        return self.settings.needs_target
 
-    def forward(self, source: NetworkOutput, labels_BHW: Tensor, target: NetworkOutput | None = None) -> LossTerms:
+    def forward(
+        self,
+        source: NetworkOutput,
+        labels_BHW: Tensor,
+        target: NetworkOutput | None = None,
+        scene: Scene | None = None,
+    ) -> LossTerms:
         """The loss of B pairs, the k-th source with the k-th target, in at least float32 also under autocast.
 
-        `labels` (B, H, W) int64 belong to the source; `target` may be None where `needs_target` is False.
+        `labels` (B, H, W) int64 belong to the source; `target` may be None where the settings do not need its output,
+        and `scene` where there are no terms beside Eq. 14.
         Raises ValueError for a missing target or shapes that do not fit together.
         """
-        if self.needs_target and target is None:
+        if self.settings.needs_target_output and target is None:
             raise ValueError("these settings need the target's output, got None")
-        terms = self._supervision(at_least_float32(source.logits), labels_BHW)
+        terms = self._supervision(source.logits, labels_BHW)
         if target is not None and self.settings.association:
             terms |= self._association(source, target, labels_BHW)
         if target is not None and self.settings.smoothing:
@@ -91,6 +121,11 @@ class Objective(nn.Module):
             "smoothing_source": self.settings.smoothing,
             "smoothing_target": self.settings.smoothing,
         }
+        for term in self.terms:
+            if scene is None:
+                raise ValueError(f"{term.name} needs the scene of the forward pass, got None")
+            terms |= term(scene)
+            weights[term.name] = getattr(self.settings, term.name)
         total = terms["cross_entropy"]
         for name, weight in weights.items():
             if name in terms:
@@ -98,22 +133,9 @@ class Objective(nn.Module):
         return LossTerms(total, **terms)
 
     def _supervision(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> dict[str, Tensor]:
-        """Eq. 11 on the logits upsampled to the labels: cross-entropy, and Lovász-softmax where it is on.
-
-        The cross-entropy is the mean over the labelled pixels of an image, then over images. An image without labelled
-        pixels counts as a zero that keeps the graph. The authors average over all labelled pixels of a device's batch.
-        That is the same for one pair, but depends on how a batch is split over devices.
-        """
-        if labels_BHW.ndim != 3 or labels_BHW.shape[0] != logits_BKhw.shape[0]:
-            raise ValueError(
-                f"expected labels (B, H, W) for logits {tuple(logits_BKhw.shape)}, got {tuple(labels_BHW.shape)}"
-            )
-        size = list(labels_BHW.shape[1:])
-        logits_BKHW = F.interpolate(logits_BKhw, size=size, mode="bilinear", align_corners=False)
-        log_probability_BKHW = logits_BKHW.log_softmax(1)
-        loss_BHW = F.nll_loss(log_probability_BKHW, labels_BHW, ignore_index=self.ignore_index, reduction="none")
-        labelled_B = (labels_BHW != self.ignore_index).sum((1, 2))
-        terms = {"cross_entropy": (loss_BHW.sum((1, 2)) / labelled_B.clamp(min=1)).mean()}
+        """Eq. 11 on the logits upsampled to the labels: cross-entropy, and Lovász-softmax where it is on."""
+        log_probability_BKHW = upsampled_log_softmax(logits_BKhw, labels_BHW)
+        terms = {"cross_entropy": cross_entropy(log_probability_BKHW, labels_BHW, self.ignore_index)}
         if self.settings.lovasz:
             terms["lovasz"] = lovasz_softmax(
                 log_probability_BKHW.exp(), labels_BHW, ignore_index=self.ignore_index, scope=self.settings.lovasz_scope

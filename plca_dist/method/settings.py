@@ -9,6 +9,16 @@ from plca_dist.ops.settings import BACKENDS, PRODUCTS, Pairwise
 
 SIMILARITIES = ("cosine", "kl")
 SCOPES = ("image", "batch")
+#: The smallest side in pixels of what a discriminator sees: it halves it five times.
+SMALLEST_SEEN = 32
+PENALTIES = ("linear", "robust")
+#: Weights of the terms beside Eq. 14, in the order in which they are added.
+FURTHER = (
+    "class_mix", "masked_consistency", "feature_distance", "entropy", "max_square", "adversarial", "pseudo_labels",
+)  # fmt: skip
+#: Those that look at the network's output for the target, and those that learn from the averaged teacher.
+ON_TARGET_OUTPUT = ("entropy", "max_square", "adversarial", "pseudo_labels")
+OF_TEACHER = ("class_mix", "masked_consistency")
 
 
 @dataclass(frozen=True)
@@ -78,14 +88,52 @@ class ObjectiveSettings:
     lovasz_scope: Literal["image", "batch"] = _setting("image", "Lovász per image, or per rank's batch.")
     products: str = _setting("float32", f"How N x N products of features may be rounded: one of {', '.join(PRODUCTS)}.")
     backend: str = _setting("auto", f"How the N x N products are computed: one of {', '.join(BACKENDS)}.")
+    class_mix: float = _setting(0.0, "Weight of class-mix under an averaged teacher (DACS); 0: off.", **_WEIGHT)
+    masked_consistency: float = _setting(0.0, "Weight of masked consistency (MIC); 0: off.", **_WEIGHT)
+    feature_distance: float = _setting(
+        0.0, "Weight of the distance to features of the starting weights (DAFormer: 0.005); 0: off.", **_WEIGHT
+    )
+
+    entropy: float = _setting(
+        0.0, "Weight of the entropy of target predictions (MinEnt: 0.001, FDA: 0.005); 0: off.", **_WEIGHT
+    )
+    entropy_penalty: Literal["linear", "robust"] = _setting(
+        "linear", "Of a pixel's entropy h: linear is h (MinEnt), robust (h² + 1e-8)² (FDA)."
+    )
+    max_square: float = _setting(0.0, "Weight of maximum squares on the target (published: 0.1); 0: off.", **_WEIGHT)
+    image_weights: bool = _setting(False, "Maximum squares: classes that fill little of an image weigh more (IW).")
+    adversarial: float = _setting(
+        0.0, "Weight of fooling a discriminator of the domains (AdaptSeg, AdvEnt: 0.001); 0: off.", **_WEIGHT
+    )
+    pseudo_labels: float = _setting(0.0, "Weight of self-training in rounds (CBST, CRST: 1); 0: off.", **_WEIGHT)
 
     def __post_init__(self) -> None:
-        for name in ("lovasz", "association", "smoothing"):
+        for name in ("lovasz", "association", "smoothing", *FURTHER):
             check_weight(name, getattr(self, name))
         check_ratio(self.aggregation)
         check_smoothness(self.smoothness)
         check_scope(self.lovasz_scope)
+        check_penalty(self.entropy_penalty)
+        check_used("entropy_penalty", self.entropy_penalty, "linear", "entropy", self.entropy)
+        check_used("image_weights", self.image_weights, False, "max_square", self.max_square)
         _ = self.pairwise  # for its refusals
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether any term that is switched on looks at target images."""
+        return self.needs_target_output or any(getattr(self, name) > 0 for name in OF_TEACHER)
+
+    @property
+    def needs_target_output(self) -> bool:
+        """Whether any term that is switched on looks at the network's output for the target."""
+        levels = self.feature_level or self.prediction_level
+        of_eq_14 = self.smoothing > 0 or (self.association > 0 and levels)
+        return of_eq_14 or any(getattr(self, name) > 0 for name in ON_TARGET_OUTPUT)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term that is switched on learns from the averaged teacher."""
+        return any(getattr(self, name) > 0 for name in OF_TEACHER)
 
     @property
     def pairwise(self) -> Pairwise:
@@ -111,6 +159,12 @@ def check_weight(name: str, weight: float) -> float:
     return weight
 
 
+def check_used(option: str, value: object, default: object, term: str, weight: float) -> None:
+    """Raises UserError for an option of a term that is switched off: it would do nothing."""
+    if value != default and not weight:
+        raise UserError(f"{option} {value!r} is an option of {term}, whose weight is 0: set {term}, or leave it out.")
+
+
 def check_ratio(ratio: float) -> float:
     """`ratio` itself. Raises UserError outside [0, 1)."""
     if not 0 <= ratio < 1:
@@ -132,6 +186,15 @@ def check_scope(scope: str) -> str:
     if scope not in SCOPES:
         raise UserError(f"lovasz_scope {scope!r} is unknown; known: {', '.join(SCOPES)}.{nearest(scope, SCOPES)}")
     return scope
+
+
+def check_penalty(penalty: str) -> str:
+    """`penalty` itself. Raises UserError for an unknown one."""
+    if penalty not in PENALTIES:
+        raise UserError(
+            f"entropy_penalty {penalty!r} is unknown; known: {', '.join(PENALTIES)}.{nearest(penalty, PENALTIES)}"
+        )
+    return penalty
 
 
 def check_similarity(similarity: str) -> str:

@@ -54,7 +54,11 @@ class Chart:
 
 
 _CHARTS = (
-    Chart("mIoU, %", {metrics.MIOU: "plain", metrics.MIOU_AGGREGATED: "with aggregation"}, marks=True),
+    Chart(
+        "mIoU, %",
+        {metrics.MIOU: "plain", metrics.MIOU_AGGREGATED: "with aggregation", metrics.TEACHER_MIOU: "teacher"},
+        marks=True,
+    ),
     Chart(
         "consistent cycles, %",
         {f"{metrics.CONSISTENT_PREFIX}feature": "feature", f"{metrics.CONSISTENT_PREFIX}prediction": "prediction"},
@@ -79,6 +83,22 @@ _CHARTS = (
         "adaptive label smoothing",
         {f"{metrics.LOSS_PREFIX}smoothing_source": "source", f"{metrics.LOSS_PREFIX}smoothing_target": "target"},
     ),
+    Chart(
+        "self-training",
+        {
+            f"{metrics.LOSS_PREFIX}class_mix": "class-mix",
+            f"{metrics.LOSS_PREFIX}masked_consistency": "masked",
+            f"{metrics.LOSS_PREFIX}pseudo_labels": "in rounds",
+        },
+    ),
+    Chart("pseudo-labels that count, %", {metrics.CONFIDENT: "teacher", metrics.LABELLED: "rounds"}, factor=100),
+    Chart("entropy of the target's crops", {f"{metrics.LOSS_PREFIX}entropy": ""}),
+    Chart("maximum squares", {f"{metrics.LOSS_PREFIX}max_square": ""}),
+    Chart(
+        "adversarial",
+        {f"{metrics.LOSS_PREFIX}adversarial": "segmenter", f"{metrics.LOSS_PREFIX}discriminator": "discriminator"},
+    ),
+    Chart("distance to the starting features", {f"{metrics.LOSS_PREFIX}feature_distance": ""}),
     Chart("learning rate", {metrics.LEARNING_RATE: ""}),
     Chart("pairs per second", {metrics.PAIRS_PER_SECOND: ""}),
     Chart("data wait, % of the time", {metrics.DATA_WAIT: ""}, factor=100),

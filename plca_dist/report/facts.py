@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from plca_dist.config import ClusterSettings, Config
-from plca_dist.method.settings import ObjectiveSettings
+from plca_dist.method.settings import FURTHER, ObjectiveSettings
 from plca_dist.models.architecture import TIMM
 from plca_dist.recipe import keys
 from plca_dist.run.history import Attempt, count
@@ -140,6 +140,13 @@ def _range(cluster: ClusterSettings) -> str:
     return " to ".join(str(n) for n in dict.fromkeys((cluster.least_workers, cluster.most_workers)))
 
 
+#: Term -> its option, what is said of it, and the value of which it is said.
+_OPTIONS = {
+    "entropy": ("entropy_penalty", " (robust)", "robust"),
+    "max_square": ("image_weights", " (image-wise weights)", True),
+}
+
+
 def loss_in_words(objective: ObjectiveSettings) -> str:
     """Eq. 14 with its weights: `CE + 0.75 Lovász + 0.1 (feature + prediction, λ = 0.5) + 0.01 smoothing (γ = 10)`."""
     terms = ["CE"]
@@ -151,4 +158,9 @@ def loss_in_words(objective: ObjectiveSettings) -> str:
         terms.append(f"{objective.association:g} ({' + '.join(levels)}{settings})")
     if objective.smoothing:
         terms.append(f"{objective.smoothing:g} smoothing (γ = {objective.smoothness:g})")
+    for name in FURTHER:
+        if weight := getattr(objective, name):
+            option = _OPTIONS.get(name)
+            shown = option and option[1] if option and getattr(objective, option[0]) == option[2] else ""
+            terms.append(f"{weight:g} {name.replace('_', ' ')}{shown}")
     return " + ".join(terms)

@@ -123,12 +123,17 @@ def outcome_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def score_columns(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, ScoreDict]:
-    """Columns from the `evaluation.json` of runs: "PLCA", and "PLCA, λ = 0.5" for the score with aggregation."""
+    """Columns from the `evaluation.json` of runs: "PLCA", and "PLCA, λ = 0.5" for the score with aggregation.
+
+    Behind them those of its averaged teacher, where it has one: "PLCA, teacher", and so on.
+    """
     columns = {}
     for name, evaluation in evaluations.items():
-        for score in evaluation["scores"]:
-            ratio = score["aggregation"]
-            columns[f"{name}, λ = {ratio:g}" if ratio else name] = score
+        teacher = evaluation.get("teacher", {"scores": []})
+        for title, scores in ((name, evaluation["scores"]), (f"{name}, teacher", teacher["scores"])):
+            for score in scores:
+                ratio = score["aggregation"]
+                columns[f"{title}, λ = {ratio:g}" if ratio else title] = score
     return columns
 
 

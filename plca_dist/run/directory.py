@@ -14,7 +14,7 @@ from plca_dist.run_files import DATA, RECIPE, SPACE, attempt, json_bytes
 from plca_dist.sections import HUB
 from plca_dist.storage import Store, absolute, probe
 from plca_dist.training.attempts import evaluation_of
-from plca_dist.training.build import build_objective, check_network
+from plca_dist.training.build import check_network
 from plca_dist.training.checkpoint.survey import survey
 from plca_dist.training.dataloading import check_data
 from plca_dist.training.result import has_result
@@ -97,7 +97,7 @@ def open_run(config: Config, name: str) -> Run:
     check_network(config)
     if config.model.weights:
         fresh_network(config)  # raises before anything is written; the workers load them again
-    fingerprints = check_data(config, with_target=build_objective(config).needs_target)
+    fingerprints = check_data(config, with_target=config.needs_target)
     if store.exists(SPACE):
         raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
     run = Run(name, store, config, fingerprints)

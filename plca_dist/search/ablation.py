@@ -1,11 +1,16 @@
-"""The paper's Table 1 from a search whose variants are its rows: mean and deviation over seeds, beside the paper's."""
+"""The table of a search with variants: mean and deviation over seeds, beside what is published.
 
-from collections.abc import Sequence
+The variants may be the rows of the paper's Table 1, or methods side by side as in its Tables 2 and 3.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION
-from plca_dist.method.published import PUBLISHED
+from plca_dist.method.published import METHODS, NOT_BUILT, PUBLISHED
+from plca_dist.methods import methods
 from plca_dist.report.tables import ABSENT, Table, percent, points
 from plca_dist.search.space.space import VARIANT
 from plca_dist.search.trials import LABELLED, Trial, score, short_keys, spearman, value_text
@@ -22,7 +27,36 @@ NAMES = {
     "sim_plca": "Sim-PLCA",
     "no_aggregation": "PLCA without aggregation",
 }
-_DATASETS = {"gtav": "paper, GTAV", "synthia": "paper, SYNTHIA"}
+#: Of the methods: as their authors call them, and what is composed here.
+TITLES = {
+    "source_only": "source-only",
+    "plca": "PLCA",
+    **{name: row.title for name, row in METHODS.items()},
+    "plca_class_mix": "PLCA + class-mix",
+    "plca_class_mix_rare": "PLCA + class-mix + rare classes",
+    "plca_class_mix_masked": "PLCA + class-mix + masking",
+    "plca_class_mix_rare_masked": "PLCA + class-mix + rare classes + masking",
+}
+_DATASETS = ("gtav", "synthia")
+
+
+class _Kind(NamedTuple):
+    """What the tables of an ablation and of methods differ in.
+
+    Attributes:
+        names: of the rows, by variant.
+        columns: titles of what is published.
+        published: (variant, data set) -> the cell.
+        compared: whether the order of the rows is compared with the published one.
+        closing: rows of what did not run.
+    """
+
+    names: Mapping[str, str]
+    columns: tuple[str, str]
+    published: Callable[[str, str], str]
+    compared: bool = True
+    closing: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def ablation_table(trials: Sequence[Trial]) -> Table:
@@ -30,6 +64,8 @@ def ablation_table(trials: Sequence[Trial]) -> Table:
 
     The paper's rows come first, in the paper's order. A variant of another name has its own row, and so has one with
     other values beside the seed. Only finished trials count; a row with fewer of them than there are seeds says so.
+    Where methods are among the variants, the rows are methods in the order of `methods.yaml`, and published ones that
+    are not built here close the table.
 
     Args:
         trials: of a grid with a "variant" among its values.
@@ -42,23 +78,27 @@ def ablation_table(trials: Sequence[Trial]) -> Table:
             groups.setdefault(_group(t), []).append(t)
     if not groups:
         raise UserError("no trial has a variant: an ablation table takes a search whose space file has `variants:`.")
-    if not groups.keys().isdisjoint(ABLATION):
+    kind = _ABLATION
+    if not groups.keys().isdisjoint(methods().keys() - ABLATION.keys()):
+        kind = _METHODS
+        groups = {name: groups.pop(name) for name in methods() if name in groups} | groups
+    elif not groups.keys().isdisjoint(ABLATION):
         groups = {name: groups.pop(name, []) for name in ABLATION} | groups
     scores = {name: _scores(group) for name, group in groups.items()}
     seeds = max(map(len, groups.values()))
     means = {name: mean(values) if values else None for name, values in scores.items()}
     rows = tuple(
         (
-            NAMES.get(name, name),
+            kind.names.get(name, name),
             _spread(scores[name]),
             _share(len(scores[name]), seeds),
             ABSENT if name == _BASELINE else points(means.get(_BASELINE), means[name]),
-            *(_published(name, dataset) for dataset in _DATASETS),
+            *(kind.published(name, dataset) for dataset in _DATASETS),
         )
         for name in groups
     )
-    head = ("mIoU, %", "here", "n", "difference", *_DATASETS.values())
-    return Table(head, rows, notes=tuple(_notes(scores, means)))
+    notes = (*_notes(scores, means, kind), *kind.notes)
+    return Table(("mIoU, %", "here", "n", "difference", *kind.columns), rows + kind.closing, notes=notes)
 
 
 def _scores(trials: Sequence[Trial]) -> list[float]:
@@ -91,14 +131,30 @@ def _published(name: str, dataset: str) -> str:
     return f"{value:.1f}" if name == _BASELINE else f"{value:.1f} ({points(baseline, value)})"
 
 
-def _notes(scores: dict[str, list[float]], means: dict[str, float | None]) -> list[str]:
+def _method_published(name: str, dataset: str) -> str:
+    """The published mIoU of a method; of source-only and PLCA that of the paper's table."""
+    return percent(METHODS[name].score(dataset) if name in METHODS else PUBLISHED.get(name, {}).get(dataset))
+
+
+def _notes(scores: dict[str, list[float]], means: dict[str, float | None], kind: _Kind) -> list[str]:
     """What the difference and ± mean, and the rank correlation of the means with the paper's."""
     notes = ["difference: of the means, to source-only"] if means.get(_BASELINE) is not None else []
     if any(len(values) > 1 for values in scores.values()):
         notes.append("±: sample standard deviation over n seeds")
     known = {name: value for name, value in means.items() if name in PUBLISHED and value is not None}
-    for dataset, title in _DATASETS.items():
+    for dataset, title in zip(_DATASETS, kind.columns, strict=True) if kind.compared else ():
         rho = spearman(list(known.values()), [PUBLISHED[name][dataset] for name in known])
         if rho is not None:
             notes.append(f"rank correlation of the {len(known)} means with {title}: {rho:+.2f}")
     return notes
+
+
+_ABLATION = _Kind(NAMES, ("paper, GTAV", "paper, SYNTHIA"), _published)
+_METHODS = _Kind(
+    TITLES,
+    ("published, GTAV", "published, SYNTHIA"),
+    _method_published,
+    compared=False,
+    closing=tuple((row.title, *(ABSENT,) * 3, percent(row.gtav), percent(row.synthia)) for row in NOT_BUILT.values()),
+    notes=("published: other code, mostly the best snapshot by target labels; of 19 and of 16 classes",),
+)

@@ -41,7 +41,7 @@ class Ahead:
             now = torch.cuda.current_stream(self._device)
             now.wait_event(copied)
             for tensor in batch:
-                if tensor is not None:
+                if tensor is not None and tensor.is_cuda:
                     tensor.record_stream(now)  # its memory is not used again before the work that reads it
         return batch
 

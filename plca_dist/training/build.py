@@ -1,16 +1,21 @@
 """From a recipe to its network and its objective. Drivers use it too: nothing here imports DeepSpeed or the loop."""
 
+from collections.abc import Sequence
+
 from plca_dist.config import Config
+from plca_dist.data.things import things_of
 from plca_dist.errors import UserError
 from plca_dist.method.objective import Objective
+from plca_dist.method.terms import Term
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.models.frozen import freeze
 from plca_dist.models.storageless import without_storage
 from plca_dist.training.optimizer import parameter_groups
 
 
-def build_objective(config: Config) -> Objective:
-    return Objective(config.objective)
+def build_objective(config: Config, terms: Sequence[Term] = ()) -> Objective:
+    """The recipe's objective; `terms` are those of `further_terms`."""
+    return Objective(config.objective, terms=terms)
 
 
 def empty_network(config: Config) -> Network:
@@ -35,6 +40,8 @@ def check_network(config: Config) -> None:
         network = empty_network(config)
     freeze(network, config.model.frozen, freeze_bn=config.model.freeze_bn)
     parameter_groups(network, config)
+    if config.objective.feature_distance:
+        things_of(config.label_set, config.feature_distance.classes)  # for its refusals
     multiple = network.multiple
     sizes = {
         "source.crop": config.source.crop,

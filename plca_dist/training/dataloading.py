@@ -6,6 +6,7 @@ from plca_dist.config import Config
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.label_table import label_table
 from plca_dist.data.order import slots_of_rank
+from plca_dist.data.rare_classes import RareClasses
 from plca_dist.data.shards import Manifest, read_manifest
 from plca_dist.data.stream import Stream
 from plca_dist.errors import UserError
@@ -48,7 +49,15 @@ def _domain(config: Config, name: DomainName) -> DomainStream:
         crop=settings.crop,
         flip=settings.flip,
         damaged=config.order.damaged,
+        rare=_rare_classes(config) if name == "source" else None,
     )
+
+
+def _rare_classes(config: Config) -> RareClasses | None:
+    settings = config.rare_class_sampling
+    if settings.temperature is None:
+        return None
+    return RareClasses(settings.temperature, settings.pixels, settings.crops)
 
 
 def check_data(config: Config, *, with_target: bool) -> dict[str, str]:

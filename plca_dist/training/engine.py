@@ -1,6 +1,7 @@
 """The recipe's settings as a DeepSpeed engine: one module, one optimizer, one schedule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import deepspeed
@@ -10,11 +11,18 @@ from torch import Tensor, nn
 
 from plca_dist.config import Config
 from plca_dist.data.stream import Batch
+from plca_dist.method.fourier import in_style_of
 from plca_dist.method.objective import LossTerms, Objective
+from plca_dist.method.output import NetworkOutput
+from plca_dist.method.terms import Companion, Scene
 from plca_dist.models.deeplab import Network, synchronize_batch_norm
 from plca_dist.models.frozen import freeze
+from plca_dist.models.statistics import kept_statistics
 from plca_dist.training.build import build_objective
 from plca_dist.training.checkpoint import internals
+from plca_dist.training.companions import Companions
+from plca_dist.training.draws import Draws
+from plca_dist.training.further_terms import further_terms, laid_out
 from plca_dist.training.optimizer import build_optimizer, parameter_groups, poly_lr
 
 #: 25 MB of float32, as DistributedDataParallel has them.
@@ -29,23 +37,52 @@ class TrainingModule(nn.Module):
 
     `trained` names the parameters that train, in the order of the optimizer's state. It is found out before the engine
     is built: at ZeRO 3 a parameter has no shape afterwards.
+
+    `fourier` is the β of the swap that gives the source the target's low frequencies before it passes; 0: none.
+
+    `companions` are no part of the module: neither the optimizer nor DeepSpeed's checkpoints know of them.
     """
 
-    def __init__(self, network: Network, objective: Objective, trained: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective,
+        trained: Sequence[str] = (),
+        companions: Mapping[str, Companion] | None = None,
+        *,
+        fourier: float = 0.0,
+    ) -> None:
         super().__init__()
         self.trained = tuple(trained)
         self.network = network
         self.objective = objective
+        self.companions = Companions(companions)
+        self.fourier = fourier
 
     def forward(self, batch: Batch) -> LossTerms:
-        target = None if batch.target_image is None else self.network(_laid_out(batch.target_image))
-        source = self.network(_laid_out(batch.source_image))
-        return self.objective(source, batch.source_label.long(), target)
+        if self.fourier:
+            assert batch.target_image is not None
+            styled = in_style_of(batch.source_image, batch.target_image, self.fourier)
+            batch = batch._replace(source_image=styled)
+        target = None
+        if batch.target_image is not None and self.objective.settings.needs_target_output:
+            target = self._passed(batch.target_image)
+        source = self._passed(batch.source_image)
+        labels_BHW = batch.source_label.long()
+        return self.objective(source, labels_BHW, target, self._scene(batch, source, labels_BHW, target))
 
+    def _passed(self, image_B3HW: Tensor, *, keep_statistics: bool = False) -> NetworkOutput:
+        with kept_statistics(self.network) if keep_statistics else nullcontext():
+            return self.network(laid_out(image_B3HW))
 
-def _laid_out(image_B3HW: Tensor) -> Tensor:
-    """Channels last on a GPU: its convolutions want them so, and so do the products of the association."""
-    return image_B3HW.contiguous(memory_format=torch.channels_last) if image_B3HW.is_cuda else image_B3HW
+    def _scene(
+        self, batch: Batch, source: NetworkOutput, labels_BHW: Tensor, target: NetworkOutput | None
+    ) -> Scene | None:
+        if not self.objective.terms:
+            return None
+        assert batch.keys is not None
+        draws = Draws(batch.keys, batch.source_image.device)
+        return Scene(source, labels_BHW, target, batch.source_image, batch.target_image, self._passed, draws)
 
 
 def set_lr(engine: Any, config: Config, step: int) -> float:
@@ -109,7 +146,10 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
         network = network.to(memory_format=torch.channels_last)
     groups = parameter_groups(network, config)
     trained = [f"network.{name}" for group in groups for name in group.names]
-    module = TrainingModule(network.to(device), build_objective(config), trained)
+    further = further_terms(config, network.to(device))
+    module = TrainingModule(
+        network, build_objective(config, further.terms), trained, further.companions, fourier=config.source.fourier
+    )
     optimizer = build_optimizer(network, groups, config)
     parameters = sum(p.numel() for p in module.parameters())
     engine, *_ = deepspeed.initialize(
@@ -118,6 +158,18 @@ def build_engine(config: Config, network: Network, device: torch.device) -> Any:
         config=deepspeed_config(config, dist.get_world_size(), parameters, on_gpu=device.type == "cuda"),
     )
     return engine
+
+
+def after_step(engine: Any, done: int) -> None:
+    """Tell the companions of the run's `done`-th step, with the network's weights whole at any ZeRO stage.
+
+    A collective call. Buffers have been averaged before. Without companions nothing is done.
+    """
+    companions, network = engine.module.companions, engine.module.network
+    if companions:
+        parameters = list(network.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, enabled=internals.zero_stage(engine) == 3):
+            companions.after_step(network, done)
 
 
 def average_buffers(module: nn.Module) -> None:
@@ -139,7 +191,7 @@ def average_buffers(module: nn.Module) -> None:
 
 def finite_weights(engine: Any) -> Tensor:
     """Whether all weights and buffers that this rank holds are finite: a bool scalar on the device."""
-    held = (*internals.held_parameters(engine), *engine.module.buffers())
+    held = (*internals.held_parameters(engine), *engine.module.buffers(), *engine.module.companions.tensors())
     tensors = [t for t in held if t.is_floating_point() and t.numel()]
     largest = nn.utils.get_total_norm(tensors, torch.inf)  # a few launches for all of them
     return torch.isfinite(largest).to(internals.device(engine))

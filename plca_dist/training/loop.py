@@ -10,7 +10,7 @@ from plca_dist.config import Config
 from plca_dist.data.label_record import own_record
 from plca_dist.messages import Record
 from plca_dist.models.weights import to_bytes
-from plca_dist.run_files import EVALUATION, WEIGHTS
+from plca_dist.run_files import EVALUATION, TEACHER_WEIGHTS, WEIGHTS
 from plca_dist.storage import Store
 from plca_dist.training import health
 from plca_dist.training.ahead import Ahead
@@ -22,10 +22,12 @@ from plca_dist.training.collectives import ControlGroup, on_rank_0
 from plca_dist.training.context import Preempted, TrainContext
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.due import due_after
-from plca_dist.training.engine import average_buffers, build_engine, full_state, set_lr
+from plca_dist.training.engine import after_step, average_buffers, build_engine, full_state, set_lr
+from plca_dist.training.further_terms import TEACHER
 from plca_dist.training.meter import Meter
 from plca_dist.training.metrics_log import MetricsLog, records_until
 from plca_dist.training.precision import set_products
+from plca_dist.training.rounds import begin_round, round_begins
 from plca_dist.training.trained import fresh_network
 from plca_dist.training.validation import postponed, validate
 from plca_dist.training.watchdog import Watchdog, longest_wait
@@ -64,8 +66,7 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
         metrics_log.show("continuing", f"continuing from step {start} ({resumed.name})")
     meter.begin(start)
 
-    with_target = engine.module.objective.needs_target
-    stream = Ahead(open_stream(config, rank, world_size, start, with_target=with_target), context.device)
+    stream = Ahead(open_stream(config, rank, world_size, start, with_target=config.needs_target), context.device)
     with (
         closing(stream),
         ControlGroup(longest_wait(config.cluster.step_timeout_s)) as control,
@@ -79,6 +80,9 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
                 raise Preempted(start, stop_reason)
             saver.save(start, miou=miou)
         for step in range(start, steps):
+            if round_begins(engine, step):
+                with meter.paused(), watchdog.patient("labels of a round"):
+                    begin_round(engine, config, step)
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
                 with meter.waiting():
@@ -95,6 +99,7 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
                         raise health.loss_fault(meter, context.run, saver.finish, finite=finite)
                 engine.step()
             average_buffers(engine.module)
+            after_step(engine, step + 1)
             meter.step()
             watchdog.step(step + 1)
             due = due_after(config, step + 1, leaving=stop_reason is not None)
@@ -132,6 +137,8 @@ def prepare_torch(config: Config) -> None:
 def leave_result(engine: Any, config: Config, run: Store, metrics_log: MetricsLog) -> None:
     """Leave metrics.jsonl, evaluation.json and the weights, which say that the run is finished. A collective call.
 
+    Those of an averaged teacher come before.
+
     Each is created once and never replaced. Where an earlier attempt that ended here has left some of them, these stay:
     they are of the same step.
     """
@@ -141,7 +148,10 @@ def leave_result(engine: Any, config: Config, run: Store, metrics_log: MetricsLo
         metrics_log.leave()
         if evaluation := newest(run, EVALUATION):
             run.create(EVALUATION, run.read(evaluation))
-        network, labels = empty_network(config), config.label_set
+        labels = config.label_set
+        if teacher := engine.module.companions.get(TEACHER):
+            run.create(TEACHER_WEIGHTS, to_bytes(teacher.network, labels.classes, own_record(labels)))
+        network = empty_network(config)
         network.load_state_dict(weights)
         run.create(WEIGHTS, to_bytes(network, labels.classes, own_record(labels)))
 

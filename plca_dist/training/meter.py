@@ -128,6 +128,12 @@ def _accumulate(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
         sums[name] = sums[name] + value if name in sums else value
 
 
+#: What terms measure beside their losses -> names of metrics.
+_MEASURED = {"confident": metrics.CONFIDENT, "labelled": metrics.LABELLED}
+
+
 def _metric(term: str) -> str:
+    if term in _MEASURED:
+        return _MEASURED[term]
     name = term.removeprefix("consistent_")
     return (metrics.LOSS_PREFIX if name == term else metrics.CONSISTENT_PREFIX) + name

@@ -86,10 +86,15 @@ def poly_lr(config: Config, step: int) -> float:
 
     During warm-up it is multiplied by (step + 1) / warmup, which is 1 in the last step of it.
     """
-    length = config.schedule.poly_steps or config.schedule.steps
-    lr = config.optimizer.lr * (1 - step / length) ** config.schedule.power
+    lr = config.optimizer.lr * poly(config, step)
     warmup = config.schedule.warmup
     return lr * (step + 1) / warmup if step < warmup else lr
+
+
+def poly(config: Config, step: int) -> float:
+    """The decay at optimizer step `step` (from 0): (1 − step / poly_steps)^power."""
+    length = config.schedule.poly_steps or config.schedule.steps
+    return (1 - step / length) ** config.schedule.power
 
 
 def _depths(network: Network, layer_decay: float) -> dict[str, int]:

@@ -19,12 +19,13 @@ from plca_dist.models.weights import (
     load_weights,
     to_bytes,
 )
-from plca_dist.run_files import CHECKPOINTS, RECIPE, WEIGHTS
+from plca_dist.run_files import CHECKPOINTS, RECIPE, TEACHER_WEIGHTS, WEIGHTS
 from plca_dist.sections import HUB
 from plca_dist.storage import Location, Store, absolute, file_at, probe
 from plca_dist.training.attempts import recipe_of
 from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.full_state import weights_of
+from plca_dist.training.further_terms import TEACHER
 from plca_dist.training.result import has_result
 
 
@@ -35,7 +36,7 @@ class TrainedNetwork:
     Attributes:
         store: the run's directory, or that of the weight file.
         config: the run's recipe; None for a weight file on its own.
-        checkpoint: its name, where the weights are a checkpoint's.
+        checkpoint: its name, where the weights are a checkpoint's; "teacher" where they are the averaged teacher's.
     """
 
     network: Network
@@ -53,6 +54,8 @@ class TrainedNetwork:
 def load_trained(location: Location) -> TrainedNetwork:
     """Load a run's directory, `RUN/checkpoints/step-…`, or a `.safetensors` file.
 
+    `RUN/teacher.safetensors` is read with the run's recipe, as the run's own weights are.
+
     Raises:
         UserError: nothing there, a run without a result yet, a checkpoint that was not committed.
     """
@@ -61,6 +64,8 @@ def load_trained(location: Location) -> TrainedNetwork:
         store, file = file_at(location.with_uri(place))
         if not store.exists(file):
             raise UserError(f"{place} does not exist; give a run's directory, or the weight file it left.")
+        if file == TEACHER_WEIGHTS and store.exists(RECIPE):
+            return _from_file(store, file, recipe_of(store), TEACHER)
         return _from_file(store, file, None)
     if place.endswith((".pth", ".pt")):
         raise UserError(
@@ -114,7 +119,7 @@ def fresh_network(config: Config) -> Network:
     return network
 
 
-def _from_file(store: Store, file: str, config: Config | None) -> TrainedNetwork:
+def _from_file(store: Store, file: str, config: Config | None, checkpoint: str | None = None) -> TrainedNetwork:
     origin = f"{store.uri}/{file}"
     data = store.read(file)
     classes = describe(data, origin=origin).classes
@@ -122,5 +127,5 @@ def _from_file(store: Store, file: str, config: Config | None) -> TrainedNetwork
     known = [config.label_set] if config else [of_record(own, origin)] if own else LABEL_SETS.values()
     for labels in known:
         if labels.classes == classes:
-            return TrainedNetwork(load_weights(data, origin=origin), labels, store, config)
+            return TrainedNetwork(load_weights(data, origin=origin), labels, store, config, checkpoint)
     raise UserError(f"{origin} knows classes of no label set here: {', '.join(classes)}.")

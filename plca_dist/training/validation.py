@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from plca_dist.config import Config
 from plca_dist.data.whole_images import labelled_samples, whole_pairs
+from plca_dist.models.deeplab import Network
 from plca_dist.run_files import EVALUATION, json_bytes
 from plca_dist.storage import Store
 from plca_dist.training import criteria, metrics
@@ -18,7 +19,8 @@ from plca_dist.training.context import TrainContext
 from plca_dist.training.dataloading import open_shards
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import full_state
-from plca_dist.training.evaluation import evaluate, ratios
+from plca_dist.training.evaluation import Counts, evaluate, ratios
+from plca_dist.training.further_terms import TEACHER
 from plca_dist.training.metrics_log import MetricsLog, records_until
 
 
@@ -26,6 +28,9 @@ def validate(
     engine: Any, config: Config, context: TrainContext, control: ControlGroup, metrics_log: MetricsLog, step: int
 ) -> tuple[float | None, str | None]:
     """Measure the engine's weights: mIoU, the criteria, or both. Leaves evaluation.json. A collective call.
+
+    The mIoU of an averaged teacher is measured too. The best checkpoint is chosen by that of the network that trains:
+    it is the one that a run leaves as its result, and the one that runs without a teacher are compared with.
 
     Returns:
         (mIoU, None): the evaluation is complete. The mIoU is that without aggregation, or None without labels.
@@ -36,21 +41,27 @@ def validate(
     # A copy outside the engine: at ZeRO 3 ranks with different numbers of images could not share one.
     network = empty_network(config).to(context.device)
     network.load_state_dict(full_state(engine))
+    teacher = engine.module.companions.get(TEACHER)
 
     def until_stopped(images: Iterable[Any]) -> Iterator[Any]:
         return takewhile(lambda _: context.stop_reason() is None, images)
 
-    counts = measured = None
-    if settings.uri:
+    def scored(one: Network) -> Counts:
+        assert settings.uri
         samples = labelled_samples(open_shards(config, settings.uri), labels, rank, world_size)
-        counts = evaluate(
-            network,
+        return evaluate(
+            one,
             until_stopped(samples),
             num_classes=len(labels),
             size=settings.size,
             ratios=ratios(settings.aggregation),
             inference=config.objective.inference,
         ).over_ranks(context.device)
+
+    counts = of_teacher = measured = None
+    if settings.uri:
+        counts = scored(network)
+        of_teacher = scored(teacher.network) if teacher else None
     if settings.unlabelled:
         domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
         skip = config.order.damaged == "skip"
@@ -68,9 +79,10 @@ def validate(
     record: dict[str, Any] = {metrics.STEP: step}
     if counts:
         result |= counts.result(labels)
-        keys = (metrics.MIOU, metrics.MIOU_AGGREGATED)
-        scores = zip(keys, result["scores"], strict=False)
-        record |= {key: score["miou"] for key, score in scores if score["miou"] is not None}
+        record |= _means((metrics.MIOU, metrics.MIOU_AGGREGATED), result["scores"])
+    if of_teacher:
+        result[TEACHER] = {"scores": of_teacher.result(labels)["scores"]}
+        record |= _means((metrics.TEACHER_MIOU, metrics.TEACHER_MIOU_AGGREGATED), result[TEACHER]["scores"])
     if measured:
         result |= {"unlabelled": measured.images, "criteria": measured.result()}
         record |= measured.result()
@@ -78,6 +90,11 @@ def validate(
     if rank == 0:
         context.own.write(EVALUATION, json_bytes(result))
     return record.get(metrics.MIOU), None
+
+
+def _means(keys: tuple[str, ...], scores: list[dict[str, Any]]) -> dict[str, float]:
+    """The mIoU of each ratio under its key, where there is one."""
+    return {key: score["miou"] for key, score in zip(keys, scores, strict=False) if score["miou"] is not None}
 
 
 def postponed(config: Config, run: Store, resumed: Checkpoint) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from plca_dist.cli import main
 from plca_dist.cli.parser import build_parser
+from plca_dist.methods import PAPER, methods
 from plca_dist.recipe import keys, load, recipes
 from plca_dist.search.space import load_space, spaces
 
@@ -68,6 +69,11 @@ def test_recipes_lists_all_recipes_and_spaces_with_cost(capsys: pytest.CaptureFi
         assert f"\n{name}: {about.summary}\n" in text
         assert about.cost in text
         assert about.score in text
+    for name, method in methods().items():
+        assert f"\n{name}: {method.summary}\n" in text
+        for recipe in PAPER:
+            about = load(f"{recipe}/{name}").about
+            assert f"  command  {about.command}\n  score    {about.score}\n" in text
     for name in spaces():
         space = load_space(name).about
         assert f"\n{name}: {space.summary}\n" in text

@@ -46,6 +46,16 @@ ADAMW = (
     "model.backbone=timm/test_vit", "model.stride=16", "model.frozen=[pos_embed, blocks.0]", "schedule.warmup=3",
     "optimizer={kind: adamw, lr: 0.001, layer_decay: 0.8, weight_decay: 0.05, gradient_clipping: 0.05}",
 )  # fmt: skip
+#: A discriminator and rounds of self-training, begun at steps 0 and 3; a pair's loss does not depend on its batch.
+RIVALS = (
+    "objective.adversarial=0.1", "objective.pseudo_labels=0.5", "objective.entropy=0.01", "objective.max_square=0.1",
+    "source.fourier=0.05", "self_training={rounds: 2, start: 0}", "optimizer.gradient_clipping=0", "optimizer.lr=0.005",
+)  # fmt: skip
+#: A teacher, class-mix, masked consistency and rare classes.
+TAUGHT = (
+    "objective.class_mix=1", "objective.masked_consistency=1", "teacher.threshold=0.13", "masking.block=8",
+    "rare_class_sampling={temperature: 0.05, pixels: 30}",
+)  # fmt: skip
 LAST_STEP = 5
 #: ZeRO stages before and after a checkpoint.
 TURNS = ((0, 2), (2, 0), (1, 3), (3, 1))
@@ -74,6 +84,7 @@ def run(
         lease_lost: a newer attempt exists from the beginning.
     """
     seen: dict[str, Any] = {"records": [], "states": {}, "momenta": {}, "restored": None, "error": None}
+    seen["taught"] = {}
     average, save, build, restore = worker.average_buffers, Saver.save, worker.build_engine, worker.restore
     done, engines = [0], []
 
@@ -86,6 +97,8 @@ def run(
     def watched_save(saver: Saver, step: int, *, miou: float | None) -> None:
         seen["states"][step] = full_state(engines[-1])
         seen["momenta"][step] = momenta(engines[-1])
+        if teacher := engines[-1].module.companions.get("teacher"):
+            seen["taught"][step] = {name: value.clone() for name, value in teacher.state_dict().items()}
         save(saver, step, miou=miou)
 
     def watched_restore(engine: Any, config: Any, store: Store) -> Any:
@@ -296,9 +309,48 @@ def four() -> None:
     run("adamw-0-to-3", zero(3), *ADAMW)
 
 
+def taught() -> None:
+    """Two ranks with a teacher: whole runs at every ZeRO stage, and interrupted ones."""
+    for stage in (0, 1, 2, 3):
+        run(f"taught-{stage}", zero(stage), *TAUGHT)
+    for stage in (0, 3):
+        run(f"taught-cut-{stage}", zero(stage), *TAUGHT, before_step_ends=stop)
+
+
+def taught_again() -> None:
+    """Two fresh ranks continue."""
+    for stage in (0, 3):
+        run(f"taught-cut-{stage}", zero(stage), *TAUGHT)
+
+
+def taught_four() -> None:
+    """Four ranks continue what two have written, at another stage."""
+    run("taught-0-to-3", zero(3), *TAUGHT)
+    run("taught-3-to-0", zero(0), *TAUGHT)
+
+
+def rivals() -> None:
+    """Two ranks with a discriminator and rounds: whole runs at ZeRO 0, 2 and 3, and an interrupted one."""
+    for stage in (0, 2, 3):
+        run(f"rivals-{stage}", zero(stage), *RIVALS, even=True)
+    run("rivals-cut-3", zero(3), *RIVALS, before_step_ends=stop, even=True)
+
+
+def rivals_again() -> None:
+    """Two fresh ranks continue."""
+    run("rivals-cut-3", zero(3), *RIVALS, even=True)
+
+
+def rivals_alone() -> None:
+    """One rank with the same batches, as many passes and twice the pairs in each."""
+    run("rivals-1", *RIVALS, "batch.micro=2", even=True)
+
+
 if __name__ == "__main__":
     scene = sys.argv[2]
     rendezvous = f"file://{PLACE}/rendezvous-{scene}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=RANK, world_size=WORLD)
-    {"first": first, "again": again, "alone": alone, "four": four, "stuck": stuck}[scene]()
+    {"first": first, "again": again, "alone": alone, "four": four, "stuck": stuck, "taught": taught,
+     "taught-again": taught_again, "taught-four": taught_four,
+     "rivals": rivals, "rivals-again": rivals_again, "rivals-alone": rivals_alone}[scene]()  # fmt: skip
     dist.destroy_process_group()

@@ -84,6 +84,20 @@ def test_the_ablations_in_words(row: str, words: str) -> None:
     assert loss_in_words(ObjectiveSettings(**ABLATION[row])) == words
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"entropy": 0.001}, "CE + 0.001 entropy"),
+        ({"entropy": 0.005, "entropy_penalty": "robust"}, "CE + 0.005 entropy (robust)"),
+        ({"max_square": 0.1, "image_weights": True}, "CE + 0.1 max square (image-wise weights)"),
+        ({"adversarial": 0.001, "pseudo_labels": 1.0}, "CE + 0.001 adversarial + 1 pseudo labels"),
+        ({"class_mix": 1.0}, "CE + 1 class mix"),
+    ],
+)
+def test_the_terms_beside_the_paper_s_in_words(settings: dict[str, Any], words: str) -> None:
+    assert loss_in_words(ObjectiveSettings(**ABLATION["source_only"] | settings)) == words
+
+
 def attempt(launch: int, workers: int, torch: str | None, ended: float | None, end: Any = "finished") -> Attempt:
     return Attempt(launch, 100.0, 0, workers, {"plca-dist": "0.1", "torch": torch, "ray": None}, ended, 5, end)
 

@@ -5,7 +5,8 @@ import pytest
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION
 from plca_dist.method.published import PUBLISHED
-from plca_dist.search.ablation import NAMES, ablation_table
+from plca_dist.methods import methods
+from plca_dist.search.ablation import NAMES, TITLES, ablation_table
 from plca_dist.search.trials import State, Trial
 
 
@@ -85,3 +86,24 @@ def test_other_variants_and_other_values_are_rows_of_their_own() -> None:
 def test_a_search_without_variants_is_refused() -> None:
     with pytest.raises(UserError, match=r"no trial has a variant.*`variants:`"):
         ablation_table([Trial("t", {"seed": 0}, "finished", 1, 1, [])])
+
+
+def test_methods_side_by_side_stand_beside_what_is_published() -> None:
+    base = {"plca_class_mix": 36.0, "advent": 25.0, "source_only": 20.0, "plca": 30.0, "mine": 10.0}
+    table = ablation_table([trial(v, s, m + s - 1) for s in range(3) for v, m in base.items()])
+    assert table.head == ("mIoU, %", "here", "n", "difference", "published, GTAV", "published, SYNTHIA")
+    assert table.rows[:5] == (
+        ("source-only", "20.0 ± 1.0", "3", "–", "31.5", "35.4"),
+        ("AdvEnt", "25.0 ± 1.0", "3", "+5.0", "43.8", "40.8"),
+        ("PLCA", "30.0 ± 1.0", "3", "+10.0", "47.7", "46.8"),
+        ("PLCA + class-mix", "36.0 ± 1.0", "3", "+16.0", "–", "–"),
+        ("mine", "10.0 ± 1.0", "3", "-10.0", "–", "–"),
+    )
+    assert ("CLAN", "–", "–", "–", "43.2", "–") in table.rows
+    assert ("MaxSquare", "–", "–", "–", "44.3", "–") not in table.rows, "a method that did not run has no row"
+    assert table.notes[-1].startswith("published: other code")
+    assert not [note for note in table.notes if "rank correlation" in note]
+
+
+def test_every_method_has_a_title() -> None:
+    assert TITLES.keys() == methods().keys()

@@ -134,7 +134,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts_gradients(
     batch = four_pairs()
     whole, whole_terms = gradients(batch)
     assert len(whole_terms) == 9, "every term is on"
-    parts = [gradients(Batch(*part)) for part in zip(*(t.split(list(sizes)) for t in batch), strict=True)]  # type: ignore[union-attr]
+    parts = [gradients(Batch(*part)) for part in zip(*(t.split(list(sizes)) for t in batch[:3]), strict=True)]  # type: ignore[union-attr]
     for name, gradient in whole.items():
         mean = sum(g[name] for g, _ in parts) / len(parts)
         torch.testing.assert_close(mean, gradient, rtol=1e-9, atol=1e-12, msg=name)
@@ -152,7 +152,7 @@ def test_source_only_never_looks_at_a_target(make_config: MakeConfig) -> None:
 
 def one_step(engine: Any, config: Config, batch: Batch, micro: int) -> None:
     set_lr(engine, config, 0)
-    for part in zip(*(t.split(micro) for t in batch), strict=True):  # type: ignore[union-attr]
+    for part in zip(*(t.split(micro) for t in batch[:3]), strict=True):  # type: ignore[union-attr]
         engine.backward(engine(Batch(*part)).total)
         engine.step()
 

@@ -14,6 +14,7 @@ from plca_dist.training.build import build_objective
 from plca_dist.training.dataloading import open_stream
 from plca_dist.training.engine import TrainingModule
 from plca_dist.training.meter import Meter
+from plca_dist.training.rounds import begin_round, round_begins
 from plca_dist.training.trained import fresh_network
 from tests.host_waits import HostWaits
 
@@ -40,3 +41,21 @@ def test_a_step_waits_twice(make_config: Callable[..., Config], monkeypatch: pyt
         meter.step()
     places = Counter(place for place in waits.places if ONLY_ON_THE_CPU not in place)
     assert places == {"tolist in ops/streaming_cycle.py": 2, "aten._local_scalar_dense.default in training/meter.py": 1}
+
+
+def test_rivals_wait_for_nothing_in_a_pass(make_config: Callable[..., Config], make_engine: Callable) -> None:
+    """With the copy of the last round at work; the count at the beginning of a round is no part of a step."""
+    config = make_config(
+        "objective.association=0", "objective.smoothing=0", "objective.adversarial=0.1", "objective.pseudo_labels=1",
+        "objective.entropy=0.1", "objective.max_square=0.1", "objective.image_weights=true", "source.fourier=0.05",
+        "self_training.kind=lrent",
+    )  # fmt: skip
+    engine = make_engine(config)
+    begin_round(engine, config, next(step for step in range(6) if round_begins(engine, step)))
+    with closing(open_stream(config, 0, 1, 0)) as stream:
+        batch = next(stream)
+    with HostWaits() as waits:
+        terms = engine.module(batch)
+        terms.total.backward()
+    assert terms.labelled is not None
+    assert waits.places == ["numpy in training/draws.py"], "of the keys, which are on the CPU"

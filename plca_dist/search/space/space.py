@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_serializer, field_validator, m
 
 from plca_dist.config import Config, Section
 from plca_dist.errors import UserError
+from plca_dist.methods import method
 from plca_dist.recipe import changed
 from plca_dist.search.space.allowed_keys import check_set, check_varied
 from plca_dist.search.space.distributions import Distribution
@@ -26,7 +27,8 @@ class Space(Section):
     about: AboutSpace = AboutSpace()
     search: dict[str, Distribution] = Field(default_factory=dict, description="Dotted key -> distribution.")
     variants: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Named groups of keys that change together; a grid takes each in turn."
+        default_factory=dict,
+        description="Named groups of keys that change together, or a list of methods; a grid takes each in turn.",
     )
     metric: str = Field(description=f"One of {', '.join(CRITERIA)}.")
     mode: Literal["max", "min"] | None = Field(None, validate_default=True, description="Always that of the metric.")
@@ -43,6 +45,8 @@ class Space(Section):
     @field_validator("search", "variants", "set", mode="before")
     @classmethod
     def _keys(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "variants" and isinstance(value, list):
+            value = {name: _settings_of(name) for name in value}
         if isinstance(value, dict):
             keys: Iterable[Any] = value
             if info.field_name == "variants":
@@ -210,3 +214,11 @@ class Space(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _settings_of(name: Any) -> dict[str, Any]:
+    """The settings of a method. Raises ValueError for an unknown one."""
+    try:
+        return method(str(name)).settings
+    except UserError as error:
+        raise ValueError(str(error).rstrip(".")) from None

@@ -64,6 +64,8 @@ def restore(engine: Any, config: Config, run: Store) -> Checkpoint | None:
                 assert loaded, f"DeepSpeed found nothing to load in {checkpoint.name}"
             else:
                 install(engine, read_state(folder, checkpoint.zero_stage, engine.module.trained))
+            if engine.module.companions:
+                engine.module.companions.restore(folder)
             own = folder / rank_file(rank)
             if own.exists():  # a rank that did not exist when the checkpoint was written keeps its seed
                 torch.set_rng_state(load(own)["torch_rng"])

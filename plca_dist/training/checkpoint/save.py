@@ -1,8 +1,8 @@
 """Checkpoints are saved to the store while training goes on.
 
 A checkpoint holds all that a run needs to continue bit for bit: DeepSpeed's files (weights, buffers, momentum; under
-ZeRO each rank's part of them) and for each rank a file of ours with its random state. The learning rate and the order
-of the data follow from the step.
+ZeRO each rank's part of them), for each rank a file of ours with its random state, and one of what terms keep beside
+the network (`companions.py`). The learning rate and the order of the data follow from the step.
 
 `Saver.save` writes a snapshot to the local disk and returns. A thread of each rank uploads the rank's files; when those
 of all ranks are in the store, rank 0's thread commits. The threads do not talk to each other: the ranks learn of each
@@ -64,6 +64,8 @@ def snapshot(engine: Any, place: Path, name: str, rank: int) -> Path:
     errors = write_checkpoint(engine, place, name)
     try:
         torch.save({"torch_rng": torch.get_rng_state()}, folder / rank_file(rank))
+        if rank == 0 and engine.module.companions:
+            engine.module.companions.save(folder)
     except (OSError, RuntimeError) as error:
         errors.append(error)
     if errors:

@@ -19,7 +19,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 
 def test_the_shipped_spaces_are_those_that_the_documentation_names() -> None:
     assert list(spaces().values()) == FILES
-    assert set(spaces()) == {"loss_weights", "loss_weights_grid", "lambda", "full", "ablation", "smoke"}
+    assert set(spaces()) == {"loss_weights", "loss_weights_grid", "lambda", "full", "ablation", "methods", "smoke"}
 
 
 @pytest.mark.parametrize(

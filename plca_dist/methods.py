@@ -1,0 +1,88 @@
+"""The methods that can be trained beside PLCA, as settings over a recipe: `methods.yaml`, for `RECIPE/METHOD`."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from plca_dist.errors import UserError, nearest
+from plca_dist.method.published import METHODS as PUBLISHED
+from plca_dist.parsing import from_yaml, settings_text
+
+#: Recipes at the paper's scale -> the data set that published scores are of.
+PAPER = {"gtav_to_cityscapes": "gtav", "synthia_to_cityscapes": "synthia"}
+
+
+class Method(NamedTuple):
+    """One method.
+
+    Attributes:
+        settings: dotted key -> value, over any recipe.
+        training: the same, how its authors trained; over the recipes of the paper's scale.
+        needs_source: its published scores begin with weights that were trained on the source.
+    """
+
+    name: str
+    summary: str
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    needs_source: bool
+
+    def over(self, recipe: str) -> dict[str, Any]:
+        """Its settings over the recipe of that name."""
+        return self.settings | (self.training if recipe in PAPER else {})
+
+    def about(self, recipe: str, about: dict[str, Any]) -> dict[str, str]:
+        """What a person wants to know of it over that recipe, whose own description is `about`."""
+        begins = "; begin with source-only weights, --set model.weights=RUN" if self.needs_source else ""
+        alone = recipe in PAPER and "cluster.workers" in self.training
+        command = str(about.get("command", "")).replace(recipe, f"{recipe}/{self.name}")
+        return {
+            "summary": f"{self.summary}, over {recipe}{begins}",
+            "command": command or f"plca train {recipe}/{self.name}",
+            "cost": "one GPU, for days" if alone else f"about that of {recipe}",
+            "score": self.score(recipe),
+        }
+
+    def score(self, recipe: str) -> str:
+        """The published mIoU in words."""
+        published = PUBLISHED[self.name].score(PAPER[recipe]) if self.name in PUBLISHED and recipe in PAPER else None
+        if published is None:
+            return "none published, none measured for this recipe"
+        remark = PUBLISHED[self.name].remark
+        return f"{published:.1f} mIoU (published{', ' + remark if remark else ''}; not reproduced here)"
+
+
+@cache
+def methods() -> dict[str, Method]:
+    """All of them by name, in the order of the file."""
+    file = Path(__file__).with_name("methods.yaml")
+    tree = from_yaml(settings_text(file, file.name), file.name)
+    return {
+        name: Method(
+            name,
+            row["summary"],
+            dict(row["settings"]),
+            dict(tree["trainings"][row["training"]]) if "training" in row else {},
+            bool(row.get("needs_source", False)),
+        )
+        for name, row in tree["methods"].items()
+    }
+
+
+def method(name: str) -> Method:
+    """The method of that name. Raises UserError with the nearest for any other."""
+    if name not in methods():
+        raise UserError(f"method {name!r} is unknown; known: {', '.join(methods())}.{nearest(name, list(methods()))}")
+    return methods()[name]
+
+
+def split(recipe: str) -> tuple[str, str | None]:
+    """(recipe, method) of `RECIPE/METHOD`; (recipe, None) of a name, a path or a URI without one."""
+    base, _, last = recipe.rpartition("/")
+    return (base, last) if base and last in methods() else (recipe, None)
+
+
+def run_name(recipe: str) -> str:
+    """What a run of this recipe is called without a name of its own: `toytown`, `toytown-minent`."""
+    base, chosen = split(recipe)
+    return Path(base).stem + (f"-{chosen}" if chosen else "")

@@ -1,0 +1,110 @@
+"""Methods over recipes: each loads over every recipe, holds what was published, and is found by its name."""
+
+from pathlib import Path
+
+import pytest
+
+from plca_dist.errors import UserError
+from plca_dist.method.objective import ABLATION
+from plca_dist.method.published import METHODS, NOT_BUILT
+from plca_dist.methods import PAPER, methods, run_name, split
+from plca_dist.recipe import load, recipes
+from plca_dist.search.space import load_space, parse_space
+
+#: What of the objective is on beside cross-entropy, and the options that tell methods apart.
+TERMS = {
+    "source_only": {},
+    "adaptseg": {"adversarial": 0.001},
+    "minent": {"entropy": 0.001},
+    "advent": {"adversarial": 0.001},
+    "max_square": {"max_square": 0.1},
+    "max_square_iw": {"max_square": 0.1},
+    "cbst": {"pseudo_labels": 1.0},
+    "lrent": {"pseudo_labels": 1.0},
+    "mrkld": {"pseudo_labels": 1.0},
+    "fda": {"entropy": 0.005},
+}
+
+
+@pytest.mark.parametrize("recipe", recipes())
+@pytest.mark.parametrize("name", methods())
+def test_every_method_is_a_recipe_over_every_recipe(recipe: str, name: str) -> None:
+    config = load(f"{recipe}/{name}")
+    assert all([config.about.summary, config.about.command, config.about.cost, config.about.score])
+    assert f"plca train {recipe}/{name}" in config.about.command
+    config.accumulation(config.cluster.least_workers)
+    if recipe not in PAPER:  # the same data, network, optimizer and length: rows can be compared
+        plain = load(recipe)
+        for section in ("target", "model", "optimizer", "schedule", "batch", "order", "evaluation", "seed"):
+            assert getattr(config, section) == getattr(plain, section)
+
+
+@pytest.mark.parametrize(("name", "weights"), TERMS.items())
+def test_rivals_have_their_term_and_no_other(name: str, weights: dict[str, float]) -> None:
+    objective = load(f"toytown/{name}").objective
+    terms = ("lovasz", "association", "smoothing", "class_mix", "masked_consistency", "feature_distance",
+             "entropy", "max_square", "adversarial", "pseudo_labels")  # fmt: skip
+    assert {t: getattr(objective, t) for t in terms if getattr(objective, t)} == weights
+
+
+def test_methods_of_one_term_differ_in_their_option() -> None:
+    of = {name: load(f"toytown/{name}") for name in methods()}
+    assert (of["adaptseg"].adversary.sees, of["advent"].adversary.sees) == ("probability", "entropy")
+    assert [of[n].self_training.kind for n in ("cbst", "lrent", "mrkld")] == ["cbst", "lrent", "mrkld"]
+    assert [of[n].objective.image_weights for n in ("max_square", "max_square_iw")] == [False, True]
+    assert (of["fda"].source.fourier, of["fda"].objective.entropy_penalty) == (0.01, "robust")
+    assert of["plca"].fingerprint() == load("toytown").fingerprint()
+    composed = load("toytown/plca_class_mix_rare_masked")
+    assert composed.objective.association == load("toytown").objective.association > 0
+    assert (composed.objective.class_mix, composed.objective.masked_consistency) == (1, 1)
+    assert (composed.rare_class_sampling.temperature, composed.rare_class_sampling.pixels) == (0.01, 100)
+    assert load("gtav_to_cityscapes/plca_class_mix_rare").rare_class_sampling.pixels == 3000
+
+
+def test_rivals_at_the_paper_s_scale_have_their_authors_settings_and_scores() -> None:
+    advent = load("gtav_to_cityscapes/advent")
+    assert (advent.batch.pairs, advent.schedule.steps, advent.schedule.poly_steps) == (1, 120_000, 250_000)
+    assert (advent.source.crop, advent.target.crop, advent.adversary.lr) == ((720, 1280), (512, 1024), 1e-4)
+    assert advent.about.score.startswith("43.8 mIoU (published")
+    assert load("synthia_to_cityscapes/advent").about.score.startswith("40.8 mIoU (published")
+    mrkld = load("gtav_to_cityscapes/mrkld")
+    first, length = mrkld.self_training.rounds_of(mrkld.schedule.steps)
+    assert (first, length, mrkld.self_training.rounds) == (0, 2 * 2975, 3), "three rounds of two epochs"
+    assert (mrkld.optimizer.lr, mrkld.schedule.power) == (5e-5, 0)
+    assert mrkld.about.score.startswith("47.4 mIoU")
+    assert "model.weights" in mrkld.about.summary
+    assert load("synthia_to_cityscapes/mrkld").labels == "synthia"
+    assert load("synthia_to_cityscapes/mrkld").about.score.startswith("none published")
+
+
+def test_published_rows_are_of_methods_or_of_what_is_not_built() -> None:
+    assert METHODS.keys() <= methods().keys()
+    assert not NOT_BUILT.keys() & methods().keys()
+    assert {"clan", "dise", "ssf_dan", "patch_align"} <= NOT_BUILT.keys()
+    assert methods().keys() & ABLATION.keys() == {"source_only", "plca"}
+
+
+def test_a_method_goes_with_a_file_of_one_s_own_and_overrides_come_last(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(load("toytown", ["seed=7"]).to_yaml())
+    config = load(f"{mine}/minent", ["objective.entropy=0.5"])
+    assert (config.seed, config.objective.entropy, config.objective.lovasz) == (7, 0.5, 0)
+    assert run_name(f"{mine}/minent") == "mine-minent"
+    assert [run_name(r) for r in ("toytown", "toytown/advent", "a/b.yaml")] == ["toytown", "toytown-advent", "b"]
+    assert split("a/b.yaml") == ("a/b.yaml", None)
+
+
+def test_an_unknown_method_is_no_recipe() -> None:
+    with pytest.raises(UserError, match=r"recipe 'toytown/advnt' does not exist"):
+        load("toytown/advnt")
+
+
+def test_a_space_takes_methods_by_name() -> None:
+    space = load_space("methods")
+    assert list(space.variants) == list(methods())
+    assert space.variants == {name: method.settings for name, method in methods().items()}
+    toytown = load("toytown")
+    config = space.trial_config(toytown, {"variant": "advent", "seed": 2})
+    assert config.objective == load("toytown/advent").objective
+    with pytest.raises(UserError, match=r"variants.*method 'minnet' is unknown.*Did you mean 'minent'\?"):
+        parse_space("metric: target_miou\nalgorithm: grid\nvariants: [minnet]\n")
