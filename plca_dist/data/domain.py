@@ -10,7 +10,7 @@ from plca_dist.data.augment import augment
 from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
-from plca_dist.data.order import Order, sample_rng
+from plca_dist.data.order import NEWEST_CUT, Order, sample_rng
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.storage import Store
@@ -54,7 +54,7 @@ class DomainStream:
         shards: the domain's shard directory.
         name: "source" or "target"; the order and the augmentation of the two are independent.
         labels: the classes to learn, for images with labels; None: images alone.
-        batch, seed, window: of the order (see `Order`).
+        batch, seed, window, cut: of the order (see `Order`).
         damaged: "stop" at a damaged row group, or "skip" it. With "skip", each damaged row is replaced by the next
             sound one of the slot's epoch, which goes on at the beginning after its end; the same at any world size.
 
@@ -74,10 +74,11 @@ class DomainStream:
         shorter_edge: tuple[int, int] | None,
         crop: tuple[int, int],
         flip: bool,
+        cut: int = NEWEST_CUT,
         damaged: str = "stop",
     ) -> None:
         manifest = read_manifest(shards)
-        self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window)
+        self.order = Order([g.rows for g in manifest.row_groups], batch, seed, name, window, cut)
         self._table = None if labels is None else label_table(manifest, labels, shards.uri)
         self._where = shards.uri
         self._name, self._seed, self._skip = name, seed, damaged == "skip"
