@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plca_dist.data.codec import encode_label
 from plca_dist.data.datasets.dataset import Sample
+from plca_dist.data.encode import encoded_label
+from plca_dist.data.forms import Encoding
 from plca_dist.data.shards.cut import RowGroupCut
 from plca_dist.data.shards.manifest import Shard
 from plca_dist.errors import UserError
@@ -29,16 +30,16 @@ Row = dict[str, Any]
 
 
 def shard_schema(with_labels: bool) -> pa.Schema:
-    """The columns of a shard: `label` is a PNG of train ids, `pixel_counts` has one number per class."""
+    """The columns of a shard: `label` is an encoded image of train ids, `pixel_counts` has one number per class."""
     return pa.schema(_COLUMNS + (_LABEL_COLUMNS if with_labels else ()))
 
 
-def make_row(sample: Sample, classes: int | None) -> Row:
+def make_row(sample: Sample, classes: int | None, encoding: Encoding) -> Row:
     """A sample as a row. `classes`: number of classes, for the label and its pixels of each; None leaves both out."""
     row: Row = {"id": sample.id, "image": sample.image, "height": sample.height, "width": sample.width}
     if classes is not None:
         assert sample.label is not None
-        row["label"] = encode_label(sample.label)
+        row["label"] = encoded_label(sample.label, encoding)
         row["pixel_counts"] = np.bincount(sample.label.reshape(-1), minlength=256)[:classes].tolist()
     return row
 
