@@ -214,8 +214,9 @@ class Config(Section):
         return {k: v for k, v in flat.items() if k not in ("source.uri", "target.uri", "order.damaged")}
 
     def fingerprint(self) -> str:
-        """Hash of `identity`."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of `identity`. Runs that were begun before there was `order.cut` have cut 1, and their hash no cut."""
+        identity = {k: v for k, v in self.identity().items() if (k, v) != ("order.cut", 1)}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -21,6 +21,7 @@ LATER: dict[str, Any] = {
     "optimizer.betas": None,
     "optimizer.layer_decay": 1.0,
     "schedule.warmup": 0,
+    "order.cut": None,
     "objective.class_mix": 0.0,
     "objective.masked_consistency": 0.0,
     "objective.feature_distance": 0.0,

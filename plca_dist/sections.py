@@ -228,6 +228,11 @@ class OrderSettings(Section):
     """The order in which samples are read; a pure function of these, the seed and the step."""
 
     window: Count = Field(8, gt=0, description="Row groups shuffled together.")
+    cut: Literal[1, 2] | None = Field(
+        None,
+        description="How an epoch is cut into slots: 2 reads less at many ranks, 1 is of older runs; null: the run's, "
+        "2 for a new one.",
+    )
     damaged: Literal["stop", "skip"] = Field("stop", description="At damaged rows: stop, or read the next sound ones.")
 
 

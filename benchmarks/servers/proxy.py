@@ -39,6 +39,7 @@ class FaultyProxy:
         stall: share of requests that are answered only after `stall_s` seconds.
         faults: number of faults by the names above and "away".
         requests: number of requests by method.
+        asked: number of requests by method and path, with the query.
         read: bytes sent for GETs, by path (/bucket/key; /account/container/key with Azurite).
     """
 
@@ -48,6 +49,7 @@ class FaultyProxy:
         self.stall_s = 5.0
         self.faults: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
+        self.asked: Counter[tuple[str, str]] = Counter()
         self.read: Counter[str] = Counter()
         address = urlsplit(upstream)
         self._upstream = address.netloc
@@ -86,9 +88,10 @@ class FaultyProxy:
                 return behind[-1]
             return answer
 
-    def _fault(self, method: str) -> str | None:
+    def _fault(self, method: str, path: str) -> str | None:
         with self._lock:
             self.requests[method] += 1
+            self.asked[method, path] += 1
             drawn = self._random.random()
             fault = None
             if time.monotonic() < self._away_until:
@@ -126,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = read_body(self.headers, self.rfile)
-        fault = self.proxy._fault(self.command)
+        fault = self.proxy._fault(self.command, self.path)
         if fault in ("away", "drop"):
             self._reset()
             return

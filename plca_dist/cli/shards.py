@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from plca_dist.cli.options import Commands, add_command, add_endpoint, add_size, at_least
 from plca_dist.data.datasets.pattern import IMAGES
+from plca_dist.data.forms import FORMS, KEEP, Encoding
 from plca_dist.errors import UserError
 from plca_dist.output import say
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from plca_dist.storage import Store
 
 
+_ENCODING = ("encode", "max_edge")
 _OF_FOLDER = ("images", "label_files", "list")
 
 
@@ -39,6 +41,7 @@ plca shards folder --root photos --no-labels --out data/photos
 plca shards folder --root mine --labels my_classes.yaml --out data/mine --skip-broken
 plca shards folder --root idd --labels idd.yaml --images 'img/*/*_x.jpg' --label-files 'gt/*/*_y.png' --out data/idd
 plca shards folder --root mine --labels my_classes.yaml --preview mine.html
+plca shards gta5 --root GTA5 --out data/gta5 --encode tiff-zstd
 plca shards --verify s3://bucket/shards/gta5""",
         """Write shards of the domain to adapt to with --no-labels. The same call again continues where an interrupted
         one stopped. The manifest is written last; shards without one are no data set. --preview writes a page of a
@@ -63,6 +66,15 @@ plca shards --verify s3://bucket/shards/gta5""",
     )
     parser.add_argument(
         "--list", metavar="FILE", help="folder: text or CSV with the images, or images and labels, to take"
+    )
+    parser.add_argument(
+        "--encode",
+        choices=FORMS,
+        metavar="FORM",
+        help=f"form of the images: {', '.join(FORMS)} (default: keep, the files as they came)",
+    )
+    parser.add_argument(
+        "--max-edge", type=at_least(1), metavar="N", help="with --encode: make longer images smaller, to N pixels"
     )
     parser.add_argument("--no-labels", action="store_true", help="leave labels out: shards for a training target")
     add_size(parser, "toytown: size of the scenes")
@@ -148,6 +160,7 @@ def _of_files(parsed: Namespace, out: "Store | None", workers: int) -> "tuple[di
                 out,
                 with_labels=not parsed.no_labels,
                 seed=parsed.seed,
+                encoding=Encoding(parsed.encode or KEEP, parsed.max_edge),
                 skip_broken=parsed.skip_broken,
                 overwrite=parsed.overwrite,
                 workers=workers,
@@ -207,6 +220,9 @@ def _check(parsed: Namespace) -> None:
             if given:
                 raise UserError(f"--verify reads shards and writes none; leave out {given!r}.")
         return
+    if (parsed.encode or parsed.max_edge) and not parsed.out:
+        raise UserError("--encode and --max-edge are about shards; give --out for them.")
+    Encoding(parsed.encode or KEEP, parsed.max_edge)
     if not parsed.out and not parsed.preview:
         raise UserError("give --out for the shards, --preview for a page about the data set, or --verify.")
     if not parsed.dataset:
@@ -214,7 +230,10 @@ def _check(parsed: Namespace) -> None:
     if parsed.preview and not parsed.preview.endswith((".html", ".htm")):
         raise UserError(f"--preview {parsed.preview}: give the name of an .html file.")
     if parsed.dataset == "toytown":
-        _refuse(parsed, ("root", "split", "labels", "no_labels", "skip_broken", "preview", *_OF_FOLDER))
+        _refuse(
+            parsed,
+            ("root", "split", "labels", "no_labels", "encode", "max_edge", "skip_broken", "preview", *_OF_FOLDER),
+        )
     elif parsed.dataset in DATASETS:
         _refuse(parsed, ("size", "count", *(() if parsed.dataset == "folder" else _OF_FOLDER)))
         if parsed.root is None:

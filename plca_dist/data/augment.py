@@ -3,13 +3,13 @@
 Legend: images are uint8 RGB (3, H, W), labels uint8 (H, W) with train ids.
 """
 
+import platform
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tvf
-from torch.nn.functional import pad
-from torchvision.transforms import InterpolationMode
+from torch.nn.functional import interpolate, pad
 
 from plca_dist.data.labels import IGNORE
 
@@ -48,52 +48,79 @@ def augment(
         The image (3, *crop) and the label (*crop), or None where none was given; both contiguous.
     """
     edge_draw, top_draw, left_draw, flip_draw = rng.random(4)
+    height, width = image_3HW.shape[1:]
+    size: tuple[int, int] = (height, width)
     if shorter_edge is not None:
-        height, width = image_3HW.shape[1:]
         edge = _uniform(edge_draw, *shorter_edge)
         scale = edge / min(height, width)
         size = (edge, round(width * scale)) if height <= width else (round(height * scale), edge)
         image_3HW = resize_for_test(image_3HW, size)
-        if label_HW is not None:
-            label_HW = _resize_label(label_HW, size)
-    image_3HW, label_HW = _pad(image_3HW, label_HW, crop, ignore_index)
     for number in range(crops):
         if number:
             top_draw, left_draw = rng.random(2)
-        top = _uniform(top_draw, 0, image_3HW.shape[1] - crop[0])
-        left = _uniform(left_draw, 0, image_3HW.shape[2] - crop[1])
-        window = (..., slice(top, top + crop[0]), slice(left, left + crop[1]))
-        if enough is None or label_HW is None or enough(label_HW[window]):
+        top = _uniform(top_draw, 0, max(size[0], crop[0]) - crop[0])
+        left = _uniform(left_draw, 0, max(size[1], crop[1]) - crop[1])
+        window = (slice(top, top + crop[0]), slice(left, left + crop[1]))
+        if enough is None or label_HW is None or enough(_resized_label(label_HW, size, window)):
             break
     mirror = flip and flip_draw < 0.5
-    image_3HW = _cut(image_3HW, window, mirror)
-    return image_3HW, None if label_HW is None else _cut(label_HW, window, mirror)
+    if label_HW is not None:
+        label_HW = _finished(_resized_label(label_HW, size, window), crop, mirror, ignore_index)
+    return _finished(image_3HW[:, *window], crop, mirror, 0), label_HW
 
 
 def resize_for_test(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The image (..., 3, H, W) uint8 at `size` (height, width): bilinear, antialiased, rounded to uint8."""
-    return tvf.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    """The image (..., 3, H, W) uint8 at `size` (height, width): bilinear, antialiased, rounded to uint8.
+
+    The same pixels as torchvision's `resize`, whose import takes seconds.
+    """
+    if image.shape[-2:] == size:
+        return image
+    batch = image.reshape(-1, *image.shape[-3:])
+    if len(batch) == 1 and batch.is_contiguous(memory_format=torch.channels_last):
+        # Of a single image torch overlooks this order of memory, and would copy the image twice.
+        batch = batch.as_strided(batch.shape, (batch.numel(), *batch.stride()[1:]))
+    in_bytes = batch.is_cpu and _resizes_bytes()
+    resized = interpolate(
+        batch if in_bytes else batch.float(), size, mode="bilinear", align_corners=False, antialias=True
+    )
+    resized = resized if in_bytes else resized.round_().to(torch.uint8)
+    return resized.reshape(*image.shape[:-3], *resized.shape[1:])
 
 
-def _resize_label(label_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    # NEAREST_EXACT looks up pixel centres, as bilinear does; plain NEAREST is shifted against it by half a pixel.
-    return tvf.resize(label_HW[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+@cache
+def _resizes_bytes() -> bool:
+    """Whether torch is quick to resize bytes on this processor; elsewhere it is quicker with floats."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") or platform.machine() in ("aarch64", "arm64")
 
 
-def _pad(
-    image_3HW: torch.Tensor, label_HW: torch.Tensor | None, crop: tuple[int, int], ignore_index: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    bottom = max(0, crop[0] - image_3HW.shape[1])
-    right = max(0, crop[1] - image_3HW.shape[2])
+def resize_label(label_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The label (H, W) at `size` (height, width): each pixel has the value that lies at its centre."""
+    return _resized_label(label_HW, size, (slice(None), slice(None)))
+
+
+def _resized_label(label_HW: torch.Tensor, size: tuple[int, int], window: tuple[slice, slice]) -> torch.Tensor:
+    """`window` of the resized label; of the rest nothing is computed."""
+    if size == label_HW.shape:
+        return label_HW[window]
+    rows, columns = (_centres(*lengths)[part] for *lengths, part in zip(label_HW.shape, size, window, strict=True))
+    return torch.from_numpy(label_HW.numpy()[rows].take(columns, axis=1))
+
+
+def _centres(length: int, new: int) -> np.ndarray:
+    """(new,) the pixels out of `length` at the centres of `new` pixels, as torch's "nearest-exact" finds them.
+
+    As the bilinear resizing of images, it looks up centres; plain "nearest" is shifted against it by half a pixel.
+    """
+    pixels = torch.arange(length, dtype=torch.float32)
+    return interpolate(pixels[None, None], size=new, mode="nearest-exact")[0, 0].numpy().astype(np.int64)
+
+
+def _finished(pixels: torch.Tensor, crop: tuple[int, int], mirror: bool, padding: int) -> torch.Tensor:
+    """Cut pixels (…, h, w), padded at the bottom and on the right to the size of the crop, mirrored, contiguous."""
+    bottom, right = crop[0] - pixels.shape[-2], crop[1] - pixels.shape[-1]
     if bottom or right:
-        image_3HW = pad(image_3HW, (0, right, 0, bottom))
-        if label_HW is not None:
-            label_HW = pad(label_HW, (0, right, 0, bottom), value=ignore_index)
-    return image_3HW, label_HW
-
-
-def _cut(pixels: torch.Tensor, window: tuple, mirror: bool) -> torch.Tensor:
-    pixels = pixels[window]
+        pixels = pad(pixels, (0, right, 0, bottom), value=padding)
     return (pixels.flip(-1) if mirror else pixels).contiguous()
 
 

@@ -11,7 +11,7 @@ from plca_dist.data.augment import augment
 from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
-from plca_dist.data.order import Order
+from plca_dist.data.order import NEWEST_CUT, Order
 from plca_dist.data.rare_classes import RareClasses, RareClassOrder, pixel_counts
 from plca_dist.data.shards import Damaged, ShardReader, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
@@ -56,7 +56,7 @@ class DomainStream:
         shards: the domain's shard directory.
         name: "source" or "target"; the order and the augmentation of the two are independent.
         labels: the classes to learn, for images with labels; None: images alone.
-        batch, seed, window: of the order (see `Order`).
+        batch, seed, window, cut: of the order (see `Order`).
         damaged: "stop" at a damaged row group, or "skip" it. With "skip", each damaged row is replaced by the next
             sound one of the slot's epoch, which goes on at the beginning after its end; the same at any world size.
         rare: draw images by their classes; of a domain with labels.
@@ -78,6 +78,7 @@ class DomainStream:
         shorter_edge: tuple[int, int] | None,
         crop: tuple[int, int],
         flip: bool,
+        cut: int = NEWEST_CUT,
         damaged: str = "stop",
         rare: RareClasses | None = None,
     ) -> None:
@@ -89,7 +90,7 @@ class DomainStream:
         reader = ShardReader(shards, manifest)
         rows = [g.rows for g in manifest.row_groups]
         if rare is None:
-            self.order = Order(rows, batch, seed, name, window)
+            self.order = Order(rows, batch, seed, name, window, cut)
         else:
             assert labels is not None
             assert self._table is not None

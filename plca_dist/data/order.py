@@ -3,17 +3,23 @@
 There is no state to save or to replay. Any step is computed at once, and any number of ranks sees the same global
 batch. Each slot reads its own stretch of the order, a window of row groups at a time.
 
-Legend: N samples of a domain, B slots of the global batch, T = floor(N / B) steps an epoch, W row groups a window.
+Legend: N samples of a domain, B slots of the global batch, T = floor(N / B) steps an epoch, W row groups a window, R
+row groups.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Protocol
 
 import numpy as np
 
+from plca_dist.data.dealing import deal, draw
 from plca_dist.errors import UserError
+
+#: The newest way to cut an epoch into the slots' stretches. Runs keep the one that they were begun with.
+NEWEST_CUT = 2
 
 
 def _bits(*key: int | str) -> np.random.Philox:
@@ -78,13 +84,25 @@ def slots_of_rank(batch: int, world: int, rank: int) -> range:
     return range(rank * share, (rank + 1) * share)
 
 
+class _Epoch(Protocol):
+    """The order of one epoch."""
+
+    def order(self) -> np.ndarray: ...
+
+    def stretch(self, slot: int, /) -> np.ndarray: ...
+
+
 class Order:
     """The order of one domain's samples over the whole run.
 
-    In each epoch the row groups are permuted, every W neighbours of that sequence are joined into a window, and the
-    samples are permuted inside each window. Slot b at step t reads position b·T + (t mod T) of epoch floor(t / T). So
-    a slot reads T neighbouring positions, and only the row groups that these lie in. Every sample is used at most once
-    an epoch. The N - B·T < B samples at the end of the order are left out; they differ from epoch to epoch.
+    In each epoch N - B·T < B samples, drawn anew, are left out, and every other one is used once. The row groups are
+    permuted and dealt out to the slots, so that each slot gets T samples out of as few groups as can be: see
+    `dealing.deal`. A slot reads its samples in an order of its own, in which at most W groups are begun and not used
+    up: see `dealing.draw`.
+
+    Cut 1 is that of older runs. It permutes the row groups, joins every W neighbours into a window, and permutes the
+    samples in each window; slot b reads positions b·T to (b + 1)·T - 1 of that. Where T is short, many slots lie in one
+    window, and each of its groups is read by most of them.
 
     Args:
         row_groups: samples in each row group, in global row order.
@@ -92,14 +110,19 @@ class Order:
         seed: the run's seed.
         domain: "source" or "target"; the two domains are shuffled independently.
         window: W. 1 keeps the samples of a row group together; more mixes better and holds more groups in memory.
+        cut: 1 or 2, how an epoch is cut into stretches.
 
     Raises:
         UserError: when there are fewer samples than slots.
     """
 
-    def __init__(self, row_groups: Sequence[int], batch: int, seed: int, domain: str, window: int) -> None:
+    def __init__(
+        self, row_groups: Sequence[int], batch: int, seed: int, domain: str, window: int, cut: int = NEWEST_CUT
+    ) -> None:
         if batch < 1 or window < 1 or min(row_groups, default=1) < 1:
             raise ValueError(f"batch {batch}, window {window} and every row group must be at least 1")
+        if cut not in (1, 2):
+            raise ValueError(f"cut {cut} is neither 1 nor 2")
         self.samples = sum(row_groups)
         if self.samples < batch:
             raise UserError(
@@ -111,14 +134,14 @@ class Order:
         self.domain = domain
         self.window = window
         self.steps_per_epoch = self.samples // batch
-        self._rows = np.asarray(row_groups, np.int64)
-        self._first = np.cumsum(self._rows) - self._rows
+        self.rows = np.asarray(row_groups, np.int64)
+        self.cut = cut
         # Prefetching across the end of an epoch needs two orders; the third is for a look back.
-        self._cached = lru_cache(maxsize=3)(self._make)
+        self._epoch = lru_cache(maxsize=3)(self._make)
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """The global row indices (N,) int64 of one epoch in reading order; read-only."""
-        return self._cached(epoch)
+        """The global row indices (N,) int64 of one epoch, slot after slot, then those that are left out; read-only."""
+        return self._epoch(epoch).order()
 
     def sample(self, step: int, slot: int) -> int:
         """The global row index that `slot` reads at `step`."""
@@ -128,14 +151,8 @@ class Order:
         return int(self.stretch(epoch, slot)[within])
 
     def stretch(self, epoch: int, slot: int) -> np.ndarray:
-        """The global row indices (T,) that `slot` reads in `epoch`, step after step; read-only."""
-        return self.epoch_order(epoch)[slot * self.steps_per_epoch : (slot + 1) * self.steps_per_epoch]
-
-    def window_bounds(self, epoch: int) -> np.ndarray:
-        """Where each window of `epoch_order` begins, and last where it ends."""
-        groups = permutation(len(self._rows), "groups", self.seed, self.domain, epoch)
-        sizes = np.add.reduceat(self._rows[groups], np.arange(0, len(groups), self.window))
-        return np.concatenate([[0], np.cumsum(sizes)])
+        """The global row indices (T,) int64 that `slot` reads in `epoch`, step after step; read-only."""
+        return self._epoch(epoch).stretch(slot)
 
     def wanted(self, step: int, slot: int) -> int | None:
         """The class that the slot's sample was drawn for; None where samples are not drawn by classes."""
@@ -145,14 +162,70 @@ class Order:
         """The generator for the augmentation of `sample`, which `slot` reads at `step`."""
         return sample_rng(self.seed, self.domain, step // self.steps_per_epoch, sample)
 
-    def _make(self, epoch: int) -> np.ndarray:
-        groups = permutation(len(self._rows), "groups", self.seed, self.domain, epoch)
+    def _make(self, epoch: int) -> _Epoch:
+        return _Windows(self, epoch) if self.cut == 1 else _Deal(self, epoch)
+
+    def key(self, what: str, epoch: int, *more: int) -> tuple[int | str, ...]:
+        """The key of one of the random numbers of an epoch."""
+        return (what, self.seed, self.domain, epoch, *more)
+
+
+class _Windows:
+    """Cut 1."""
+
+    def __init__(self, of: Order, epoch: int) -> None:
+        self._steps = of.steps_per_epoch
+        first = np.cumsum(of.rows) - of.rows
+        groups = permutation(len(of.rows), *of.key("groups", epoch))
         windows = []
-        for start in range(0, len(groups), self.window):
+        for start in range(0, len(groups), of.window):
             rows = np.concatenate(
-                [np.arange(self._first[g], self._first[g] + self._rows[g]) for g in groups[start : start + self.window]]
+                [np.arange(first[g], first[g] + of.rows[g]) for g in groups[start : start + of.window]]
             )
-            windows.append(rows[permutation(len(rows), "window", self.seed, self.domain, epoch, start)])
-        order = np.concatenate(windows)
-        order.flags.writeable = False
-        return order
+            windows.append(rows[permutation(len(rows), *of.key("window", epoch, start))])
+        self._order = _read_only(np.concatenate(windows))
+
+    def order(self) -> np.ndarray:
+        return self._order
+
+    def stretch(self, slot: int) -> np.ndarray:
+        return self._order[slot * self._steps : (slot + 1) * self._steps]
+
+
+class _Deal:
+    """Cut 2. A stretch is made when it is asked for: a rank has no need of the other ranks'."""
+
+    def __init__(self, of: Order, epoch: int) -> None:
+        self._of, self._number = of, epoch
+        groups = permutation(len(of.rows), *of.key("groups", epoch))
+        place = np.empty_like(groups)  # (R,) of each row group in the permuted sequence
+        place[groups] = np.arange(len(groups))
+        rows = permutation(of.samples, *of.key("rows", epoch))
+        used = of.batch * of.steps_per_epoch
+        places = np.repeat(place, of.rows)[rows[:used]]
+        self._left_out = rows[used:]
+        self._rows = rows[:used][np.argsort(places, kind="stable")]
+        sizes = np.bincount(places, minlength=len(groups))
+        self._first = (np.cumsum(sizes) - sizes).tolist()
+        self._shares = deal(sizes.tolist(), of.batch, of.steps_per_epoch)
+        self.stretch = cache(self._stretch)
+
+    def order(self) -> np.ndarray:
+        slots = [self.stretch(slot) for slot in range(self._of.batch)]
+        return _read_only(np.concatenate([*slots, self._left_out]))
+
+    def _stretch(self, slot: int) -> np.ndarray:
+        share, key = self._shares[slot], (self._number, slot)
+        # Groups that a neighbour reads too come first there as well: a rank with both slots fetches them once.
+        whole = [share.whole[k] for k in permutation(len(share.whole), *self._of.key("whole", *key))]
+        rows = [
+            self._rows[self._first[group] + start : self._first[group] + stop].tolist()
+            for group, start, stop in (*share.shared, *whole)
+        ]
+        bits = _bits(*self._of.key("draw", *key)).random_raw(self._of.steps_per_epoch).tolist()
+        return _read_only(np.array(draw(rows, self._of.window, bits), np.int64))
+
+
+def _read_only(rows: np.ndarray) -> np.ndarray:
+    rows.flags.writeable = False
+    return rows

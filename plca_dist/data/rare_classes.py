@@ -3,9 +3,10 @@
 P(c) ∝ exp((1 − f_c) / T), where f_c is the share of class c among all labelled pixels. A slot draws a class at every
 step, and then one of the images with more than so many pixels of it, with replacement.
 
-Images are drawn from the window of row groups that the slot reads at that step (`Order`), not from the whole set. So
-it reads the row groups that it would read anyway, each once an epoch, and no more of them are in memory. A window of
-few images knows few classes: a class without images in it is not drawn there. A larger `order.window` comes nearer to
+Images are drawn from a window of row groups (`Order`, cut 1), not from the whole set. So a slot holds no more groups in
+memory than without, and reads each of its windows' groups at most once an epoch. But slots share windows, and cannot
+have row groups of their own as under cut 2: at hundreds of ranks a short epoch is read several times. A window of few
+images knows few classes: a class without images in it is not drawn there. A larger `order.window` comes nearer to
 drawing from the whole set, and one of all row groups does it. At its start each rank reads the pixel counts of all
 rows: one small request for each row group.
 
@@ -23,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from plca_dist.data.labels import IGNORE
-from plca_dist.data.order import Order, keyed_rng, uniforms
+from plca_dist.data.order import Order, keyed_rng, permutation, uniforms
 from plca_dist.data.shards import Damaged, ShardReader
 from plca_dist.errors import UserError
 
@@ -74,7 +75,7 @@ class RareClassOrder(Order):
         counts_NK: np.ndarray,
         rare: RareClasses,
     ) -> None:
-        super().__init__(row_groups, batch, seed, domain, window)
+        super().__init__(row_groups, batch, seed, domain, window, cut=1)
         self._has_NK = counts_NK > rare.pixels
         if not self._has_NK.any():
             raise UserError(
@@ -98,6 +99,12 @@ class RareClassOrder(Order):
     def rng(self, step: int, slot: int, sample: int) -> np.random.Generator:
         """Of the step: a sample that is drawn twice is cropped in two ways."""
         return keyed_rng("augment drawn", self.seed, self.domain, step, slot)
+
+    def window_bounds(self, epoch: int) -> np.ndarray:
+        """Where each window of `epoch_order` begins, and last where it ends."""
+        groups = permutation(len(self.rows), *self.key("groups", epoch))
+        sizes = np.add.reduceat(self.rows[groups], np.arange(0, len(groups), self.window))
+        return np.concatenate([[0], np.cumsum(sizes)])
 
     def _draw(self, epoch: int, slot: int) -> _Drawn:
         steps = self.steps_per_epoch

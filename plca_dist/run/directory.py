@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plca_dist.config import Config
+from plca_dist.data.order import NEWEST_CUT
 from plca_dist.errors import UserError, short
 from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
@@ -76,7 +77,7 @@ class Run:
         return not different
 
     def _differences(self) -> list[str]:
-        stored = parse(read_text(self.store, RECIPE), where=f"{self.store.uri}/{RECIPE}")
+        stored = recorded(self.store, RECIPE)
         trained_on = read_json(self.store, DATA, dict, "put a sound copy there, or take another --name")
         return differences(stored.identity(), self.config.identity()) + [
             f"the {name} shards" for name, mark in self.fingerprints.items() if mark != trained_on.get(name)
@@ -100,9 +101,25 @@ def open_run(config: Config, name: str) -> Run:
     fingerprints = check_data(config, with_target=config.needs_target)
     if store.exists(SPACE):
         raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
+    config = continuing(config, recorded(store, RECIPE) if store.exists(RECIPE) else None)
     run = Run(name, store, config, fingerprints)
     run._is_taken()
     return run
+
+
+def recorded(store: Store, name: str) -> Config:
+    """The recipe that a run or a search has kept under this name. Those without `order.cut` were begun with cut 1."""
+    return _with_cut(parse(read_text(store, name), where=f"{store.uri}/{name}"), 1)
+
+
+def continuing(config: Config, there: Config | None) -> Config:
+    """`config` with the cut of the order that it goes on with: where it names none that of `there`, else the newest."""
+    return _with_cut(config, (there and there.order.cut) or NEWEST_CUT)
+
+
+def _with_cut(config: Config, cut: int) -> Config:
+    order = config.order
+    return config.model_copy(update={"order": order.model_copy(update={"cut": order.cut or cut})})
 
 
 def check_name(name: str) -> None:

@@ -18,8 +18,7 @@ from plca_dist.config import Config
 from plca_dist.errors import UserError
 from plca_dist.messages import Record
 from plca_dist.parsing import read_json, read_text
-from plca_dist.recipe import parse
-from plca_dist.run.directory import check_name, differences, open_run, portable
+from plca_dist.run.directory import check_name, continuing, differences, open_run, portable, recorded
 from plca_dist.run.lease import Lease
 from plca_dist.run_files import BASE, RECIPE, SPACE, TRIALS, json_bytes, launch_of_state, numbers, trial_state
 from plca_dist.search.samplers import draw
@@ -128,6 +127,7 @@ def open_search(space: Space, base: Config, name: str) -> Search:
     store = probe(base.location(base.storage.uri)).child(name)
     if store.exists(RECIPE):
         raise UserError(f"{store.uri} is a run, and a search cannot be written into it; give another --name.")
+    base = continuing(base, recorded(store, BASE) if store.exists(SPACE) else None)
     search = Search(name, store, space, base)
     if store.exists(SPACE):
         _compare(search)
@@ -171,7 +171,7 @@ def number_of(trial: Trial) -> int:
 def _compare(search: Search) -> None:
     there = f"{search.store.uri}/{SPACE}"
     theirs = parse_space(read_text(search.store, SPACE), where=there)
-    base = parse(read_text(search.store, BASE), where=f"{search.store.uri}/{BASE}")
+    base = recorded(search.store, BASE)
     different = differences(theirs.identity(), search.space.identity())
     different += differences(base.identity(), search.base.identity())
     if different:

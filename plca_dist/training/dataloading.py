@@ -5,7 +5,7 @@ from typing import Final, Literal
 from plca_dist.config import Config
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.label_table import label_table
-from plca_dist.data.order import slots_of_rank
+from plca_dist.data.order import NEWEST_CUT, slots_of_rank
 from plca_dist.data.rare_classes import RareClasses
 from plca_dist.data.shards import Manifest, read_manifest
 from plca_dist.data.stream import Stream
@@ -45,6 +45,7 @@ def _domain(config: Config, name: DomainName) -> DomainStream:
         batch=config.batch.pairs,
         seed=config.seed,
         window=config.order.window,
+        cut=config.order.cut or NEWEST_CUT,
         shorter_edge=settings.shorter_edge,
         crop=settings.crop,
         flip=settings.flip,

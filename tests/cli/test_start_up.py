@@ -1,5 +1,6 @@
 """What needs no training is answered at once: without importing torch, numpy, Ray, DeepSpeed or pyarrow."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +49,18 @@ def test_typing_errors(command: str, part: str, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert part in done.stderr
     assert done.stdout == "2\n"
+
+
+def test_training_imports_no_compiler() -> None:
+    """torchvision brings torch's with it: seconds of the start of the driver and of every worker."""
+    code = (
+        "import sys, plca_dist.run.train, plca_dist.training.loop;"
+        "print(*({'torchvision', 'torch._inductor', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    from plca_dist.ray_cluster.connect import worker_environment
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | worker_environment(gpu=False), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == []

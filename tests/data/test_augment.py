@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
-from plca_dist.data.augment import augment, resize_for_test
+from plca_dist.data.augment import augment, resize_for_test, resize_label
 from plca_dist.data.order import sample_rng
 
 
@@ -44,6 +46,32 @@ def test_labels_are_looked_up_at_pixel_centres() -> None:
     _, out = augment(image, label, sample_rng(0, "s", 0, 0), shorter_edge=(16, 16), crop=(16, 32), flip=False)
     assert out is not None
     assert torch.equal(out, label[1::3, 1::3])
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (2,)])
+@pytest.mark.parametrize("size", [(48, 96), (30, 61), (71, 130)])
+def test_resizing_is_torchvisions(size: tuple[int, int], batch: tuple[int, ...]) -> None:
+    """Of images in either order of memory, which stays as it is."""
+    image = torch.randint(0, 256, (*batch, 48, 96, 3), dtype=torch.uint8).movedim(-1, -3)
+    label = torch.randint(0, 19, (48, 96), dtype=torch.uint8)
+    for pixels in (image, image.contiguous()):
+        ours, theirs = resize_for_test(pixels, size), resize(pixels, list(size), antialias=True)
+        assert torch.equal(ours, theirs)
+        assert ours.stride() == theirs.stride()
+    nearest = resize(label[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    assert torch.equal(resize_label(label, size), nearest)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_a_label_only_the_crop_is_resized_and_it_is_that_of_the_whole(seed: int) -> None:
+    image, label = torch.zeros(3, 40, 60, dtype=torch.uint8), torch.randint(0, 250, (40, 60), dtype=torch.uint8)
+    how = {"shorter_edge": (30 + seed, 50), "flip": True}
+    _, part = augment(image, label, sample_rng(seed, "s", 0, 0), crop=(28, 33), **how)  # type: ignore[arg-type]
+    assert part is not None
+    edge = 30 + seed + int(sample_rng(seed, "s", 0, 0).random() * (50 - 30 - seed + 1))
+    whole = resize_label(label, (edge, round(60 * (edge / 40))))
+    crops = [whole[t : t + 28, left : left + 33] for t in range(edge - 27) for left in range(whole.shape[1] - 32)]
+    assert sum(torch.equal(part, crop) or torch.equal(part, crop.flip(-1)) for crop in crops) == 1
 
 
 def test_without_resizing_the_crop_is_exact() -> None:

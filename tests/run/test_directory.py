@@ -62,6 +62,32 @@ def test_a_run_that_has_no_checkpoint_takes_another_recipe(settings: list[str]) 
         open_run(config(settings, "seed=3"), "a")
 
 
+def of_before_cuts(run: Run) -> None:
+    """Take `order.cut` out of the recipes that the run has kept, as they were before there was such a key."""
+    for name in (e.name for e in run.store.list() if e.name.endswith("recipe.yaml")):
+        tree = yaml.safe_load(run.store.read(name))
+        del tree["order"]["cut"]
+        run.store.write(name, yaml.safe_dump(tree).encode())
+
+
+def test_a_run_keeps_the_cut_of_its_order(settings: list[str]) -> None:
+    """The directory never changes its order: a run of before has the old cut, though its recipe does not say so."""
+    old, new = claimed(config(settings), "old"), claimed(config(settings), "new")
+    assert (old.config.order.cut, recipe_of(new.store).order.cut) == (2, 2)
+    of_before_cuts(old)
+    assert claimed(config(settings), "old", 2).config.order.cut == 1
+    assert recipe_of(old.store).order.cut == 1
+    assert open_run(config(settings), "old").config.fingerprint() == config(settings).fingerprint(), "as it was"
+    assert open_run(config(settings), "new").config.fingerprint() != config(settings, "order.cut=1").fingerprint()
+    for run, other in ((old, 2), (new, 1)):
+        checkpoint = Checkpoint(checkpoint_name(5, 1, 2), 5, 1, 0, "print", None, {"file": (1, "hash")})
+        run.store.write(f"{checkpoint.place}/file", b"x")
+        commit(run.store, checkpoint)
+        assert open_run(config(settings), run.name).config.order.cut == 3 - other
+        with pytest.raises(UserError, match=rf"another recipe: order.cut \({3 - other} there, {other} here\)"):
+            open_run(config(settings, f"order.cut={other}"), run.name)
+
+
 def test_a_run_without_a_target_names_no_target(settings: list[str], tmp_path: Path) -> None:
     off = ("objective.association=0", "objective.smoothing=0")
     run = claimed(config(settings, *off, "target.uri=nowhere"), "source-only")

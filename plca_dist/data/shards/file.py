@@ -16,16 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plca_dist.data.codec import encode_label
 from plca_dist.data.datasets.dataset import Sample
+from plca_dist.data.encode import encoded_label
+from plca_dist.data.forms import Encoding
+from plca_dist.data.shards.cut import RowGroupCut
 from plca_dist.data.shards.manifest import Shard
 from plca_dist.errors import UserError
 from plca_dist.storage import Store
-
-#: A row group is fetched as a whole, and the order of training shuffles row groups. The bytes bound what is fetched at
-#: once. The rows give a small data set of small images several groups to shuffle.
-ROW_GROUP_BYTES = 8 << 20
-ROW_GROUP_ROWS = 64
 
 _COLUMNS = (("id", pa.string()), ("image", pa.binary()), ("height", pa.int32()), ("width", pa.int32()))
 _LABEL_COLUMNS = (("label", pa.binary()), ("pixel_counts", pa.list_(pa.int64())))
@@ -33,28 +30,26 @@ Row = dict[str, Any]
 
 
 def shard_schema(with_labels: bool) -> pa.Schema:
-    """The columns of a shard: `label` is a PNG of train ids, `pixel_counts` has one number per class."""
+    """The columns of a shard: `label` is an encoded image of train ids, `pixel_counts` has one number per class."""
     return pa.schema(_COLUMNS + (_LABEL_COLUMNS if with_labels else ()))
 
 
-def make_row(sample: Sample, classes: int | None) -> Row:
+def make_row(sample: Sample, classes: int | None, encoding: Encoding) -> Row:
     """A sample as a row. `classes`: number of classes, for the label and its pixels of each; None leaves both out."""
     row: Row = {"id": sample.id, "image": sample.image, "height": sample.height, "width": sample.width}
     if classes is not None:
         assert sample.label is not None
-        row["label"] = encode_label(sample.label)
+        row["label"] = encoded_label(sample.label, encoding)
         row["pixel_counts"] = np.bincount(sample.label.reshape(-1), minlength=256)[:classes].tolist()
     return row
 
 
-def write_shard(
-    store: Store, name: str, rows: Iterator[Row], *, with_labels: bool, row_group_rows: int, row_group_bytes: int
-) -> Shard:
+def write_shard(store: Store, name: str, rows: Iterator[Row], *, with_labels: bool, cut: RowGroupCut) -> Shard:
     """Write the rows as the object `name`, which appears once all of them are written. No rows, no object.
 
     At most one row group is in memory.
     """
-    groups = _grouped(rows, row_group_rows, row_group_bytes)
+    groups = cut.grouped(rows)
     first = next(groups, None)
     if first is None:
         return Shard(name, 0, 0, "", ())
@@ -89,20 +84,6 @@ def _explained(faults: list[UserError]) -> Iterator[None]:
         if faults:
             raise faults[0] from None
         raise
-
-
-def _grouped(rows: Iterator[Row], most_rows: int, most_bytes: int) -> Iterator[list[Row]]:
-    group: list[Row] = []
-    weight = 0
-    for row in rows:
-        size = len(row["image"]) + len(row.get("label", b""))
-        if group and (len(group) == most_rows or weight + size > most_bytes):
-            yield group
-            group, weight = [], 0
-        group.append(row)
-        weight += size
-    if group:
-        yield group
 
 
 class _Hashing:

@@ -50,6 +50,19 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """The form that images were encoded in (see `forms.Encoding`), and whether they kept their pixels."""
+
+    form: str
+    max_edge: int | None
+    lossless: bool
+
+    def __str__(self) -> str:
+        smaller = f", at most {self.max_edge} pixels long" if self.max_edge else ""
+        return f"images as {self.form}{smaller} ({'the same pixels' if self.lossless else 'lossy'})"
+
+
 class RowGroup(NamedTuple):
     """Row group `group` of shard number `shard`: `rows` rows, the first of them global row `first_row`."""
 
@@ -74,6 +87,7 @@ class Manifest:
         inputs: fingerprint of the raw data and of the settings that the shards were written with.
         schema: version of the shards' layout.
         statistics: of the samples; None of shards of older versions.
+        encoding: None where images are the files as they came.
         own_labels: record of the label set, of shards written from now on (see `label_file.record`).
     """
 
@@ -88,6 +102,7 @@ class Manifest:
     schema: int = SCHEMA
     statistics: Statistics | None = None
     own_labels: dict[str, Any] | None = None
+    encoding: Encoded | None = None
 
     @cached_property
     def labels(self) -> LabelSet:
@@ -118,7 +133,8 @@ class Manifest:
         left_out = f"; left out as broken: {', '.join(s.id for s in self.skipped)}" if self.skipped else ""
         labels = f"labels of {self.label_set!r}" if self.with_labels else "no labels"
         size = sum(s.bytes for s in self.shards) / 2**20
-        return f"{self.rows} samples in {len(self.shards)} shards, {size:.1f} MiB, {labels}{left_out}"
+        form = f", {self.encoding}" if self.encoding else ""
+        return f"{self.rows} samples in {len(self.shards)} shards, {size:.1f} MiB, {labels}{form}{left_out}"
 
     def contents(self) -> list[str]:
         """Lines for a person about the samples; none for shards of older versions."""

@@ -15,18 +15,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from plca_dist.data.datasets.dataset import ForeignLabels, Reader
+from plca_dist.data.encode import encoded
+from plca_dist.data.forms import KEEP, Encoding
 from plca_dist.data.label_record import record
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.data.order import permutation
-from plca_dist.data.shards.file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, Row, make_row, write_shard
+from plca_dist.data.shards.cut import ROW_GROUP_BYTES, ROW_GROUP_ROWS, RowGroupCut
+from plca_dist.data.shards.file import Row, make_row, write_shard
 from plca_dist.data.shards.manifest import (
     MANIFEST,
     SCHEMA,
     SHARD_NAME,
+    Encoded,
     Manifest,
     Record,
     Shard,
@@ -86,6 +90,7 @@ def write_shards(
     shard_rows: int = SHARD_ROWS,
     row_group_rows: int = ROW_GROUP_ROWS,
     row_group_bytes: int = ROW_GROUP_BYTES,
+    encoding: Encoding | None = None,
     workers: int | None = None,
     skip_broken: bool = False,
     overwrite: bool = False,
@@ -105,6 +110,7 @@ def write_shards(
         shard_rows: rows of a shard.
         row_group_rows: most rows of a row group.
         row_group_bytes: most bytes of a row group's images and labels, unless a single row has more.
+        encoding: the form of the images; None: files as they came.
         workers: threads, default one per usable core; each writes one shard at a time.
         skip_broken: leave broken samples out and list them in the manifest, instead of stopping at the first. Labels
             with values outside their set are no broken files, and stop it.
@@ -126,28 +132,36 @@ def write_shards(
             f"{reader.dataset} was opened without labels; open it with labels or write shards without them."
         )
     workers = workers or _usable_cores()
-    writer = _Writer(reader, store, with_labels, row_group_rows, row_group_bytes, skip_broken, progress)
+    cut = RowGroupCut.of(len(reader), row_group_rows, row_group_bytes)
+    encoding = encoding or Encoding()
+    writer = _Writer(reader, store, with_labels, cut, encoding, skip_broken, progress)
     order = permutation(len(reader), "rows", seed)
     parts = [order[start : start + shard_rows].tolist() for start in range(0, len(order), shard_rows)]
     with ThreadPoolExecutor(workers) as pool:
         inputs = list(pool.map(writer.inputs_of, parts))
+
+    def finished() -> Manifest:
+        # Row groups of older versions were larger in places; they hold the same samples.
+        older = [writer.inputs_of(part, replace(cut, enough_rows=None)) for part in parts]
+        return _finished(store, (_digest(inputs), _digest(older)), skip_broken)
+
     if store.exists(MANIFEST) and not overwrite:
-        return _finished(store, _digest(inputs), skip_broken)
+        return finished()
     with claim(store) as claimed:
         if store.exists(MANIFEST):
             if not overwrite:  # another writer has finished it since
-                return _finished(store, _digest(inputs), skip_broken)
+                return finished()
             # The manifest is deleted first: from here on there is no data set until the new one is complete.
             store.delete(MANIFEST)
             store.delete_tree(_RECORDS)
         written = writer.run(parts, inputs, workers, claimed)
         writer.check(claimed)
-        return _publish(reader, store, with_labels, written, _digest(inputs))
+        return _publish(reader, store, with_labels, encoding, written, _digest(inputs))
 
 
-def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
+def _finished(store: Store, inputs: tuple[str, ...], skip_broken: bool) -> Manifest:
     manifest = read_manifest(store)
-    if manifest.inputs != inputs:
+    if manifest.inputs not in inputs:
         raise UserError(
             f"{store.uri} already holds {manifest.rows} samples of {manifest.dataset}, written from other data or with "
             "other settings; choose another place, or replace them with --overwrite."
@@ -161,7 +175,9 @@ def _finished(store: Store, inputs: str, skip_broken: bool) -> Manifest:
     return manifest
 
 
-def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Written], inputs: str) -> Manifest:
+def _publish(
+    reader: Reader, store: Store, with_labels: bool, encoding: Encoding, written: list[Written], inputs: str
+) -> Manifest:
     shards = tuple(part.shard for part in written if part.shard.rows)
     skipped = tuple(entry for part in written for entry in part.skipped)
     counted = [part.statistics for part in written if part.statistics]
@@ -182,6 +198,7 @@ def _publish(reader: Reader, store: Store, with_labels: bool, written: list[Writ
         inputs=inputs,
         statistics=total(counted) if len(counted) == len(written) else None,
         own_labels=record(classes) if classes else None,
+        encoding=None if encoding.form == KEEP else Encoded(encoding.form, encoding.max_edge, encoding.lossless),
     )
     store.write(MANIFEST, manifest.to_json())
     store.delete_tree(_RECORDS)
@@ -199,8 +216,8 @@ class _Writer:
     reader: Reader
     store: Store
     with_labels: bool
-    row_group_rows: int
-    row_group_bytes: int
+    cut: RowGroupCut
+    encoding: Encoding
     skip_broken: bool
     progress: Callable[[int, int], None] | None
 
@@ -212,9 +229,14 @@ class _Writer:
         self._lock = threading.Lock()
         self._done = self._left_out = 0
 
-    def inputs_of(self, part: Sequence[int]) -> str:
-        """A fingerprint of everything that decides the content of one shard."""
-        settings: list[Any] = [SCHEMA, self.reader.dataset, self._classes, self.row_group_rows, self.row_group_bytes]
+    def inputs_of(self, part: Sequence[int], cut: RowGroupCut | None = None) -> str:
+        """A fingerprint of everything that decides the content of one shard. `cut`: another one than the writer's."""
+        most = cut or self.cut
+        settings: list[Any] = [SCHEMA, self.reader.dataset, self._classes, most.most_rows, most.most_bytes]
+        if most.enough_rows is not None:
+            settings.append({"enough_rows": most.enough_rows})
+        if self.encoding != Encoding():
+            settings.append(asdict(self.encoding))
         labels = self.reader.label_set if self.with_labels else None
         if labels and labels != LABEL_SETS.get(labels.name):  # a shipped one that holds train ids is its name
             settings.append(record(labels))
@@ -255,8 +277,7 @@ class _Writer:
             name,
             self._rows(part, broken, counted, claimed),
             with_labels=self.with_labels,
-            row_group_rows=self.row_group_rows,
-            row_group_bytes=self.row_group_bytes,
+            cut=self.cut,
         )
         self.check(claimed)
         written = Written(shard, tuple(broken), total(counted))
@@ -269,7 +290,7 @@ class _Writer:
                 raise _StoppedError
             self.check(claimed)
             try:
-                sample = self.reader.load(i)
+                sample = encoded(self.reader.load(i), self.encoding)
             except ForeignLabels:
                 raise
             except UserError as error:
@@ -281,7 +302,7 @@ class _Writer:
             else:
                 classes = len(self._classes) if self._classes else None
                 counted.append(of_sample(sample, classes))
-                yield make_row(sample, classes)
+                yield make_row(sample, classes, self.encoding)
             self._advance(1)
 
     def _leave_out(self, samples: Sequence[Skipped]) -> None:
