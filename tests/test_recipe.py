@@ -185,6 +185,18 @@ def test_an_option_without_its_term_is_refused(given: str, message: str) -> None
     parse(MINIMAL, [given, *terms, "rare_class_sampling.temperature=0.01"])
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], r"objective.feature_distance wants model.weights to stay near; set that, or leave it out"),
+        (["model.weights=x", "model.head=multilevel"], r"wants model.head deeplab, whose features they have; set that"),
+    ],
+)
+def test_feature_distance_needs_features_that_mean_something(given: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(MINIMAL, ["objective.feature_distance=0.005", *given])
+
+
 def test_reading_settings_imports_nothing_heavy() -> None:
     code = (
         "import plca_dist.config, sys; print(*({'torch', 'numpy', 'pyarrow', 'ray', 'deepspeed'} & set(sys.modules)))"

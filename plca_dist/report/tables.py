@@ -115,8 +115,10 @@ def class_table(
 
 
 def outcome_table(evaluation: Mapping[str, Any]) -> str:
-    """The scores of one evaluation as text: without aggregation and with it."""
+    """The scores of one evaluation as text: without aggregation and with it, then an averaged teacher's."""
     columns = {f"λ = {score['aggregation']:g}": score for score in evaluation["scores"]}
+    for score in evaluation.get("teacher", {"scores": []})["scores"]:
+        columns[f"teacher, λ = {score['aggregation']:g}"] = score
     score = evaluation["scores"][0]
     means: dict[str, tuple[int, ...]] = dict.fromkeys(score["means"], ())
     return class_table(columns, LabelSet(evaluation["labels"], tuple(score["iou"]), (), means))

@@ -147,3 +147,24 @@ def test_the_paper_s_means_over_fewer_classes_come_from_its_classes() -> None:
     found = published(synthia)
     assert found
     assert found["means"] == {"mIoU-13": pytest.approx(54.08, abs=0.005)}
+
+
+def test_a_teachers_scores_stand_behind_its_networks() -> None:
+    evaluation = {
+        "scores": [{"aggregation": 0, "miou": 1.0}, {"aggregation": 0.5, "miou": 2.0}],
+        "teacher": {"scores": [{"aggregation": 0, "miou": 3.0}]},
+    }
+    columns = score_columns({"mixed": evaluation, "plain": {"scores": evaluation["scores"][:1]}})
+    assert {title: score["miou"] for title, score in columns.items()} == {
+        "mixed": 1.0, "mixed, λ = 0.5": 2.0, "mixed, teacher": 3.0, "plain": 1.0,
+    }  # fmt: skip
+
+
+def test_the_table_of_an_evaluation_has_its_teacher() -> None:
+    matrix = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 2]])
+    scores = [{"aggregation": 0.0, **score(matrix, THREE).as_dict()}]
+    evaluation = {"labels": "three", "scores": scores}
+    assert "teacher" not in outcome_table(evaluation)
+    taught = outcome_table(evaluation | {"teacher": {"scores": scores}})
+    assert taught.splitlines()[0].split() == ["class", "λ", "=", "0", "teacher,", "λ", "=", "0"]
+    assert taught.splitlines()[2].split() == ["road", "75.0", "75.0"]
