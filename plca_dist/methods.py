@@ -46,6 +46,7 @@ class Method(NamedTuple):
     def score(self, recipe: str) -> str:
         """The published mIoU in words."""
         dataset = PAPER.get(recipe)
+        published: float | None
         if dataset and self.name in PUBLISHED:
             published, remark = PUBLISHED[self.name][dataset], "with aggregation" if self.name == "plca" else ""
         elif dataset and self.name in METHODS:
