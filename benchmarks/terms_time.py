@@ -92,7 +92,7 @@ def main() -> None:
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plca-terms-time-") as scratch:
         folder = Path(scratch)
-        prepare_toytown(resolve(str(folder / "data")), progress=lambda *_: None)
+        prepare_toytown(resolve(str(folder / "data")), count=4 * parsed.steps, progress=lambda *_: None)
         config = Trainer(folder, ()).config
         with closing(open_stream(config, 0, 1, 0)) as stream:
             batches = [next(stream) for _ in range(parsed.steps)]

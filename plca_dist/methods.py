@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError, nearest
-from plca_dist.method.published import METHODS as PUBLISHED
+from plca_dist.method.published import METHODS, PUBLISHED
 from plca_dist.parsing import from_yaml, settings_text
 
 #: Recipes at the paper's scale -> the data set that published scores are of.
@@ -45,10 +45,16 @@ class Method(NamedTuple):
 
     def score(self, recipe: str) -> str:
         """The published mIoU in words."""
-        published = PUBLISHED[self.name].score(PAPER[recipe]) if self.name in PUBLISHED and recipe in PAPER else None
+        dataset = PAPER.get(recipe)
+        published: float | None
+        if dataset and self.name in PUBLISHED:
+            published, remark = PUBLISHED[self.name][dataset], "with aggregation" if self.name == "plca" else ""
+        elif dataset and self.name in METHODS:
+            published, remark = METHODS[self.name].score(dataset), METHODS[self.name].remark
+        else:
+            published, remark = None, ""
         if published is None:
             return "none published, none measured for this recipe"
-        remark = PUBLISHED[self.name].remark
         return f"{published:.1f} mIoU (published{', ' + remark if remark else ''}; not reproduced here)"
 
 

@@ -75,6 +75,8 @@ def test_rivals_at_the_paper_s_scale_have_their_authors_settings_and_scores() ->
     assert "model.weights" in mrkld.about.summary
     assert load("synthia_to_cityscapes/mrkld").labels == "synthia"
     assert load("synthia_to_cityscapes/mrkld").about.score.startswith("none published")
+    assert load("synthia_to_cityscapes/source_only").about.score.startswith("35.4 mIoU")
+    assert load("gtav_to_cityscapes/plca").about.score.startswith("47.7 mIoU (published, with aggregation")
 
 
 def test_published_rows_are_of_methods_or_of_what_is_not_built() -> None:

@@ -36,6 +36,8 @@ def run(parsed: Namespace) -> None:
     print("\nmethods, for `plca train RECIPE/METHOD`:")
     for chosen in methods().values():
         print(f"\n{chosen.name}: {chosen.summary}")
+        if chosen.needs_source:
+            print("  begins with source-only weights: --set model.weights=RUN")
         for name in PAPER:
             about = load(f"{name}/{chosen.name}").about
             print(f"  command  {about.command}\n  score    {about.score}")
