@@ -50,7 +50,8 @@ def run(parsed: Namespace) -> None:
     if (parsed.photographs is None) != (parsed.weights is None):
         raise UserError("--photographs and --weights go together: real photographs want pretrained weights.")
     if parsed.photographs:
-        subject = photographs(*parsed.photographs, parsed.weights)
+        source, target = parsed.photographs
+        subject = photographs(source, target, parsed.weights)
         out = parsed.out or subject.recipe
     else:
         subject, out = toytown(parsed.seed), parsed.out or "demo"
