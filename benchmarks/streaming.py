@@ -12,7 +12,8 @@ count: the time to the first sample begins with the construction of the loader. 
 gave every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
 
 The rivals hold filelock, botocore and others back. Those that are not installed are left out, by name. Some turns of
-mosaicml-streaming break, because its cache gives back an incomplete sample. Such a turn is repeated, and counted.
+mosaicml-streaming and of litdata break, because their caches give back an incomplete sample. Such a turn is repeated,
+and counted; one that breaks six times in a row ends the benchmark: leave its loader out with --only.
 """
 
 import argparse
@@ -48,7 +49,7 @@ from plca_dist.storage import Store, resolve
 
 HEIGHT, WIDTH = 1052, 1914
 #: Loaders whose turns may break, and how many in a row; a broken turn of the others ends the benchmark.
-BREAKABLE = {"mosaicml-streaming": 5}
+BREAKABLE = {"mosaicml-streaming": 5, "litdata": 5}
 #: Seconds after which a turn counts as broken: tens of times as long as one takes.
 PATIENCE_S = 300
 
