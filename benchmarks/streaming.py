@@ -1,17 +1,19 @@
-"""Samples a second out of an S3 bucket, and time to the first sample: this stream beside three well-known loaders.
+"""Samples a second out of an S3 bucket, and time to the first sample: this stream beside well-known loaders.
 
-    pip install mosaicml-streaming webdataset     # in an environment of its own: it holds filelock and others back
-    python -m benchmarks.streaming [--images 240] [--repeats 3]
+    pip install mosaicml-streaming webdataset litdata pylance spdl    # in an environment of its own, see below
+    python -m benchmarks.streaming [--images 240] [--repeats 5] [--only plca_dist,tiff-zstd,litdata]
 
-All four read the same images (drawn streets of 1914 x 1052, PNGs of 2-3 MB like GTA5's, and label
-PNGs) from one SeaweedFS server on this machine, in their own formats, shuffled, with two decoding threads or worker
-processes each, and put them through the same decoding, resizing to a shorter edge of 760 to 988 and cropping to 730.
-Each runs one epoch in a fresh process with an empty cache, in turn; medians of several turns are reported. Imports do
-not count: the time to the first sample begins with the construction of the loader. Nothing is reported unless each
-loader gave every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
+All read the same images (drawn streets of 1914 x 1052, PNGs of 2-3 MB like GTA5's, and label PNGs) from one SeaweedFS
+server on this machine, in their own formats, shuffled, with two decoding threads or worker processes each, and put them
+through the same decoding, resizing to a shorter edge of 760 to 988 and cropping to 730. SPDL has no format of its own
+and reads the Parquet shards. Rows named after a form of `plca shards --encode` are this stream over shards in it. Each
+runs one epoch in a fresh process with an empty cache, in turn; medians of several turns are reported. Imports do not
+count: the time to the first sample begins with the construction of the loader. Nothing is reported unless each loader
+gave every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
 
-Some turns of mosaicml-streaming break, because its cache gives back an incomplete sample. Such a turn is repeated, and
-counted.
+The rivals hold filelock, botocore and others back. Those that are not installed are left out, by name. Some turns of
+mosaicml-streaming and of litdata break, because their caches give back an incomplete sample. Such a turn is repeated,
+and counted; one that breaks six times in a row ends the benchmark: leave its loader out with --only.
 """
 
 import argparse
@@ -22,10 +24,9 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -38,15 +39,17 @@ from benchmarks.common import save
 from benchmarks.servers.proxy import FaultyProxy
 from benchmarks.servers.seaweed import s3_environment, serving
 from benchmarks.streaming_loaders import BUCKET, LOADERS, MODULES, SHARD, WORKERS, plca
+from benchmarks.streaming_writers import WRITERS
 from plca_dist.data.codec import decode_image
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.toytown import ToytownReader
-from plca_dist.data.shards import ShardReader, read_manifest, write_shards
+from plca_dist.data.forms import ENCODED, KEEP, Encoding
+from plca_dist.data.shards import Manifest, ShardReader, read_manifest, write_shards
 from plca_dist.storage import Store, resolve
 
 HEIGHT, WIDTH = 1052, 1914
 #: Loaders whose turns may break, and how many in a row; a broken turn of the others ends the benchmark.
-BREAKABLE = {"mosaicml-streaming": 5}
+BREAKABLE = {"mosaicml-streaming": 5, "litdata": 5}
 #: Seconds after which a turn counts as broken: tens of times as long as one takes.
 PATIENCE_S = 300
 
@@ -62,29 +65,28 @@ class Streets(ToytownReader):
         return replace(drawn, image=stream.getvalue())
 
 
-def write(images: int, scratch: Path) -> int:
-    """The same samples as Parquet shards, MDS shards and tar files; returns the bytes of the Parquet shards."""
-    from streaming import MDSWriter
-
+def write(images: int, scratch: Path, loaders: Sequence[str]) -> int:
+    """The same samples in the format of each loader; returns the bytes of the Parquet shards."""
     place = resolve(BUCKET)
     reader = Streets("source", images, 0, HEIGHT, WIDTH, labelled=True)
-    manifest = write_shards(reader, place.child("parquet"), with_labels=True, shard_rows=SHARD, workers=WORKERS)
+
+    def shards(name: str, form: str) -> Manifest:
+        return write_shards(
+            reader, place.child(name), with_labels=True, shard_rows=SHARD, workers=WORKERS, encoding=Encoding(form)
+        )
+
+    manifest = shards("parquet", KEEP)
+    for form in ENCODED:
+        if form in loaders:
+            shards(form, form)
     rows = list(_rows(place.child("parquet")))
-    size = sum(len(image) + len(label) for image, label in rows) // len(rows)
-    columns = {"image": "bytes", "label": "bytes"}
-    with MDSWriter(out=str(scratch / "mds"), columns=columns, size_limit=SHARD * size) as writer:
-        for image, label in rows:
-            writer.write({"image": image, "label": label})
-    (scratch / "tar").mkdir()
-    for start in range(0, len(rows), SHARD):
-        with tarfile.open(scratch / "tar" / f"{start // SHARD:05}.tar", "w") as tar:
-            for k, (image, label) in enumerate(rows[start : start + SHARD], start):
-                for name, data in ((f"{k:06}.image.png", image), (f"{k:06}.label.png", label)):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
-    for file in (*(scratch / "mds").iterdir(), *(scratch / "tar").iterdir()):
-        place.upload(file, f"{file.parent.name}/{file.name}")
+    size = SHARD * sum(len(image) + len(label) for image, label in rows) // len(rows)
+    for loader, writer in WRITERS.items():
+        if loader in loaders:
+            writer(rows, scratch, size)
+    for folder in (scratch / name for name in ("mds", "tar", "litdata")):
+        for file in folder.iterdir() if folder.exists() else ():
+            place.upload(file, f"{folder.name}/{file.name}")
     return sum(shard.bytes for shard in manifest.shards)
 
 
@@ -98,8 +100,8 @@ def _rows(shards: Store) -> Iterator[tuple[bytes, bytes]]:
 
 def one_epoch(loader: str, images: int) -> dict[str, float]:
     """In this process: seconds to the first sample, and samples a second over the whole epoch, the start included."""
-    if module := MODULES.get(loader):
-        importlib.import_module(module)
+    if loader in MODULES:
+        importlib.import_module(MODULES[loader][0])
     with tempfile.TemporaryDirectory(prefix="plca-streaming-cache-", ignore_cleanup_errors=True) as cache:
         seen, first, began = set(), 0.0, time.perf_counter()
         for number, image, label in LOADERS[loader](images, Path(cache)):
@@ -135,26 +137,35 @@ def bytes_read(images: int, endpoint: str, whole: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=240)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", metavar="LOADERS", help="some of them, separated by commas")
     parser.add_argument("--loader", choices=LOADERS, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.loader:
         print(json.dumps(one_epoch(parsed.loader, parsed.images)))
         return
-    missing = [name for name, module in MODULES.items() if importlib.util.find_spec(module) is None]
+    wanted = parsed.only.split(",") if parsed.only else list(LOADERS)
+    if unknown := set(wanted) - set(LOADERS):
+        raise SystemExit(f"no such loaders: {', '.join(unknown)}; there are {', '.join(LOADERS)}")
+    missing = [
+        name
+        for name in wanted
+        if name in MODULES and importlib.util.find_spec(MODULES[name][0].partition(".")[0]) is None
+    ]
+    loaders = [name for name in wanted if name not in missing]
     if missing:
-        raise SystemExit(f"pip install {' '.join(missing)} boto3: this benchmark compares with them")
+        print(f"left out: {', '.join(missing)}; pip install {' '.join(MODULES[name][1] for name in missing)}")
 
     with tempfile.TemporaryDirectory(prefix="plca-streaming-") as name:
         folder = Path(name)
         (folder / "server").mkdir()
         with serving(folder / "server") as server:
             os.environ |= s3_environment(server)
-            whole = write(parsed.images, folder)
+            whole = write(parsed.images, folder, loaders)
             ratio = bytes_read(parsed.images, server.endpoint, whole)
             size = whole / parsed.images / 2**20
             print(f"{parsed.images} samples of {size:.2f} MiB; an epoch reads {ratio:.3f} of the bytes", flush=True)
-            results: dict[str, list[dict[str, float]]] = {loader: [] for loader in LOADERS}
+            results: dict[str, list[dict[str, float]]] = {loader: [] for loader in loaders}
             for _ in range(parsed.repeats):
                 for loader, runs in results.items():
                     runs.append(_turn(loader, parsed.images))
@@ -166,7 +177,9 @@ def main() -> None:
         row["broken"] = sum(run["broken"] for run in runs)
         rows.append({"loader": loader, "version": _version(loader), **row, "runs": runs})
         print(f"{loader:20} {row['samples_per_s']:10.2f} {row['after_first_per_s']:16.2f} {row['first_s']:16.2f}")
-    print(save("streaming", {"images": parsed.images, "bytes_read_over_stored": ratio, "rows": rows}))
+    print(
+        save("streaming", {"images": parsed.images, "bytes_read_over_stored": ratio, "left_out": missing, "rows": rows})
+    )
 
 
 def _turn(loader: str, images: int) -> dict[str, float]:
@@ -185,8 +198,12 @@ def _turn(loader: str, images: int) -> dict[str, float]:
     raise SystemExit(f"{loader} broke {broken + 1} times in a row")
 
 
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
 def _version(loader: str) -> str | None:
-    package = {"ray data": "ray", "plca_dist": "plca-dist"}.get(loader, loader)
+    package = MODULES[loader][1] if loader in MODULES else "ray" if loader == "ray data" else "plca-dist"
     return version(package)
 
 

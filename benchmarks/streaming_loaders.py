@@ -3,8 +3,9 @@
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from plca_dist.data.augment import augment
 from plca_dist.data.codec import decode_image, decode_label
+from plca_dist.data.forms import ENCODED
 from plca_dist.data.order import keyed_rng
 from plca_dist.data.shards import read_manifest
 from plca_dist.storage import resolve
@@ -33,13 +35,13 @@ def prepared(image: bytes, label: bytes) -> Prepared:
     return number, ready, ready_label
 
 
-def plca(images: int, scratch: Path) -> Iterator[Prepared]:
+def plca(images: int, scratch: Path, folder: str = "parquet") -> Iterator[Prepared]:
     from plca_dist.data.domain import DomainStream
     from plca_dist.data.labels import LABEL_SETS
     from plca_dist.data.stream import Stream
 
     domain = DomainStream(
-        resolve(BUCKET).child("parquet"), "source", labels=LABEL_SETS["toytown"], batch=1, seed=0, window=8,
+        resolve(BUCKET).child(folder), "source", labels=LABEL_SETS["toytown"], batch=1, seed=0, window=8,
         **AUGMENT,
     )  # fmt: skip
     stream = Stream(domain, None, slots=range(1), micro=1, start_step=0, threads=WORKERS, prefetch=4)
@@ -101,5 +103,100 @@ def ray_data(images: int, scratch: Path) -> Iterator[Prepared]:
         yield row["number"], torch.from_numpy(row["image"].copy()), torch.from_numpy(row["label"].copy())
 
 
-LOADERS = {"plca_dist": plca, "mosaicml-streaming": mosaicml, "webdataset": webdataset, "ray data": ray_data}
-MODULES = {"mosaicml-streaming": "streaming", "webdataset": "webdataset"}
+def litdata(images: int, scratch: Path) -> Iterator[Prepared]:
+    from litdata import StreamingDataLoader, StreamingDataset
+    from litdata.streaming import downloader
+
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # it refuses servers without TLS, and has no setting for it
+    dataset = StreamingDataset(
+        f"{BUCKET}/litdata",
+        cache_dir=str(scratch / "cache"),
+        shuffle=True,
+        transform=lambda row: prepared(row["image"], row["label"]),
+    )
+    yield from StreamingDataLoader(
+        dataset, batch_size=1, num_workers=WORKERS, prefetch_factor=4, collate_fn=lambda rows: rows[0]
+    )
+
+
+class LanceRows(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """What `lance.torch.data.SafeLanceDataset` gives, decoded where it is read; spawned workers import this class."""
+
+    def __init__(self, uri: str, options: dict[str, str]) -> None:
+        from lance.torch.data import SafeLanceDataset
+
+        self._rows = SafeLanceDataset(uri, dataset_options={"storage_options": options})
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitems__(self, at: list[int]) -> list[Prepared]:
+        torch.set_num_threads(1)
+        return [prepared(row["image"], row["label"]) for row in self._rows.__getitems__(at)]
+
+
+def lance_options() -> dict[str, str]:
+    return {"aws_endpoint": os.environ["AWS_ENDPOINT_URL"], "allow_http": "true", "aws_region": "us-east-1"}
+
+
+def lance(images: int, scratch: Path) -> Iterator[Prepared]:
+    from lance.torch.data import get_safe_loader
+
+    rows = LanceRows(f"{BUCKET}/lance.lance", lance_options())
+    loader = get_safe_loader(
+        rows, batch_size=4, num_workers=WORKERS, shuffle=True, prefetch_factor=2, collate_fn=_as_they_are
+    )
+    for several in loader:
+        yield from several
+
+
+def _as_they_are(rows: list[Prepared]) -> list[Prepared]:
+    return rows
+
+
+def spdl(images: int, scratch: Path) -> Iterator[Prepared]:
+    """It has no format of its own: row groups of the Parquet shards, read by pyarrow."""
+    import pyarrow.parquet as pq
+    from spdl.pipeline import PipelineBuilder
+
+    from plca_dist.data.order import permutation
+
+    place = resolve(BUCKET).child("parquet")
+    manifest, filesystem = read_manifest(place), place.arrow()
+    groups = [manifest.row_groups[k] for k in permutation(len(manifest.row_groups), "spdl")]
+
+    def fetched(group: Any) -> list[tuple[bytes, bytes]]:
+        with filesystem.open_input_file(f"{place.root}/{manifest.shards[group.shard].name}") as file:
+            table = pq.ParquetFile(file).read_row_group(group.group, columns=["image", "label"])
+        return [(row["image"], row["label"]) for row in table.to_pylist()]
+
+    pipeline = (
+        PipelineBuilder()
+        .add_source(groups)
+        .pipe(fetched, concurrency=WORKERS)
+        .disaggregate()
+        .pipe(lambda row: prepared(*row), concurrency=WORKERS)
+        .add_sink(4)
+        .build(num_threads=2 * WORKERS)
+    )
+    with pipeline.auto_stop():
+        yield from pipeline.get_iterator()
+
+
+#: Rivals -> the module that each needs, and the package that has it.
+MODULES = {
+    "mosaicml-streaming": ("streaming", "mosaicml-streaming"),
+    "webdataset": ("webdataset", "webdataset"),
+    "litdata": ("litdata", "litdata"),
+    "lance": ("lance", "pylance"),
+    "spdl": ("spdl.pipeline", "spdl"),
+}
+LOADERS: dict[str, Callable[[int, Path], Iterator[Prepared]]] = {
+    "plca_dist": plca,
+    "mosaicml-streaming": mosaicml,
+    "webdataset": webdataset,
+    "ray data": ray_data,
+    "litdata": litdata,
+    "lance": lance,
+    "spdl": spdl,
+} | {form: partial(plca, folder=form) for form in ENCODED}

@@ -1,7 +1,8 @@
 """Encoded images and labels <-> tensors.
 
-Pillow decodes. It releases the interpreter lock while it does, so that threads are enough. torchvision's decoder is up
-to a fifth faster for JPEG, but it is deprecated, and a damaged PNG can end the process in it.
+Pillow decodes. It releases the interpreter lock while it does, so that threads are enough. torchcodec survives damaged
+files too and takes a fifth less time for a PNG, a third less for a JPEG; `forms.py` has one that takes two thirds less,
+and another decoder would have to give the same pixels of every kind of file. torchvision's is deprecated.
 
 A file may say that its pixels are to be turned (EXIF orientation). Everything here gives pixels as viewers show them,
 images and labels alike, and heights and widths are those of the turned pixels.
