@@ -38,7 +38,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.mark.ci
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("ray_session")
 def test_two_data_sets_become_a_page(folders: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite0.pth")
@@ -48,7 +48,7 @@ def test_two_data_sets_become_a_page(folders: dict[str, Path], tmp_path: Path) -
     assert main(typed) == 0
     result = json.loads((out / "result.json").read_text())
     assert {"seed", "source_only", "plca"} == set(result)
-    assert all(0 < result[name]["miou"] < 1 for name in ("source_only", "plca"))
+    assert all(0 < result[name]["miou"] < 100 for name in ("source_only", "plca"))
     page = (out / "index.html").read_text()
     assert "roadside objects" in page
     assert "CamVid to IDD Lite" in page
