@@ -61,12 +61,12 @@ def augment(
         top = _uniform(top_draw, 0, max(size[0], crop[0]) - crop[0])
         left = _uniform(left_draw, 0, max(size[1], crop[1]) - crop[1])
         window = (slice(top, top + crop[0]), slice(left, left + crop[1]))
-        if enough is None or label_HW is None or enough(_resized_label(label_HW, size, window)):
+        cut = None if label_HW is None else _resized_label(label_HW, size, window)
+        if enough is None or cut is None or enough(cut):
             break
     mirror = flip and flip_draw < 0.5
-    if label_HW is not None:
-        label_HW = _finished(_resized_label(label_HW, size, window), crop, mirror, ignore_index)
-    return _finished(image_3HW[:, *window], crop, mirror, 0), label_HW
+    label = None if cut is None else _finished(cut, crop, mirror, ignore_index)
+    return _finished(image_3HW[:, *window], crop, mirror, 0), label
 
 
 def resize_for_test(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

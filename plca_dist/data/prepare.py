@@ -1,5 +1,6 @@
 """Data sets of a whole recipe as shards in a store, for `plca shards toytown` and `plca demo`."""
 
+from functools import partial
 from pathlib import Path
 
 from plca_dist.data.datasets.layouts import open_dataset
@@ -31,20 +32,23 @@ def prepare_toytown(
         "target": ("target", count, seed, False),
         "val": ("target", max(count // 4, 1), seed + _VALIDATION_SEED, True),
     }
-    manifests = {}
-    for name, (domain, scenes, drawn_from, labelled) in plan.items():
-        reader = open_dataset("toytown", None, domain, with_labels=labelled, count=scenes, seed=drawn_from, size=size)
-        manifests[name] = write_shards(
+    readers = {
+        name: open_dataset("toytown", None, domain, with_labels=labelled, count=scenes, seed=drawn_from, size=size)
+        for name, (domain, scenes, drawn_from, labelled) in plan.items()
+    }
+    return {
+        name: write_shards(
             reader,
             out.child(name),
-            with_labels=labelled,
+            with_labels=plan[name][3],
             seed=seed,
             workers=workers,
             overwrite=overwrite,
             claim=claim,
-            progress=lambda done, total, name=name: progress(f"toytown {name}", done, total),  # type: ignore[misc]
+            progress=partial(progress, f"toytown {name}"),
         )
-    return manifests
+        for name, reader in readers.items()
+    }
 
 
 def prepare_pair(
@@ -78,5 +82,5 @@ def prepare_pair(
             with_labels=plan[name][3],
             workers=workers,
             claim=claim,
-            progress=lambda done, total, name=name: progress(name, done, total),  # type: ignore[misc]
+            progress=partial(progress, name),
         )
