@@ -107,9 +107,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _options_have_their_terms(self) -> "Config":
         for name, weights in OPTIONS_OF.items():
-            section = getattr(self, name)
+            given = getattr(self, name).given()
             off = not any(getattr(self.objective, weight) for weight in weights)
-            given = [key for key in type(section).model_fields if getattr(section, key) != _default(section, key)]
             if off and given:
                 these = " or ".join(f"objective.{weight}" for weight in weights)
                 raise ValueError(f"{name}.{given[0]} is an option of {these}, which is off; set that, or leave it out")
@@ -220,10 +219,6 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _default(section: Section, key: str) -> Any:
-    return type(section).model_fields[key].get_default(call_default_factory=True)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

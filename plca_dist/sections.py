@@ -45,6 +45,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def given(self) -> list[str]:
+        """Keys whose value is not the default."""
+        fields = type(self).model_fields.items()
+        return [key for key, field in fields if getattr(self, key) != field.get_default(call_default_factory=True)]
+
 
 class AboutRecipe(Section):
     """What a person wants to know before starting the recipe."""

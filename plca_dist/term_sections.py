@@ -48,8 +48,7 @@ class RareClassSamplingSettings(Section):
 
     @model_validator(mode="after")
     def _switched_on(self) -> "RareClassSamplingSettings":
-        given = [k for k, f in type(self).model_fields.items() if getattr(self, k) != f.default]
-        if self.temperature is None and given:
+        if self.temperature is None and (given := self.given()):
             raise ValueError(f"{given[0]} is an option of rare class sampling; set temperature, or leave it out")
         return self
 
