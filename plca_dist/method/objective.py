@@ -88,11 +88,6 @@ class Objective(nn.Module):
         self.ignore_index = ignore_index
         self.terms = tuple(terms)
 
-    @property
-    def needs_target(self) -> bool:
-        """Whether any term that is switched on looks at target images."""
-        return self.settings.needs_target
-
     def forward(
         self,
         source: NetworkOutput,

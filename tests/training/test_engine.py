@@ -145,7 +145,7 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_parts_gradients(
 def test_source_only_never_looks_at_a_target(make_config: MakeConfig) -> None:
     config = make_config("objective.association=0", "objective.smoothing=0")
     module = TrainingModule(build_network("tiny", 5, rates=(1,)), build_objective(config))
-    assert not module.objective.needs_target
+    assert not module.objective.settings.needs_target
     batch = four_pairs()._replace(target_image=None)
     assert set(module(batch).as_dict()) == {"total", "cross_entropy", "lovasz"}
 
