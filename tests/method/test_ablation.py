@@ -31,7 +31,7 @@ def test_every_row_of_the_ablation_has_its_terms(batch, row, active):
     source, labels, target = batch()
     objective = Objective(ObjectiveSettings(**ABLATION[row]))
     assert set(objective(source, labels, target).as_dict()) == active
-    assert objective.needs_target == bool(active & (FEATURE | PREDICTION | SMOOTHING))
+    assert objective.settings.needs_target == bool(active & (FEATURE | PREDICTION | SMOOTHING))
 
 
 def test_the_variants_differ_from_plca_in_what_they_should(batch):

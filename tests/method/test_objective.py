@@ -106,7 +106,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_split(batch, row):
 def test_source_only_needs_no_target(batch):
     source, labels, target = batch()
     objective = Objective(ObjectiveSettings(**ABLATION["lovasz"]))
-    assert not objective.needs_target
+    assert not objective.settings.needs_target
     assert objective(source, labels).total == objective(source, labels, target).total
     with pytest.raises(ValueError, match="need the target's output, got None"):
         Objective()(source, labels, None)
@@ -124,7 +124,7 @@ def test_source_only_needs_no_target(batch):
     ],
 )
 def test_the_target_is_needed_exactly_where_a_term_uses_it(settings, needed):
-    assert Objective(ObjectiveSettings(**settings)).needs_target == needed
+    assert Objective(ObjectiveSettings(**settings)).settings.needs_target == needed
 
 
 def test_smoothing_is_independent_of_association(batch):
