@@ -19,7 +19,7 @@ plca demo --out /tmp/demo --seed 1
 plca demo --out quick --steps 20
 plca demo --photographs camvid=CamVid idd_lite=idd20k_lite --weights efficientnet-lite0-57934424.pth""",
         """Needs no data and no GPU; minutes on 2 CPU cores. The same command again continues, or shows what it finds.
-        --photographs wants CamVid and IDD Lite on the disk, the extra plca-dist[timm], and half an hour.""",
+        --photographs wants CamVid and IDD Lite on the disk, the extra plca-dist[timm], and a quarter of an hour.""",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="where everything goes (default: demo; of photographs: the recipe's name)"
