@@ -124,7 +124,7 @@ def test_source_only_needs_no_target(batch):
     ],
 )
 def test_the_target_is_needed_exactly_where_a_term_uses_it(settings, needed):
-    assert Objective(ObjectiveSettings(**settings)).settings.needs_target == needed
+    assert ObjectiveSettings(**settings).needs_target == needed
 
 
 def test_smoothing_is_independent_of_association(batch):
