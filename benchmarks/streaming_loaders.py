@@ -105,9 +105,7 @@ def ray_data(images: int, scratch: Path) -> Iterator[Prepared]:
 
 def litdata(images: int, scratch: Path) -> Iterator[Prepared]:
     from litdata import StreamingDataLoader, StreamingDataset
-    from litdata.streaming import downloader
 
-    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # it refuses servers without TLS, and has no setting for it
     dataset = StreamingDataset(
         f"{BUCKET}/litdata",
         cache_dir=str(scratch / "cache"),
