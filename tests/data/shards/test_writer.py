@@ -118,6 +118,23 @@ def test_writing_again_finds_the_finished_dataset(store: Store) -> None:
     assert len(all_rows(store, read_manifest(store), ["image"])) == 7
 
 
+def test_finished_shards_of_an_older_version_are_found_and_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their row groups end elsewhere; the samples are the same."""
+    with monkeypatch.context() as before:
+        before.setattr(writer.RowGroupCut, "of", lambda samples, rows, size: writer.RowGroupCut(rows, size))
+        older = write_shards(toy(), store, with_labels=True, **SMALL)
+    assert older.inputs == "257dd5d1f94978b0ad3baa6d0ef25fdfafe68b9daeae85604507aac05b5e7c31"  # what they wrote
+
+    def shards() -> dict[str, bytes]:
+        return {entry.name: store.read(entry.name) for entry in store.list()}
+
+    written = shards()
+    assert write_shards(toy(), store, with_labels=True, **SMALL) == older
+    assert shards() == written
+    with pytest.raises(UserError, match="written from other data or with other settings"):
+        write_shards(toy(seed=1), store, with_labels=True, **SMALL)
+
+
 def test_a_broken_sample_stops_the_writing_and_a_second_run_goes_on(store: Store) -> None:
     broken = breaking(4)
     with pytest.raises(UserError, match=r"/data/4\.png: cannot be decoded\..*--skip-broken"):
