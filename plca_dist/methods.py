@@ -5,18 +5,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError, nearest
+from plca_dist.later_keys import LATER, OPTIONS_OF
 from plca_dist.method.published import METHODS, PUBLISHED
 from plca_dist.parsing import from_yaml, settings_text
 
 #: Recipes at the paper's scale -> the data set that published scores are of.
 PAPER = {"gtav_to_cityscapes": "gtav", "synthia_to_cityscapes": "synthia"}
 
+#: All that methods are made of beside Eq. 14 -> off: terms, their options, and steps of the data.
+_OFF = {
+    key: value
+    for key, value in LATER.items()
+    if key.startswith(("objective.", "source.fourier", "rare_class_sampling.", *(f"{name}." for name in OPTIONS_OF)))
+}
+
 
 class Method(NamedTuple):
     """One method.
 
     Attributes:
-        settings: dotted key -> value, over any recipe.
+        settings: dotted key -> value, over any recipe. What else a recipe has beside Eq. 14 is off.
         training: the same, how its authors trained; over the recipes of the paper's scale.
         needs_source: its published scores begin with weights that were trained on the source.
     """
@@ -67,12 +75,22 @@ def methods() -> dict[str, Method]:
         name: Method(
             name,
             row["summary"],
-            dict(row["settings"]),
+            _off(row["settings"]) | row["settings"],
             dict(tree["trainings"][row["training"]]) if "training" in row else {},
             bool(row.get("needs_source", False)),
         )
         for name, row in tree["methods"].items()
     }
+
+
+def _off(settings: dict[str, Any]) -> dict[str, Any]:
+    """What is off in a method of these settings. Options of terms that it has are left to the recipe."""
+    sections = {
+        name for name, weights in OPTIONS_OF.items() if any(settings.get(f"objective.{weight}") for weight in weights)
+    }
+    if settings.get("rare_class_sampling.temperature"):
+        sections.add("rare_class_sampling")
+    return {key: value for key, value in _OFF.items() if key.partition(".")[0] not in sections}
 
 
 def method(name: str) -> Method:

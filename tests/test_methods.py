@@ -7,8 +7,8 @@ import pytest
 from plca_dist.errors import UserError
 from plca_dist.method.objective import ABLATION
 from plca_dist.method.published import METHODS, NOT_BUILT
-from plca_dist.methods import PAPER, methods, run_name, split
-from plca_dist.recipe import load, recipes
+from plca_dist.methods import PAPER, method, methods, run_name, split
+from plca_dist.recipe import load, parse, recipes
 from plca_dist.search.space import load_space, parse_space
 
 #: What of the objective is on beside cross-entropy, and the options that tell methods apart.
@@ -45,6 +45,33 @@ def test_rivals_have_their_term_and_no_other(name: str, weights: dict[str, float
     terms = ("lovasz", "association", "smoothing", "class_mix", "masked_consistency", "feature_distance",
              "entropy", "max_square", "adversarial", "pseudo_labels")  # fmt: skip
     assert {t: getattr(objective, t) for t in terms if getattr(objective, t)} == weights
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_is_the_same_over_a_recipe_that_has_other_terms(name: str) -> None:
+    """Else `RECIPE/source_only` would train with whatever the recipe has beside Eq. 14, under a name that says no."""
+    other = [
+        "objective.class_mix=0.5", "objective.masked_consistency=0.5", "teacher.decay=0.9", "masking.block=16",
+        "objective.entropy=0.5", "objective.entropy_penalty=robust", "objective.max_square=0.5",
+        "objective.image_weights=true", "objective.adversarial=0.5", "adversary.sees=probability", "adversary.lr=0.5",
+        "objective.pseudo_labels=0.5", "self_training.rounds=2", "rare_class_sampling.temperature=0.5",
+        "rare_class_sampling.crops=3", "source.fourier=0.05",
+    ]  # fmt: skip
+    text = recipes()["toytown"].read_text()
+    plain = parse(text, method=method(name))
+    full = parse(parse(text, other).to_yaml(), method=method(name))
+    assert full.objective == plain.objective
+    assert full.source == plain.source
+    kept = ("decay", "block", "lr", "rounds", "crops")  # options of terms that the method has: the recipe's
+    for section in ("teacher", "masking", "adversary", "self_training", "rare_class_sampling", "feature_distance"):
+        assert set(getattr(full, section).given()) <= {*getattr(plain, section).given(), *kept}
+
+
+def test_the_paper_s_ablation_is_of_eq_14_alone() -> None:
+    mixed = load("toytown/plca_class_mix_rare")
+    for values in load_space("ablation").grid_values():
+        config = load_space("ablation").trial_config(mixed, values)
+        assert (config.objective.class_mix, config.rare_class_sampling.temperature) == (0, None)
 
 
 def test_methods_of_one_term_differ_in_their_option() -> None:
