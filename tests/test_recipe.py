@@ -152,6 +152,7 @@ def test_identities_of_the_shipped_recipes_stay() -> None:
         "camvid_to_idd": "8b80d4878b61b58c",
         "gtav_to_cityscapes": "c7ec71f00c0c1da7",
         "idd_to_camvid": "8b80d4878b61b58c",
+        "own_data": "dda60ff6a336e624",
         "synthia_to_cityscapes": "7e2739c47a7200fa",
         "toytown": "445255c6ff2a76fb",
     }
