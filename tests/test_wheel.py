@@ -49,7 +49,7 @@ def test_recipes_and_spaces_are_found_by_name(installed: Path, tmp_path: Path) -
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     shipped = [*recipes().values(), *spaces().values()]
-    assert len(shipped) == 13
+    assert len(shipped) == 14
     assert [Path(line) for line in done.stdout.splitlines()] == [installed / path.relative_to(ROOT) for path in shipped]
     for path in shipped:
         assert (installed / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
