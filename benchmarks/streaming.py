@@ -148,11 +148,7 @@ def main() -> None:
     wanted = parsed.only.split(",") if parsed.only else list(LOADERS)
     if unknown := set(wanted) - set(LOADERS):
         raise SystemExit(f"no such loaders: {', '.join(unknown)}; there are {', '.join(LOADERS)}")
-    missing = [
-        name
-        for name in wanted
-        if name in MODULES and importlib.util.find_spec(MODULES[name][0].partition(".")[0]) is None
-    ]
+    missing = [name for name in wanted if name in MODULES and not _is_installed(MODULES[name][0])]
     loaders = [name for name in wanted if name not in missing]
     if missing:
         print(f"left out: {', '.join(missing)}; pip install {' '.join(MODULES[name][1] for name in missing)}")
