@@ -85,7 +85,13 @@ def test_methods_of_one_term_differ_in_their_option() -> None:
     assert composed.objective.association == load("toytown").objective.association > 0
     assert (composed.objective.class_mix, composed.objective.masked_consistency) == (1, 1)
     assert (composed.rare_class_sampling.temperature, composed.rare_class_sampling.pixels) == (0.01, 100)
-    assert load("gtav_to_cityscapes/plca_class_mix_rare").rare_class_sampling.pixels == 3000
+
+
+@pytest.mark.parametrize("name", [name for name in methods() if "rare" in name])
+def test_a_rare_class_fills_as_much_of_an_image_at_any_scale(name: str) -> None:
+    drawn = load(f"toytown/{name}").rare_class_sampling
+    assert (drawn.temperature, drawn.pixels) == (0.01, 100)
+    assert load(f"gtav_to_cityscapes/{name}").rare_class_sampling.pixels == 3000
 
 
 def test_rivals_at_the_paper_s_scale_have_their_authors_settings_and_scores() -> None:

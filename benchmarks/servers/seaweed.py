@@ -22,6 +22,7 @@ class S3:
     """A running S3 server with one bucket, `bucket`."""
 
     endpoint: str
+    pid: int
     bucket: str = "bucket"
 
 
@@ -51,7 +52,7 @@ def serving(folder: Path) -> Iterator[S3]:
         stderr=subprocess.STDOUT,
         env={**os.environ, "TMPDIR": str(folder)},  # it writes more log files there
     )  # fmt: skip
-    running = S3(f"http://127.0.0.1:{s3}")
+    running = S3(f"http://127.0.0.1:{s3}", server.pid)
     try:
         _create_bucket(running, server, folder / "log")
         yield running

@@ -32,6 +32,8 @@ TITLES = {
     "source_only": "source-only",
     "plca": "PLCA",
     **{name: row.title for name, row in METHODS.items()},
+    "source_only_rare": "source-only + rare classes",
+    "plca_rare": "PLCA + rare classes",
     "plca_class_mix": "PLCA + class-mix",
     "plca_class_mix_rare": "PLCA + class-mix + rare classes",
     "plca_class_mix_masked": "PLCA + class-mix + masking",
