@@ -68,7 +68,8 @@ def test_a_method_is_the_same_over_a_recipe_that_has_other_terms(name: str) -> N
 
 
 def test_the_paper_s_ablation_is_of_eq_14_alone() -> None:
-    mixed = load("toytown/plca_class_mix_rare")
+    text = recipes()["toytown"].read_text()
+    mixed = parse(text, ["objective.class_mix=1", "teacher.threshold=0.8", "rare_class_sampling.temperature=0.01"])
     for values in load_space("ablation").grid_values():
         config = load_space("ablation").trial_config(mixed, values)
         assert (config.objective.class_mix, config.rare_class_sampling.temperature) == (0, None)

@@ -30,6 +30,7 @@ class Space(Section):
         default_factory=dict,
         description="Named groups of keys that change together, or a list of methods; a grid takes each in turn.",
     )
+    method: str | None = Field(None, description="Every trial begins with it: terms that it does not name are off.")
     metric: str = Field(description=f"One of {', '.join(CRITERIA)}.")
     mode: Literal["max", "min"] | None = Field(None, validate_default=True, description="Always that of the metric.")
     trials: int | None = Field(None, gt=0, description="How many; a grid has as many as it has.")
@@ -53,6 +54,13 @@ class Space(Section):
                 keys = itertools.chain.from_iterable(v for v in value.values() if isinstance(v, dict))
             for key in keys:
                 (check_set if info.field_name == "set" else check_varied)(str(key))
+        return value
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, value: str | None) -> str | None:
+        if value is not None:
+            _settings_of(value)
         return value
 
     @field_validator("metric")
@@ -157,7 +165,8 @@ class Space(Section):
 
     def _applied(self, base: Config, settings: Mapping[str, Any]) -> Config:
         """The recipe with the space's own settings, and then with those of a trial."""
-        config = changed(base, self.set, "set")
+        config = changed(base, method(self.method).settings, "method") if self.method else base
+        config = changed(config, self.set, "set")
         decided = {
             # Rounded up: a trial has at most `evaluations` evaluations.
             "evaluation.every": -(-config.schedule.steps // self.evaluations),
@@ -205,6 +214,8 @@ class Space(Section):
         tree = self.model_dump(mode="json", exclude={"about", "concurrency", "resources"})
         flat: dict[str, Any] = {}
         for name, value in tree.items():
+            if name == "method" and value is None:
+                continue  # searches of before it was a key are the same ones
             if name in ("search", "variants", "set"):
                 flat |= {f"{name}.{key}": below for key, below in value.items()}
             else:

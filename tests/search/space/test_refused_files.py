@@ -99,6 +99,7 @@ def test_what_is_searched_is_refused_with_the_fix(key: str, distribution: str, p
         (GRID + "variants: {a: {seed: 1}}\nset: {seed: 2}", ["seed is both in set and in variants"]),
         (GRID + "variants: {a: {sede: 1}}", ["variants: unknown key 'sede'", "Did you mean 'seed'?"]),
         (GRID + "variants: {a: {log.every: 1}}", ["log.every cannot vary"]),
+        (SEARCH + REST + "method: plcaa", ["method", "'plcaa' is unknown", "Did you mean 'plca'?"]),
         (SEARCH + REST + "set: {schedule.step: 1}", ["set: unknown key 'schedule.step'", "'schedule.steps'"]),
         (SEARCH + REST + "set: {evaluation.every: 1}", ["evaluation.every is decided", "write evaluations"]),
         (SEARCH + REST + "set: {cluster.workers: 2}", ["cluster.workers is decided", "resources.workers"]),

@@ -107,6 +107,7 @@ def test_identity_is_what_decides_the_trials() -> None:
         "evaluations: 4",
         "unlabelled: 3",
         "algorithm: optuna",
+        "method: minent",
     ):
         changed_keys = _different(parse_space(text + other), space)
         assert changed_keys, other
