@@ -46,7 +46,7 @@ def decode_image(data: bytes) -> torch.Tensor:
 
 
 def decode_label(data: bytes) -> torch.Tensor:
-    """PNG as written by `encode_label` -> uint8 train ids (H, W)."""
+    """A label of shards (`encode.encoded_label`) -> uint8 train ids (H, W)."""
     with opened(data) as image:
         return torch.from_numpy(np.array(image))
 
