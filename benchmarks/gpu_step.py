@@ -181,7 +181,9 @@ def data_ms(size: tuple[int, int], repeats: int) -> float | None:
         from PIL import Image
 
         from plca_dist.data.augment import augment
-        from plca_dist.data.codec import decode_image, decode_label, encode_label
+        from plca_dist.data.codec import decode_image, decode_label
+        from plca_dist.data.encode import encoded_label
+        from plca_dist.data.forms import Encoding
     except ImportError as error:
         print(f"data: not measured ({error})")
         return None
@@ -190,7 +192,8 @@ def data_ms(size: tuple[int, int], repeats: int) -> float | None:
     noisy = np.clip(np.asarray(smooth) + rng.integers(-8, 9, (1052, 1914, 3)), 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(noisy).save(stream, "PNG")
-    label = encode_label(rng.integers(0, CLASSES, (9, 15), dtype=np.uint8).repeat(120, 0).repeat(130, 1)[:1052, :1914])
+    classes = rng.integers(0, CLASSES, (9, 15), dtype=np.uint8).repeat(120, 0).repeat(130, 1)[:1052, :1914]
+    label = encoded_label(classes, Encoding())
     edges = (min(size) + 30, round(min(size) * 1.35))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -31,7 +31,7 @@ from plca_dist.data.forms import FORMS, KEEP
 from plca_dist.data.shards import fetch, read_manifest, reader
 from plca_dist.storage import resolve
 
-#: Part -> where its function is looked up. A part within another one is taken off it.
+#: Part -> where its function is looked up. None calls another on its thread.
 PARTS: dict[str, tuple[Any, str]] = {
     "decode image": (decoded, "decode_image"),
     "decode label": (decoded, "decode_label"),

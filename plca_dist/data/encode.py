@@ -14,6 +14,8 @@ from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.forms import ENCODED, KEEP, Encoding
 from plca_dist.errors import UserError, first_line
 
+#: With a palette Pillow leaves the rows of a PNG as they are. Those of grey images it filters, and undoing that takes
+#: half of the time to decode them.
 _GREYS = bytes(np.arange(256, dtype=np.uint8).repeat(3))
 
 
@@ -28,7 +30,7 @@ def encoded(sample: Sample, encoding: Encoding) -> Sample:
     pixels_HW3 = np.ascontiguousarray(pixels_3HW.permute(1, 2, 0).numpy())
     form = ENCODED[encoding.form]
     try:
-        data = _written(pixels_HW3, form.image)
+        data = _written(Image.fromarray(pixels_HW3), form.image)
         right = not form.lossless or np.array_equal(decode_image(data).permute(1, 2, 0).numpy(), pixels_HW3)
     except Exception as error:  # Pillow has no single error for what a format cannot hold
         raise UserError(
@@ -44,20 +46,12 @@ def encoded(sample: Sample, encoding: Encoding) -> Sample:
 def encoded_label(label_HW: np.ndarray, encoding: Encoding) -> bytes:
     """uint8 ids (H, W) -> what `codec.decode_label` reads."""
     how = None if encoding.form == KEEP else ENCODED[encoding.form].label
-    data = _unfiltered_png(label_HW) if how is None else _written(label_HW, how)
+    picture = Image.fromarray(label_HW)
+    if how is None:
+        picture.putpalette(_GREYS)
+    data = _written(picture, how or {"format": "PNG"})
     assert np.array_equal(decode_label(data).numpy(), label_HW)
     return data
-
-
-def _unfiltered_png(label_HW: np.ndarray) -> bytes:
-    """A PNG whose rows are as they are, which takes half the time to decode.
-
-    Pillow filters the rows of grey images, and leaves those of palettes: here the palette of greys.
-    """
-    stream, picture = io.BytesIO(), Image.fromarray(label_HW)
-    picture.putpalette(_GREYS)
-    picture.save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _smaller(sample: Sample, max_edge: int | None) -> tuple[Sample, torch.Tensor]:
@@ -75,7 +69,7 @@ def _smaller(sample: Sample, max_edge: int | None) -> tuple[Sample, torch.Tensor
     return sample, resize_for_test(image_3HW, (height, width))
 
 
-def _written(pixels: np.ndarray, how: dict[str, Any]) -> bytes:
+def _written(picture: Image.Image, how: dict[str, Any]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, **how)
+    picture.save(stream, **how)
     return stream.getvalue()
