@@ -14,6 +14,8 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, ray, deepspeed and the rest: about 2 minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[png]' 2>/dev/null || \
+		echo "the extra 'png' needs a C++ compiler and Python's headers; without it Pillow decodes PNGs, more slowly"
 	@touch $@
 
 demo: install

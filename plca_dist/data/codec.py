@@ -1,8 +1,9 @@
 """Encoded images and labels <-> tensors.
 
-Pillow decodes. It releases the interpreter lock while it does, so that threads are enough. torchcodec survives damaged
-files too and takes a fifth less time for a PNG, a third less for a JPEG; `forms.py` has one that takes two thirds less,
-and another decoder would have to give the same pixels of every kind of file. torchvision's is deprecated.
+Pillow decodes, and says what is wrong with a file; Wuffs decodes plain PNGs where it is installed (`png.py`). Both
+release the interpreter lock while they do, so that threads are enough. The lock is held by pyspng and kornia-rs, which
+are as fast as Wuffs or nearly; torchcodec, OpenCV and imagecodecs take a fifth to a third less than Pillow, and
+torchvision's is deprecated.
 
 A file may say that its pixels are to be turned (EXIF orientation). Everything here gives pixels as viewers show them,
 images and labels alike, and heights and widths are those of the turned pixels.
@@ -16,24 +17,31 @@ import torch
 from PIL import Image, ImageFile
 
 from plca_dist.data.formats import (
+    MOST_PIXELS,
     RefusedError,
     check_label_format,
-    check_png,
     damaged,
     opened,
     raw_mode,
     upright,
 )
+from plca_dist.data.png import check_png, decode_plain
 
 #: Pillow stretches grey samples of 2 and 4 bits to 0-255. By the mode of the file's samples, the factor.
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 
 def decode_image(data: bytes) -> torch.Tensor:
-    """Encoded image of any kind -> uint8 RGB (3, H, W): a view of (H, W, 3) memory, which resizing prefers.
+    """An image of shards, of any kind -> uint8 RGB (3, H, W): a view of (H, W, 3) memory, which resizing prefers.
 
     Of samples of 16 bits the high byte is taken; `formats.changes` says so.
     """
+    pixels_HW3 = decode_plain(data, 3, MOST_PIXELS)
+    return pillow_image(data) if pixels_HW3 is None else torch.from_numpy(pixels_HW3).permute(2, 0, 1)
+
+
+def pillow_image(data: bytes) -> torch.Tensor:
+    """`decode_image` without Wuffs."""
     with opened(data) as image:
         if image.mode in ("I", "F") and ";16" not in raw_mode(image):
             raise RefusedError("its samples have 32 bits, and nothing says which are black and white; write 8 or 16")
@@ -47,6 +55,12 @@ def decode_image(data: bytes) -> torch.Tensor:
 
 def decode_label(data: bytes) -> torch.Tensor:
     """A label of shards (`encode.encoded_label`) -> uint8 train ids (H, W)."""
+    ids_HW = decode_plain(data, 1, MOST_PIXELS)
+    return pillow_label(data) if ids_HW is None else torch.from_numpy(ids_HW)
+
+
+def pillow_label(data: bytes) -> torch.Tensor:
+    """`decode_label` without Wuffs."""
     with opened(data) as image:
         return torch.from_numpy(np.array(image))
 
@@ -59,10 +73,13 @@ def encode_label(label_HW: np.ndarray) -> bytes:
 
 
 def verified_image(data: bytes) -> torch.Tensor:
-    """`decode_image` for bytes from outside. Raises ValueError with the fault of the bytes and what to do about it."""
+    """`decode_image` for bytes from outside. Raises ValueError with the fault of the bytes and what to do about it.
+
+    By Pillow alone: Wuffs does not compare the checksum within a PNG's compressed data, which finds a faulty encoder.
+    """
     check_png(data)
     try:
-        return decode_image(data)
+        return pillow_image(data)
     except RefusedError:
         raise
     except Exception as error:  # Pillow has no single error for a file that it cannot decode

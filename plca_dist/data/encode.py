@@ -12,11 +12,8 @@ from plca_dist.data.augment import resize_for_test, resize_label
 from plca_dist.data.codec import decode_image, decode_label
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.forms import ENCODED, KEEP, Encoding
+from plca_dist.data.png import GREYS
 from plca_dist.errors import UserError, first_line
-
-#: With a palette Pillow leaves the rows of a PNG as they are. Those of grey images it filters, and undoing that takes
-#: half of the time to decode them.
-_GREYS = bytes(np.arange(256, dtype=np.uint8).repeat(3))
 
 
 def encoded(sample: Sample, encoding: Encoding) -> Sample:
@@ -48,7 +45,9 @@ def encoded_label(label_HW: np.ndarray, encoding: Encoding) -> bytes:
     how = None if encoding.form == KEEP else ENCODED[encoding.form].label
     picture = Image.fromarray(label_HW)
     if how is None:
-        picture.putpalette(_GREYS)
+        # With a palette Pillow leaves the rows of a PNG as they are. Those of grey images it filters, and undoing that
+        # takes it half of the time to decode them.
+        picture.putpalette(GREYS)
     data = _written(picture, how or {"format": "PNG"})
     assert np.array_equal(decode_label(data).numpy(), label_HW)
     return data

@@ -2,9 +2,7 @@
 
 import io
 import re
-import struct
 import warnings
-import zlib
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
@@ -14,6 +12,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from plca_dist.data import png
 from plca_dist.errors import first_line
 
 # Such data turn nothing (`upright`). It is for no one to act on, and Pillow would write it for every decoding.
@@ -28,10 +27,10 @@ OTHER_SUFFIXES = (".gif", ".jp2", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".t
 #: Of label files: formats that keep every value.
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp")
 
-PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_JPEG = b"\xff\xd8\xff"
 #: How files begin -> the format, and who reads it.
 _READERS: dict[bytes, tuple[str, type[ImageFile.ImageFile]]] = {
-    PNG: ("PNG", PngImageFile),
+    png.SIGNATURE: ("PNG", PngImageFile),
     _JPEG: ("JPEG", JpegImageFile),
     b"II*\0": ("TIFF", TiffImageFile),
     b"MM\0*": ("TIFF", TiffImageFile),
@@ -137,23 +136,3 @@ def changes(data: bytes) -> tuple[str, ...]:
 def sixteen_bits(image: ImageFile.ImageFile) -> bool:
     """Whether samples have 16 bits. Pillow gives the high byte of colours, and grey samples as they are."""
     return image.mode.startswith("I") or ";16" in raw_mode(image)
-
-
-def check_png(data: bytes) -> None:
-    """Raise ValueError where a PNG is incomplete or one of its chunks does not match its checksum.
-
-    Decoders accept some such files and give wrong pixels. A file that is no PNG passes: decoders check it.
-    """
-    if not data.startswith(PNG):
-        return
-    view, at, kind = memoryview(data), len(PNG), b""
-    while kind != b"IEND":
-        if at + 12 > len(data):
-            raise ValueError("it is a truncated PNG; replace the file")
-        (length,) = struct.unpack_from(">I", data, at)
-        kind, end = bytes(view[at + 4 : at + 8]), at + 8 + length
-        if end + 4 > len(data):
-            raise ValueError("it is a truncated PNG; replace the file")
-        if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise ValueError(f"it is a damaged PNG (checksum of its {kind.decode('latin-1')} chunk); replace the file")
-        at = end + 4

@@ -27,7 +27,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def store_finding(storage: object, endpoint: str | None = None) -> Finding:
     *others, store = examine(Location(str(storage), endpoint))
-    assert [f.what for f in others] == ["Python", "torch", "CUDA", "DeepSpeed", "Ray"]
+    assert [f.what for f in others] == ["Python", "torch", "images", "CUDA", "DeepSpeed", "Ray"]
     assert all(f.good for f in others)
     return store
 
