@@ -4,9 +4,10 @@
     python -m benchmarks.streaming [--images 240] [--repeats 5] [--only plca_dist,tiff-zstd,litdata]
 
 All read the same images (drawn streets of 1914 x 1052, PNGs of 2-3 MB like GTA5's, and label PNGs) from one SeaweedFS
-server on this machine, in their own formats, shuffled, with two decoding threads or worker processes each, and put them
-through the same decoding, resizing to a shorter edge of 760 to 988 and cropping to 730. SPDL has no format of its own
-and reads the Parquet shards. Rows named after a form of `plca shards --encode` are this stream over shards in it. Each
+server on this machine, in their own formats, shuffled, with two decoding threads or worker processes each, resize them
+to a shorter edge of 760 to 988 and crop 730. This stream decodes PNGs with Wuffs (the extra `png`), the rivals with
+Pillow, as they come; three rows show the other way round. SPDL has no format of its own and reads the Parquet shards.
+Rows named after a form of `plca shards --encode` are this stream over shards in it. Each
 runs one epoch in a fresh process with an empty cache, in turn; medians of several turns are reported. Imports do not
 count: the time to the first sample begins with the construction of the loader. Nothing is reported unless each loader
 gave every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
@@ -45,6 +46,7 @@ from plca_dist.data.codec import decode_image
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.toytown import ToytownReader
 from plca_dist.data.forms import ENCODED, KEEP, Encoding
+from plca_dist.data.png import WUFFS
 from plca_dist.data.shards import Manifest, ShardReader, read_manifest, write_shards
 from plca_dist.storage import Store, resolve
 
@@ -83,7 +85,7 @@ def write(images: int, scratch: Path, loaders: Sequence[str]) -> int:
     rows = list(_rows(place.child("parquet")))
     size = SHARD * sum(len(image) + len(label) for image, label in rows) // len(rows)
     for loader, writer in WRITERS.items():
-        if loader in loaders:
+        if any(name.startswith(loader) for name in loaders):
             writer(rows, scratch, size)
     for folder in (scratch / name for name in ("mds", "tar", "litdata")):
         for file in folder.iterdir() if folder.exists() else ():
@@ -101,8 +103,8 @@ def _rows(shards: Store) -> Iterator[tuple[bytes, bytes]]:
 
 def one_epoch(loader: str, images: int) -> dict[str, float]:
     """In this process: seconds to the first sample, and samples a second over the whole epoch, the start included."""
-    if loader in MODULES:
-        importlib.import_module(MODULES[loader][0])
+    if needed := _needed(loader):
+        importlib.import_module(needed[0])
     with tempfile.TemporaryDirectory(prefix="plca-streaming-cache-", ignore_cleanup_errors=True) as cache:
         seen, first, began = set(), 0.0, time.perf_counter()
         for number, image, label in LOADERS[loader](images, Path(cache)):
@@ -148,10 +150,13 @@ def main() -> None:
     wanted = parsed.only.split(",") if parsed.only else list(LOADERS)
     if unknown := set(wanted) - set(LOADERS):
         raise SystemExit(f"no such loaders: {', '.join(unknown)}; there are {', '.join(LOADERS)}")
-    missing = [name for name in wanted if name in MODULES and not _is_installed(MODULES[name][0])]
+    needed = {name: _needed(name) for name in wanted}
+    missing = {name: need[1] for name, need in needed.items() if need and not _is_installed(need[0])}
     loaders = [name for name in wanted if name not in missing]
     if missing:
-        print(f"left out: {', '.join(missing)}; pip install {' '.join(MODULES[name][1] for name in missing)}")
+        print(f"left out: {', '.join(missing)}; pip install {' '.join(sorted(set(missing.values())))}")
+    if not WUFFS:
+        raise SystemExit("the extra `png` is not installed: pip install '.[png]'")
 
     with tempfile.TemporaryDirectory(prefix="plca-streaming-") as name:
         folder = Path(name)
@@ -174,15 +179,14 @@ def main() -> None:
         row["broken"] = sum(run["broken"] for run in runs)
         rows.append({"loader": loader, "version": _version(loader), **row, "runs": runs})
         print(f"{loader:20} {row['samples_per_s']:10.2f} {row['after_first_per_s']:16.2f} {row['first_s']:16.2f}")
-    print(
-        save("streaming", {"images": parsed.images, "bytes_read_over_stored": ratio, "left_out": missing, "rows": rows})
-    )
+    found = {"images": parsed.images, "bytes_read_over_stored": ratio, "left_out": list(missing), "rows": rows}
+    print(save("streaming", found))
 
 
 def _turn(loader: str, images: int) -> dict[str, float]:
     """An epoch in a fresh process; `broken`: how many processes broke before that one."""
     command = [sys.executable, "-m", "benchmarks.streaming", "--loader", loader, "--images", str(images)]
-    for broken in range(BREAKABLE.get(loader, 0) + 1):
+    for broken in range(BREAKABLE.get(loader.partition(" (")[0], 0) + 1):
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE_S)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -195,13 +199,18 @@ def _turn(loader: str, images: int) -> dict[str, float]:
     raise SystemExit(f"{loader} broke {broken + 1} times in a row")
 
 
+def _needed(loader: str) -> tuple[str, str] | None:
+    """The module and the package of a rival."""
+    return MODULES.get(loader.partition(" (")[0])
+
+
 def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def _version(loader: str) -> str | None:
-    package = MODULES[loader][1] if loader in MODULES else "ray" if loader == "ray data" else "plca-dist"
-    return version(package)
+    needed = _needed(loader)
+    return version(needed[1] if needed else "ray" if loader == "ray data" else "plca-dist")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from plca_dist.data.augment import augment
-from plca_dist.data.codec import decode_image, decode_label
+from plca_dist.data.codec import decode_image, decode_label, pillow_image, pillow_label
 from plca_dist.data.forms import ENCODED
 from plca_dist.data.order import keyed_rng
 from plca_dist.data.shards import read_manifest
@@ -25,12 +25,19 @@ WORKERS = 2
 SHARD = 24
 #: A number that tells samples apart, the image and the label.
 Prepared = tuple[int, torch.Tensor, torch.Tensor]
+#: A number of images and an empty folder -> every sample once.
+Loader = Callable[[int, Path], Iterator[Prepared]]
+
+
+#: The rivals decode with Pillow, as they come; `with_wuffs` gives one of them what this stream has.
+_rival_decoders = [pillow_image, pillow_label]
 
 
 def prepared(image: bytes, label: bytes) -> Prepared:
     """The work of every loader on a sample."""
     number = zlib.crc32(image)
-    ready, ready_label = augment(decode_image(image), decode_label(label), keyed_rng("benchmark", number), **AUGMENT)
+    of_image, of_label = _rival_decoders
+    ready, ready_label = augment(of_image(image), of_label(label), keyed_rng("benchmark", number), **AUGMENT)
     assert ready_label is not None
     return number, ready, ready_label
 
@@ -49,6 +56,13 @@ def plca(images: int, scratch: Path, folder: str = "parquet") -> Iterator[Prepar
         for step in range(images):
             batch = next(stream)
             yield domain.order.sample(step, 0), batch.source_image[0], batch.source_label[0]
+
+
+def plca_with_pillow(images: int, scratch: Path) -> Iterator[Prepared]:
+    from plca_dist.data import decoded
+
+    decoded.decode_image, decoded.decode_label = pillow_image, pillow_label
+    return plca(images, scratch)
 
 
 def mosaicml(images: int, scratch: Path) -> Iterator[Prepared]:
@@ -181,6 +195,16 @@ def spdl(images: int, scratch: Path) -> Iterator[Prepared]:
         yield from pipeline.get_iterator()
 
 
+def with_wuffs(loader: Loader) -> Loader:
+    """The loader, whose workers this process forks, with this stream's decoders."""
+
+    def load(images: int, scratch: Path) -> Iterator[Prepared]:
+        _rival_decoders[:] = decode_image, decode_label
+        return loader(images, scratch)
+
+    return load
+
+
 #: Rivals -> the module that each needs, and the package that has it.
 MODULES = {
     "mosaicml-streaming": ("streaming", "mosaicml-streaming"),
@@ -189,7 +213,7 @@ MODULES = {
     "lance": ("lance", "pylance"),
     "spdl": ("spdl.pipeline", "spdl"),
 }
-LOADERS: dict[str, Callable[[int, Path], Iterator[Prepared]]] = {
+LOADERS: dict[str, Loader] = {
     "plca_dist": plca,
     "mosaicml-streaming": mosaicml,
     "webdataset": webdataset,
@@ -197,4 +221,7 @@ LOADERS: dict[str, Callable[[int, Path], Iterator[Prepared]]] = {
     "litdata": litdata,
     "lance": lance,
     "spdl": spdl,
+    "plca_dist (Pillow)": plca_with_pillow,
+    "webdataset (Wuffs)": with_wuffs(webdataset),
+    "litdata (Wuffs)": with_wuffs(litdata),
 } | {form: partial(plca, folder=form) for form in ENCODED}
