@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +164,12 @@ def test_ray_still_reads_the_switches_of_train_and_tune() -> None:
     assert constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR in SWITCHES
     for name in (n for n in SWITCHES if n.startswith("TUNE_")):
         assert name in ray.tune.constants.TUNE_ENV_VARS, f"Tune no longer knows {name}"
+
+
+def test_ray_still_reads_the_switches_of_its_raylet() -> None:
+    raylet = (Path(ray.__file__).parent / "core/src/ray/raylet/raylet").read_bytes()
+    for name in (n for n in SWITCHES if n.startswith("RAY_") and n[4].islower()):
+        assert name.removeprefix("RAY_").encode() in raylet, f"Ray no longer knows {name}"
 
 
 class TestNoLongerNeeded:

@@ -14,6 +14,9 @@ SWITCHES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A signal waits for up to a second otherwise.
     "RAY_get_check_signal_interval_milliseconds": "100",
+    # On a cluster that is started here: a process for every CPU ahead, of which a run, whose workers have variables of
+    # their own, uses none.
+    "RAY_prestart_worker_first_driver": "0",
     # The default of 2 s delays every start and every report.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     # One process more; `run.preemption` watches.
