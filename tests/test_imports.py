@@ -21,7 +21,7 @@ ROOMS = (
 ONLY_IN = {
     "ray": ("ray_cluster/", "run/", "search/", "inference/", "doctor/"),
     "deepspeed": ("training/engine.py", "training/checkpoint/", "doctor/examine.py"),
-    "timm": ("models/timm_backbone.py",),
+    "timm": ("models/timm_library.py",),
     "pydantic": (
         "sections.py",
         "term_sections.py",

@@ -1,4 +1,4 @@
-"""Networks of timm as backbones. timm is imported here alone, and only when a recipe names one of its networks.
+"""Networks of timm as backbones.
 
 What a network gives is found out by trying it on tensors without storage: a forward pass costs nothing there. So any
 network of timm will do whose features have the wanted stride and whose images may have any size. Its parameters keep
@@ -8,22 +8,18 @@ The names of options are timm's: `output_stride` has a convolutional network dil
 and `strict_img_size` let a transformer interpolate its position embeddings to each image.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from plca_dist.errors import UserError, first_line, nearest
-from plca_dist.models.architecture import STRIDES, TIMM, Style
-from plca_dist.models.efficientnet_names import as_timm_names_them
-from plca_dist.models.quiet import quietly
-from plca_dist.models.state import differences
+from plca_dist.errors import UserError, first_line
+from plca_dist.models.architecture import STRIDES, Style
 from plca_dist.models.storageless import without_storage
+from plca_dist.models.timm_library import create, known_name, library
 
-_NAME = re.compile(r"\w+(\.\w+)?")
 #: Ways to have a network take images of any size; each network knows one of them at most.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 #: Height and width of the image it is tried on: not equal, and multiples of what patches and strides there are.
@@ -66,7 +62,7 @@ def build_timm(backbone: str, head: str, stride: int) -> tuple[nn.Module, Facts]
     Raises UserError: timm is not installed, the name is unknown, or its features do not suit.
     """
     facts = timm_facts(backbone, head, stride)
-    model = _create(backbone, dict(facts.options))
+    model = create(backbone, dict(facts.options))
     _prune(model, facts.taken, facts.norm)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -114,56 +110,12 @@ def timm_style(mean: Any, std: Any) -> Style:
     return Style("timm", False, False, (0, 1, 2), tuple(mean), tuple(std))
 
 
-def timm_weights(
-    backbone: str, facts: Facts, wanted: Iterable[str], state: Mapping[str, Tensor] | None, origin: str
-) -> dict[str, Tensor]:
-    """The tensors called `wanted` for what `build_timm` made, from the state of the whole network.
-
-    That is as timm or as the network's authors write it: timm itself translates names and resizes position embeddings.
-    Its classifier plays no part.
-
-    Args:
-        state: None: what timm's hub has for it, which is fetched from there or from its cache on this machine.
-
-    Raises UserError for a state of another network, with the first keys that differ, and for a hub out of reach.
-    """
-    options = dict(facts.options)
-    own = _create(backbone, options, classifier=True)
-    if state is not None:
-        state = _with_classifier(as_timm_names_them(state, own.state_dict()), own)
-        options["pretrained_cfg_overlay"] = {"state_dict": dict(state)}
-    try:
-        with quietly():  # the hub's client tells of each of its tries
-            found = _timm().create_model(_name(backbone), pretrained=True, **options).state_dict()
-    except Exception as error:  # the hub's clients raise nearly anything
-        if state is None:
-            raise UserError(
-                f"model.weights = hub: timm could not fetch that of {backbone} ({first_line(error, with_type=True)});"
-                " check the network, or fetch the file elsewhere and name it in model.weights."
-            ) from None
-        wrong = "; ".join(differences(own.state_dict(), state)) or first_line(error, with_type=True)
-        raise UserError(
-            f"{origin} does not fit backbone {backbone!r}: {wrong}: give the file that timm publishes for it."
-        ) from None
-    return {name: found[name] for name in wanted}
-
-
-def _with_classifier(state: Mapping[str, Tensor], own: Any) -> dict[str, Tensor]:
-    """The state with the classifier of `own` where timm looks for one: files have others, of more classes, or none."""
-    names = own.pretrained_cfg.get("classifier") or ()
-    names = (names,) if isinstance(names, str) else names
-    ours = {key: value for key, value in own.state_dict().items() if key.rpartition(".")[0] in names}
-    parts = {key.split(".")[0] for key in ours}
-    has_another = any(key.split(".")[0] in parts for key in state)  # under its authors' name, perhaps
-    return {**state, **{key: value for key, value in ours.items() if key in state or not has_another}}
-
-
 def timm_layers(module: nn.Module) -> dict[str, int]:
     """The depth of each parameter of a network that `build_timm` made, from 0 for the stem, as timm counts it.
 
     A last normalization has the depth of the last block.
     """
-    models: Any = _timm().models
+    models: Any = library().models
     matcher: Any = module.group_matcher
     depths = models.group_parameters(module, matcher(coarse=False), reverse=True)
     return {name: int(depth) for name, depth in depths.items()}
@@ -173,42 +125,6 @@ def timm_undecayed(module: nn.Module) -> frozenset[str]:
     """Parameters that timm would not decay beside those of one dimension: position embeddings, say."""
     named: Any = getattr(module, "no_weight_decay", frozenset)
     return frozenset(named())
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f"backbones called {TIMM}NAME need timm, which is not installed ({first_line(error)}):"
-            " pip install 'plca-dist[timm]'."
-        ) from None
-    return timm
-
-
-def _name(backbone: str) -> str:
-    """timm's name. Raises UserError for one that timm does not know; the nearest are named."""
-    timm, name = _timm(), backbone.removeprefix(TIMM)
-    architecture, _, tag = name.partition(".")
-    if not _NAME.fullmatch(name) or architecture not in timm.list_models():
-        raise UserError(
-            f"backbone {backbone!r} is unknown to timm {timm.__version__}.{_near(name, timm.list_models())}"
-        )
-    if tag:
-        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
-        if tag not in tags:
-            known = f"its weights are called {', '.join(tags)}" if tags else "it has none"
-            raise UserError(f"backbone {backbone!r}: timm {timm.__version__} has no weights {tag!r}; {known}.")
-    return name
-
-
-def _near(name: str, known: list[str]) -> str:
-    return nearest(TIMM + name, [TIMM + other for other in known])
-
-
-def _create(backbone: str, options: Mapping[str, Any], *, classifier: bool = False) -> Any:
-    classes = {} if classifier else {"num_classes": 0}
-    return _timm().create_model(_name(backbone), **classes, **options)
 
 
 def _features(model: Any, taken: tuple[int, ...], norm: bool) -> Any:
@@ -226,7 +142,7 @@ def _tried(backbone: str, more: Mapping[str, Any]) -> tuple[dict[str, Any], Any,
     for any_size in _ANY_SIZE:
         options = {**any_size, **more}
         try:
-            model = _create(backbone, options)
+            model = create(backbone, options)
         except TypeError:
             if any_size:
                 continue
@@ -244,7 +160,7 @@ def _tried(backbone: str, more: Mapping[str, Any]) -> tuple[dict[str, Any], Any,
 
 def _dilated(backbone: str, stride: int) -> tuple[dict[str, Any], Any, list[tuple[int, int]]]:
     """`_tried`, dilated to the stride where it can be."""
-    _name(backbone)
+    known_name(backbone)
     try:
         return _tried(backbone, {"output_stride": stride})
     except _REFUSALS:

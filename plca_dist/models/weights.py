@@ -23,7 +23,8 @@ from plca_dist.models.deeplab import Network
 from plca_dist.models.description import Description, described, unlike
 from plca_dist.models.state import RESTORE, differences, load_strict, safetensors_of, state_dict_of, torch_payload
 from plca_dist.models.storageless import without_storage
-from plca_dist.models.timm_backbone import timm_facts, timm_weights
+from plca_dist.models.timm_backbone import timm_facts
+from plca_dist.models.timm_weights import timm_weights
 from plca_dist.parsing import MISFITS, Unreadable, from_json, json_as
 
 _FORMAT = "weights-1"
