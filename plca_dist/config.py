@@ -21,21 +21,18 @@ from plca_dist.data.labels import LABEL_SETS, LabelSet, label_set
 from plca_dist.errors import UserError
 from plca_dist.later_keys import LATER, OPTIONS_OF
 from plca_dist.method.settings import SMALLEST_SEEN
+from plca_dist.run_sections import CheckpointSettings, ClusterSettings, LogSettings, StorageSettings
 from plca_dist.sections import (
     AboutRecipe,
     BatchSettings,
-    CheckpointSettings,
-    ClusterSettings,
     DomainSettings,
     EvaluationSettings,
-    LogSettings,
     ModelSettings,
     ObjectiveSection,
     OptimizerSettings,
     OrderSettings,
     ScheduleSettings,
     Section,
-    StorageSettings,
     one_of,
 )
 from plca_dist.term_sections import (

@@ -14,7 +14,7 @@ ROOMS = (
     "later_keys",
     "ops",
     "storage", "method", "models", "data",
-    "sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run",
+    "sections", "run_sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run",
     "inference", "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
@@ -24,6 +24,7 @@ ONLY_IN = {
     "timm": ("models/timm_library.py",),
     "pydantic": (
         "sections.py",
+        "run_sections.py",
         "term_sections.py",
         "config.py",
         "recipe.py",
