@@ -14,7 +14,8 @@ ROOMS = (
     "later_keys",
     "ops",
     "storage", "method", "models", "data",
-    "sections", "run_sections", "term_sections", "config", "methods", "recipe", "training", "terminal", "ray_cluster", "run",
+    "sections", "run_sections", "term_sections", "config", "methods", "recipe",
+    "training", "terminal", "ray_cluster", "run",
     "inference", "report", "search",
     "doctor", "demo", "cli",
 )  # fmt: skip
