@@ -63,6 +63,12 @@ def some(things: Sequence[object], most: int = 3) -> str:
     return ", ".join(map(str, things[:most])) + more
 
 
+def counted(number: float, things: str) -> str:
+    """`1 shard`, `2 shards`: the number with its noun, which is given in the plural."""
+    shown = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{shown} {things.removesuffix('s') if number == 1 else things}"
+
+
 def short(value: object) -> str:
     """`value` in a few letters. Python writes no number of thousands of digits in decimal."""
     try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plca_dist.errors import UserError, first_line
+from plca_dist.errors import UserError, counted, first_line
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,10 @@ from plca_dist.errors import UserError, first_line
 def test_the_first_line_of_an_error(error: BaseException, line: str, with_type: str) -> None:
     assert first_line(error) == line
     assert first_line(error, with_type=True) == with_type
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 nodes"), (1, "1 node"), (2, "2 nodes"), (1.0, "1 node"), (1.5, "1.5 nodes")]
+)
+def test_a_number_and_its_noun_agree(number: float, text: str) -> None:
+    assert counted(number, "nodes") == text

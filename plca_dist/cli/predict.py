@@ -3,6 +3,7 @@
 from argparse import Namespace
 
 from plca_dist.cli.options import Commands, add_command, add_weights, inference_job, ratio
+from plca_dist.errors import counted
 from plca_dist.output import say
 
 
@@ -45,4 +46,4 @@ def run(parsed: Namespace) -> None:
             counters.show,
             train_ids=parsed.train_ids,
         )
-    say(f"{images} images:", *(f"  {folder}" for folder in folders))
+    say(f"{counted(images, 'images')}:", *(f"  {folder}" for folder in folders))

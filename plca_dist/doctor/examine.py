@@ -11,7 +11,7 @@ import plca_dist.training  # noqa: F401  it quiets DeepSpeed, which is imported 
 from plca_dist.doctor.finding import Finding
 from plca_dist.doctor.mount import network_disk
 from plca_dist.doctor.store import try_store
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, counted
 from plca_dist.storage import Location, resolve
 
 _PYTHON = (3, 11)
@@ -137,4 +137,4 @@ def _ray() -> str:
         if answer != version("ray"):
             raise UserError(f"the {where} runs ray {answer}, this is {version('ray')}; install the same on both.")
         cpus = ray.cluster_resources().get("CPU", 0)
-    return f"{answer}, {where} with {cpus:g} CPUs ran a task after {time.monotonic() - began:.1f} s"
+    return f"{answer}, {where} with {counted(cpus, 'CPUs')} ran a task after {time.monotonic() - began:.1f} s"

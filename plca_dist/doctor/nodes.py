@@ -17,7 +17,7 @@ from plca_dist import versions
 from plca_dist.config import ClusterSettings
 from plca_dist.doctor import node as node_module
 from plca_dist.doctor.finding import Finding, first_missing
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, counted
 from plca_dist.ray_cluster.connect import connection
 from plca_dist.storage import Location, Store, probe
 
@@ -55,8 +55,8 @@ def examine_nodes(storage: Location, *, gpu: bool) -> Iterator[Finding]:
         nodes = sorted((_known(n) for n in ray.nodes() if n["Alive"]), key=lambda n: n.name)
         where = "at RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else "started here"
         cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
-        count = f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}"
-        yield Finding("cluster", True, f"{where}: {count} with {cpus:g} CPUs and {gpus:g} GPUs")
+        count = counted(len(nodes), "nodes")
+        yield Finding("cluster", True, f"{where}: {count} with {counted(cpus, 'CPUs')} and {counted(gpus, 'GPUs')}")
         with _Token(storage) as token:
             answers = _ask(nodes, token)
             for node in nodes:
@@ -190,11 +190,13 @@ def problems(node: Node, answer: Mapping[str, Any], here: Mapping[str, str | Non
         listed.append(f"{problem}; check its CUDA driver.")
     elif len(answer["gpus"]) < node.gpus:
         listed.append(
-            f"Ray offers {node.gpus:g} GPUs and torch sees {len(answer['gpus'])}; check the driver, and that torch is "
-            "a CUDA build."
+            f"Ray offers {counted(node.gpus, 'GPUs')} and torch sees {len(answer['gpus'])}; check the driver, "
+            "and that torch is a CUDA build."
         )
     elif answer["gpus"] and not node.gpus:
-        listed.append(f"has {len(answer['gpus'])} GPUs of which Ray offers none; start Ray there with --num-gpus.")
+        listed.append(
+            f"has {counted(len(answer['gpus']), 'GPUs')} of which Ray offers none; start Ray there with --num-gpus."
+        )
     if gpu and node.cpus and not (node.gpus or answer["gpus"]):
         listed.append("no GPU; workers with cluster.gpu=true cannot run there. Start Ray there with --num-cpus=0.")
     shm = answer["shm_bytes"]
@@ -218,7 +220,7 @@ def summary(node: Node, answer: Mapping[str, Any], storage: str | None) -> str:
     metrics = f"metrics at {node.metrics}" if answer["metrics"] else "no metrics (they need ray[default] there)"
     reaches = f"reaches {storage}; " if storage else ""
     return (
-        f"Python {answer['python']}, {versions}; {node.cpus:g} CPUs, {gpus}; {shm}, object store "
+        f"Python {answer['python']}, {versions}; {counted(node.cpus, 'CPUs')}, {gpus}; {shm}, object store "
         f"{_gib(node.object_store_bytes)}; {reaches}{metrics}"
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import ray
 
 from plca_dist.config import ClusterSettings, Config
+from plca_dist.errors import counted
 from plca_dist.ray_cluster.internals.core import available_resources, draining_nodes, total_resources
 
 #: The places of the last attempt's workers come back within this time, or others have taken them.
@@ -44,11 +45,11 @@ def shortage(config: Config) -> str:
     wanted, workers = config.cluster, config.world_sizes[0]
     have = ray.available_resources()
     short = [
-        f"{need:g} {name}s where the cluster has {have.get(name, 0):g} free"
+        f"{counted(need, name + 's')} where the cluster has {have.get(name, 0):g} free"
         for name, need in (("CPU", workers * wanted.cpus_per_worker), ("GPU", workers * wanted.gpu))
         if have.get(name, 0) < need
     ]
-    return f"the recipe wants {' and '.join(short) or f'nodes for {workers} workers'}"
+    return f"the recipe wants {' and '.join(short) or 'nodes for ' + counted(workers, 'workers')}"
 
 
 def _largest_world_size(config: Config, places: int) -> int | None:

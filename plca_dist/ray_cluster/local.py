@@ -19,7 +19,7 @@ import ray
 
 from plca_dist import scratch
 from plca_dist.config import ClusterSettings
-from plca_dist.errors import UserError, first_line
+from plca_dist.errors import UserError, counted, first_line
 from plca_dist.ray_cluster import LOCAL_CLUSTER
 from plca_dist.ray_cluster.internals import core
 
@@ -48,8 +48,8 @@ def local_cluster(wanted: ClusterSettings) -> Iterator[None]:
     gpus = _local_gpus() if wanted.gpu else 0
     if wanted.gpu and gpus < wanted.least_workers:
         raise UserError(
-            f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has {gpus} GPUs; "
-            "set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
+            f"cluster.gpu is true and cluster.workers is {wanted.workers}, but this machine has "
+            f"{counted(gpus, 'GPUs')}; set RAY_ADDRESS to a cluster that has them, or --set cluster.gpu=false."
         )
     variables = {LOCAL_CLUSTER: "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with _own_directory() as folder, _environment(variables):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from plca_dist.config import Config
-from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError, first_line
+from plca_dist.errors import RunFailed, RunPreempted, TrainingFault, UserError, counted, first_line
 from plca_dist.messages import Message, MessageKind, RunEvent, warnings_shown
 from plca_dist.ray_cluster.capacity import hopeless, next_world_size, shortage
 from plca_dist.ray_cluster.connect import connection
@@ -94,7 +94,7 @@ class _Driver:
             # A generation for each attempt: workers of an earlier one may live on behind a broken network.
             generation = self._lease.advance() if begun else self._lease.generation
             clear_before(self._run, generation)
-            self._say("starting", f"starting {workers} worker{'s' if workers > 1 else ''}")
+            self._say("starting", f"starting {counted(workers, 'workers')}")
             self._gauges.begin(self._step, workers, generation)
             begun = True
             try:
@@ -152,7 +152,7 @@ class _Driver:
         cause = first_line(error.causes[0], with_type=True)
         if self._failures > self._run.config.cluster.max_failures:
             raise RunFailed(
-                f"{cause}; gave up after {self._failures} failure{'s' if self._failures > 1 else ''}. "
+                f"{cause}; gave up after {counted(self._failures, 'failures')}. "
                 f"Newest checkpoint: step {self._step}; logs: {logs_directory()}"
             ) from error
         self._gauges.end("restarted", cause)

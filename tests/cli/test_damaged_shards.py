@@ -78,7 +78,7 @@ def test_a_second_writer_is_refused_and_an_interrupted_one_is_continued(
     assert main(command) == 0
     assert main(command) == 0, "finished shards are found"
     assert main(["shards", "--verify", str(tmp_path / "out")]) == 0
-    assert "every byte as written: 4 samples in 1 shards" in capsys.readouterr().out
+    assert "every byte as written: 4 samples in 1 shard, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--verify", "x", "toytown"], ["--out", "x"]])

@@ -128,7 +128,7 @@ def test_a_single_image_is_predicted(
 ) -> None:
     one = tmp_path / "photos" / "street.png"
     assert main(["predict", str(run), "--images", str(one), "--out", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith("1 images:")
+    assert capsys.readouterr().out.startswith("1 image:")
     assert [p.name for p in (tmp_path / "out").rglob("*.png")] == ["street.png"] * 3
     assert "holds no images" in refused("predict", run, "--images", tmp_path / "no.png", "--out", tmp_path / "out")
 

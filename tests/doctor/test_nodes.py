@@ -143,7 +143,7 @@ def test_real_nodes_that_differ_are_told_apart(cluster: Cluster, s3: S3) -> None
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert "ok    cluster: at RAY_ADDRESS: 2 nodes with 2 CPUs and 1 GPUs" in lines
+    assert "ok    cluster: at RAY_ADDRESS: 2 nodes with 2 CPUs and 1 GPU" in lines
     head, second = (n.node_id[:8] for n in (cluster.head_node, *cluster.worker_nodes))
     (well,) = [line for line in lines if f"({head})" in line]
     assert well.startswith("ok    node ")
@@ -152,6 +152,6 @@ def test_real_nodes_that_differ_are_told_apart(cluster: Cluster, s3: S3) -> None
     wrong = [line.partition(f"({second}): ")[2] for line in lines if f"({second})" in line and line.startswith("FAIL")]
     assert len(wrong) == 3
     assert wrong[0].startswith("torch 1.2.3 there, ")
-    assert wrong[1].startswith("Ray offers 1 GPUs and torch sees 0")
+    assert wrong[1].startswith("Ray offers 1 GPU and torch sees 0")
     assert "check AWS_SECRET_ACCESS_KEY" in wrong[2]
     assert resolve(storage).list() == []

@@ -16,7 +16,7 @@ from plca_dist.data.datasets.dataset import ForeignLabels, Sample
 from plca_dist.data.datasets.files import File, contents, stamp
 from plca_dist.data.formats import changes
 from plca_dist.data.labels import LabelSet
-from plca_dist.errors import UserError, some
+from plca_dist.errors import UserError, counted, some
 
 #: Form of a coding -> label file to codes (H, W).
 _DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
@@ -90,7 +90,7 @@ class FileReader:
         found, first, count = np.unique(codes_HW, return_index=True, return_counts=True)
         outside = ~np.isin(found, self.coding.allowed)
         places = [
-            f"{self.coding.text([int(code)])}: {n} pixel{'s' if n > 1 else ''}, the first in row {at // width}, column "
+            f"{self.coding.text([int(code)])}: {counted(n, 'pixels')}, the first in row {at // width}, column "
             f"{at % width}"
             for width in [codes_HW.shape[1]]
             for code, at, n in zip(found[outside], first[outside], count[outside], strict=True)

@@ -16,7 +16,7 @@ from plca_dist.data.codes import drawn_palette
 from plca_dist.data.label_record import of_record
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.shards.statistics import Statistics, summary
-from plca_dist.errors import UserError, first_line
+from plca_dist.errors import UserError, counted, first_line
 from plca_dist.storage import Store
 
 MANIFEST = "manifest.json"
@@ -128,13 +128,17 @@ class Manifest:
             content.append(self.labels.same_as)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    @property
+    def counted(self) -> str:
+        return f"{counted(self.rows, 'samples')} in {counted(len(self.shards), 'shards')}"
+
     def summary(self) -> str:
         """One line for a person."""
         left_out = f"; left out as broken: {', '.join(s.id for s in self.skipped)}" if self.skipped else ""
         labels = f"labels of {self.label_set!r}" if self.with_labels else "no labels"
         size = sum(s.bytes for s in self.shards) / 2**20
         form = f", {self.encoding}" if self.encoding else ""
-        return f"{self.rows} samples in {len(self.shards)} shards, {size:.1f} MiB, {labels}{form}{left_out}"
+        return f"{self.counted}, {size:.1f} MiB, {labels}{form}{left_out}"
 
     def contents(self) -> list[str]:
         """Lines for a person about the samples; none for shards of older versions."""

@@ -12,7 +12,7 @@ from plca_dist.data.coding import IGNORE
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.label_hints import suspicious
 from plca_dist.data.labels import LabelSet
-from plca_dist.errors import some
+from plca_dist.errors import counted, some
 
 _SIZES, _WIDTH = 3, 110
 
@@ -82,7 +82,7 @@ def summary(found: Statistics, labels: LabelSet | None) -> list[str]:
     """Lines for a person: sizes, the share of every class, classes that never occur, and what is odd or changed."""
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])
     shown = [f"{n} of {size}" if len(sizes) > 1 else size for size, n in sizes]
-    lines = [f"{found.images} images, {some(shown, _SIZES)} pixels"]
+    lines = [f"{counted(found.images, 'images')}, {some(shown, _SIZES)} pixels"]
     if found.pixels and labels:
         each, ignored = shares(found)
         parts = [f"{name} {percent(s)}" for name, s in zip(labels.classes, each, strict=True) if s]

@@ -139,7 +139,7 @@ def _finished(store: Store, inputs: tuple[str, ...], skip_broken: bool) -> Manif
             f"{store.uri} was written with --skip-broken and lacks {len(manifest.skipped)} samples "
             f"({manifest.skipped[0].id}, ...); pass --skip-broken to accept that, or --overwrite to write it again."
         )
-    log.info("%s is up to date: %d samples in %d shards", store.uri, manifest.rows, len(manifest.shards))
+    log.info("%s is up to date: %s", store.uri, manifest.counted)
     return manifest
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from plca_dist import scratch
 from plca_dist.config import Config
-from plca_dist.errors import TrainingFault, UserError
+from plca_dist.errors import TrainingFault, UserError, counted
 from plca_dist.run_files import CHECKPOINTS
 from plca_dist.storage import Store
 from plca_dist.training.checkpoint.commit import Checkpoint, fetch, rank_file
@@ -97,7 +97,7 @@ def _check(checkpoint: Checkpoint, config: Config, native: bool) -> None:
     offload = (config.deepspeed.get("zero_optimization") or {}).get("offload_optimizer") or {}
     if not native and offload.get("device") == "nvme":
         raise UserError(
-            f"checkpoint {checkpoint.name} was written by {checkpoint.world_size} workers at ZeRO stage "
+            f"checkpoint {checkpoint.name} was written by {counted(checkpoint.world_size, 'workers')} at ZeRO stage "
             f"{checkpoint.zero_stage}; elsewhere it cannot be loaded under deepspeed.zero_optimization."
             "offload_optimizer.device = nvme (DeepSpeed keeps momentum in files of its own there): "
             "set that to cpu or leave it out."
