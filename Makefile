@@ -14,8 +14,9 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, ray, deepspeed and the rest: about 2 minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[png]' 2>/dev/null || \
-		echo "the extra 'png' needs a C++ compiler and Python's headers; without it Pillow decodes PNGs, more slowly"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[png]' || \
+		echo "Pillow decodes PNGs, more slowly: the extra 'png' could not be installed, as said above. It needs a C++" \
+			"compiler and Python's headers; then: $(BIN)/pip install -e '.[png]'"
 	@touch $@
 
 demo: install

@@ -46,7 +46,7 @@ from plca_dist.data.codec import decode_image
 from plca_dist.data.datasets.dataset import Sample
 from plca_dist.data.datasets.toytown import ToytownReader
 from plca_dist.data.forms import ENCODED, KEEP, Encoding
-from plca_dist.data.png import WUFFS
+from plca_dist.data.png import WITHOUT_WUFFS
 from plca_dist.data.shards import Manifest, ShardReader, read_manifest, write_shards
 from plca_dist.storage import Store, resolve
 
@@ -155,8 +155,8 @@ def main() -> None:
     loaders = [name for name in wanted if name not in missing]
     if missing:
         print(f"left out: {', '.join(missing)}; pip install {' '.join(sorted(set(missing.values())))}")
-    if not WUFFS:
-        raise SystemExit("the extra `png` is not installed: pip install '.[png]'")
+    if WITHOUT_WUFFS is not None:
+        raise SystemExit(f"there is no Wuffs ({WITHOUT_WUFFS}): pip install '.[png]'")
 
     with tempfile.TemporaryDirectory(prefix="plca-streaming-") as name:
         folder = Path(name)

@@ -25,7 +25,7 @@ from plca_dist.data.formats import (
     raw_mode,
     upright,
 )
-from plca_dist.data.png import check_png, decode_plain
+from plca_dist.data.png import check_chunks, check_pixels, decode_plain
 
 #: Pillow stretches grey samples of 2 and 4 bits to 0-255. By the mode of the file's samples, the factor.
 _STRETCHED = {"L;2": 85, "L;4": 17}
@@ -37,7 +37,7 @@ def decode_image(data: bytes) -> torch.Tensor:
     Of samples of 16 bits the high byte is taken; `formats.changes` says so.
     """
     pixels_HW3 = decode_plain(data, 3, MOST_PIXELS)
-    return pillow_image(data) if pixels_HW3 is None else torch.from_numpy(pixels_HW3).permute(2, 0, 1)
+    return pillow_image(data) if pixels_HW3 is None else _planes(pixels_HW3)
 
 
 def pillow_image(data: bytes) -> torch.Tensor:
@@ -50,6 +50,10 @@ def pillow_image(data: bytes) -> torch.Tensor:
             return torch.from_numpy(grey_HW).expand(3, -1, -1)
         image.info.pop("transparency", None)  # converting warns of it
         pixels_HW3 = upright(np.array(image if image.mode == "RGB" else image.convert("RGB")), image)
+    return _planes(pixels_HW3)
+
+
+def _planes(pixels_HW3: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1)
 
 
@@ -73,17 +77,19 @@ def encode_label(label_HW: np.ndarray) -> bytes:
 
 
 def verified_image(data: bytes) -> torch.Tensor:
-    """`decode_image` for bytes from outside. Raises ValueError with the fault of the bytes and what to do about it.
-
-    By Pillow alone: Wuffs does not compare the checksum within a PNG's compressed data, which finds a faulty encoder.
-    """
-    check_png(data)
+    """`decode_image` for bytes from outside. Raises ValueError with the fault of the bytes and what to do about it."""
+    pixels_HW3 = decode_plain(data, 3, MOST_PIXELS)
+    if pixels_HW3 is not None:
+        return _planes(pixels_HW3)
+    check_chunks(data)
     try:
-        return pillow_image(data)
+        image_3HW = pillow_image(data)
     except RefusedError:
         raise
     except Exception as error:  # Pillow has no single error for a file that it cannot decode
         raise ValueError(damaged(data, error)) from error
+    check_pixels(data)
+    return image_3HW
 
 
 def index_image(data: bytes) -> np.ndarray:
@@ -151,12 +157,14 @@ def _sixteen_bits(data: bytes, high: np.ndarray, mode: str) -> np.ndarray:
 
 
 def _decoded(data: bytes, read: Callable[[ImageFile.ImageFile], np.ndarray]) -> np.ndarray:
-    check_png(data)
+    check_chunks(data)
     try:
         with opened(data) as image:
             check_label_format(data, image)
-            return read(image)
+            values = read(image)
     except RefusedError:
         raise
     except Exception as error:  # see `verified_image`
         raise ValueError(damaged(data, error)) from error
+    check_pixels(data)
+    return values

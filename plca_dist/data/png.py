@@ -1,94 +1,153 @@
-"""PNGs: their chunks, and their fastest decoder.
+"""PNGs: what their chunks say, whether they are sound, and their fastest decoder.
 
-Wuffs decodes a PNG of GTA5's size in two fifths of Pillow's time, gives the same pixels, releases the interpreter lock
-and is written in a language whose compiler proves that it cannot leave its memory. Python gets it from the package
-`pywuffs`, which pip compiles: it is an extra, `plca-dist[png]`. `codec.py` does without it, and where it stops.
+Wuffs decodes those of drawn streets of GTA5's size in two fifths of Pillow's time, gives the same pixels and releases
+the interpreter lock. The package `pywuffs`, which pip compiles, brings it: an extra, `plca-dist[png]`. What Wuffs is
+not asked for, or will not decode, is left to Pillow (`codec.py`).
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from plca_dist.errors import first_line
+
 try:
-    from pywuffs import ImageDecoderType, PixelFormat
+    from pywuffs import ImageDecoderQuirks, ImageDecoderType, PixelFormat
     from pywuffs.aux import ImageDecoder, ImageDecoderConfig
-except ImportError:
-    WUFFS = False
+except ImportError as error:
+    #: Why there is no Wuffs; None where there is.
+    WITHOUT_WUFFS: str | None = first_line(error)
 else:
-    WUFFS = True
+    WITHOUT_WUFFS = None
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compression, filter, interlace
-_COLOUR_TYPES = {3: (2,), 1: (0, 3)}
+#: Colour type -> samples of a pixel.
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+#: The passes of an interlaced image: first row and column, and steps between them.
+_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+#: Colour types by the channels that are wanted: images are RGB, labels are grey or have the palette below.
+_WANTED = {3: (2,), 1: (0, 3)}
 #: A palette whose colours are the greys of their indices.
 GREYS = bytes(np.arange(256, dtype=np.uint8).repeat(3))
-#: Chunks that say nothing of the pixels, or of how they are turned. A text may (EXIF, XMP), by its keyword.
-_HARMLESS = {b"IHDR", b"IDAT", b"IEND", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"pHYs", b"tIME"}
-_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-_TURNING_TEXTS = (b"Raw profile", b"XML:")
-
-
-def check_png(data: bytes) -> None:
-    """Raise ValueError where a PNG is incomplete or one of its chunks does not match its checksum.
-
-    Decoders accept some such files and give wrong pixels. A file that is no PNG passes: decoders check it.
-    """
-    if not data.startswith(SIGNATURE):
-        return
-    for _ in _chunks(data):
-        pass
+#: Chunks that say nothing of the pixels, with the length that Pillow wants of them; None: it passes over them.
+_HARMLESS = {
+    b"IDAT": None, b"IEND": None, b"bKGD": None, b"sBIT": None, b"tIME": None,
+    b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9,
+}  # fmt: skip
+#: Keywords of texts that say nothing either. Pillow takes some others for EXIF data, or for settings of its decoder.
+_KEYWORDS = {b"Title", b"Author", b"Description", b"Copyright", b"Creation Time", b"Software", b"Source", b"Comment"}
+_LONGEST_TEXT = 1024
+_AT_ONCE = 1 << 20
+#: Deflate makes nothing smaller than a 1032nd.
+_MOST_PIXELS_OF_A_BYTE = 1040
 
 
 def decode_plain(data: bytes, channels: int, most_pixels: int) -> np.ndarray | None:
-    """The pixels, uint8, by Wuffs: of an RGB file (H, W, 3), channels 3; of a grey one (H, W), channels 1.
+    """The pixels, uint8, by Wuffs: of an RGB file (H, W, 3), channels 3; of a label (H, W), channels 1.
 
-    None for what is left to Pillow: all but a sound PNG of such samples of 8 bits that is not interlaced, has no
-    transparency and is not to be turned; more pixels than most_pixels; everything where `pywuffs` is not installed.
+    None for what is left to Pillow: another format; a PNG of other samples, interlaced, with transparency, or with
+    chunks that may say more of the pixels (EXIF, XMP, a colour profile); more pixels than most_pixels; pixels that do
+    not decompress soundly; everything where there is no Wuffs.
+
+    Raises ValueError where a PNG is incomplete or one of its chunks does not match its checksum.
     """
-    if not WUFFS or not _is_plain(data, channels, most_pixels):
+    if not data.startswith(SIGNATURE):
+        return None
+    chunks = list(_chunks(data))
+    if WITHOUT_WUFFS is not None or not _is_plain(
+        chunks, channels, min(most_pixels, _MOST_PIXELS_OF_A_BYTE * len(data))
+    ):
         return None
     config = ImageDecoderConfig()
     config.enabled_decoders = [ImageDecoderType.PNG]
     config.pixel_format = PixelFormat.RGB if channels == 3 else PixelFormat.Y
-    decoded = ImageDecoder(config).decode(data)
+    config.quirks = {ImageDecoderQuirks.IGNORE_CHECKSUM: 0}  # of a PNG's pixels it would ignore it
+    decoded = ImageDecoder(config).decode(bytes(data))
     if decoded.error_message:
         return None
     pixels: np.ndarray = decoded.pixbuf
     return pixels if channels == 3 else pixels[..., 0]
 
 
-def _is_plain(data: bytes, channels: int, most_pixels: int) -> bool:
+def check_chunks(data: bytes) -> None:
+    """Raise ValueError where a PNG is incomplete or one of its chunks does not match its checksum.
+
+    Decoders accept some such files and give wrong pixels. A file that is no PNG passes: decoders check it.
+    """
+    if data.startswith(SIGNATURE):
+        for _ in _chunks(data):
+            pass
+
+
+def check_pixels(data: bytes) -> None:
+    """The same where the pixels of a PNG that Pillow has decoded are too few, or do not match their own checksum."""
     if not data.startswith(SIGNATURE):
-        return False
+        return
+    chunks = list(_chunks(data))
+    header = _header(chunks)
+    if header is None:
+        return
     try:
-        chunks = list(_chunks(data))
-        width, height, bits, colour_type, *others = _HEADER.unpack(chunks[0][1])
-    except (ValueError, struct.error):  # Pillow says what is wrong, or passes over it
+        length, ends = _decompressed(body for kind, body in chunks if kind == b"IDAT")
+    except zlib.error as error:
+        raise ValueError(f"it is a damaged PNG ({first_line(error)}); replace the file") from error
+    if not ends or length < _bytes_of_pixels(*header):
+        raise ValueError("it is a damaged PNG (pixels are missing); replace the file")
+
+
+def _decompressed(parts: Iterable[memoryview]) -> tuple[int, bool]:
+    """How many bytes the parts are, decompressed, and whether their stream ends. Little is in memory at once."""
+    stream, length = zlib.decompressobj(), 0
+    for part in parts:
+        rest: memoryview | bytes = part
+        while rest:
+            length += len(stream.decompress(rest, _AT_ONCE))
+            rest = stream.unconsumed_tail
+    return length, stream.eof
+
+
+def _is_plain(chunks: list[tuple[bytes, memoryview]], channels: int, most_pixels: int) -> bool:
+    header = _header(chunks)
+    if header is None:
         return False
+    width, height, bits, colour_type, *others = header
     return (
-        chunks[0][0] == b"IHDR"
-        and bits == 8
-        and colour_type in _COLOUR_TYPES[channels]
+        bits == 8
+        and colour_type in _WANTED[channels]
         and not any(others)
         and width * height <= most_pixels
-        and all(_says_nothing(kind, body) for kind, body in chunks)
+        and all(_says_nothing(kind, body) for kind, body in chunks[1:])
     )
+
+
+def _header(chunks: list[tuple[bytes, memoryview]]) -> tuple[int, ...] | None:
+    """What the first chunk says, if it is a header."""
+    kind, body = chunks[0]
+    return _HEADER.unpack(body) if kind == b"IHDR" and len(body) == _HEADER.size else None
 
 
 def _says_nothing(kind: bytes, body: memoryview) -> bool:
     """Whether the pixels are those of the samples, as far as this chunk is concerned."""
-    if kind in _TEXTS:
-        return not bytes(body[:11]).startswith(_TURNING_TEXTS)
-    return kind in _HARMLESS or (kind == b"PLTE" and body == GREYS)
+    if kind == b"PLTE":
+        return body == GREYS
+    if kind == b"tEXt":
+        return len(body) <= _LONGEST_TEXT and bytes(body).partition(b"\0")[0] in _KEYWORDS
+    return kind in _HARMLESS and _HARMLESS[kind] in (None, len(body))
+
+
+def _bytes_of_pixels(width: int, height: int, bits: int, colour_type: int, _: int, __: int, interlace: int) -> int:
+    """Rows, each behind the number of its filter."""
+    bits_of_pixel = bits * _SAMPLES.get(colour_type, 1)
+    passes = _PASSES if interlace else ((0, 0, 1, 1),)
+    sizes = ((-(-(height - top) // down), -(-(width - left) // across)) for top, left, down, across in passes)
+    return sum(rows * (1 + -(-columns * bits_of_pixel // 8)) for rows, columns in sizes if rows > 0 and columns > 0)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and body of every chunk up to IEND. ValueError for a file that ends before it, or a wrong checksum.
-
-    Wuffs does not compare the checksum of the last pixels' chunk.
-    """
+    """Kind and body of every chunk up to IEND. ValueError for a file that ends before it, or a wrong checksum."""
     view, at, kind = memoryview(data), len(SIGNATURE), b""
     while kind != b"IEND":
         if at + 12 > len(data):

@@ -1,9 +1,10 @@
-"""Plain PNGs are decoded by Wuffs, to the pixels that Pillow gives; the others are left to Pillow."""
+"""Plain PNGs are decoded by Wuffs, to the pixels that Pillow gives; others are left to Pillow, unsound ones refused."""
 
 import io
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,23 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from plca_dist.data import png
-from plca_dist.data.codec import decode_image, decode_label, pillow_image, pillow_label
+from plca_dist.data.codec import colour_codes, decode_image, decode_label, pillow_image, pillow_label, verified_image
 from plca_dist.data.encode import encoded_label
 from plca_dist.data.formats import MOST_PIXELS
 from plca_dist.data.forms import Encoding
 from tests.programs import unavailable
 
+pytestmark = pytest.mark.usefixtures("wuffs")
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture(scope="module")
 def wuffs() -> None:
-    if not png.WUFFS:
-        unavailable("pywuffs is not installed (pip install '.[png]' needs a C++ compiler)", "PLCA_TESTS_PNG")
+    if png.WITHOUT_WUFFS is not None:
+        unavailable(f"{png.WITHOUT_WUFFS} (pip install '.[png]' needs a C++ compiler)", "PLCA_TESTS_PNG")
 
 
 def colours(height: int = 19, width: int = 23) -> np.ndarray:
-    """Noise over a slope, of which a writer filters rows in every way."""
+    """Noise over a slope."""
     noise = np.random.default_rng(height * width).integers(0, 256, (height, width, 3))
     noise[: height // 2] //= 32
     return (noise + np.arange(width)[:, None]).astype(np.uint8)
@@ -43,9 +46,25 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def with_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
-    """Behind the pixels, where a chunk is found last."""
-    return data[:-12] + chunk(kind, body) + data[-12:]
+def rows_of(pixels: np.ndarray, kinds: Sequence[int] = (0,)) -> bytes:
+    """The rows of RGB pixels behind their filters, which take turns."""
+    padded = np.pad(pixels.astype(int), ((1, 0), (1, 0), (0, 0)))
+    here, left, up, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
+    guess = left + up - corner
+    off_left, off_up, off_corner = (abs(guess - other) for other in (left, up, corner))
+    paeth = np.where((off_left <= off_up) & (off_left <= off_corner), left, np.where(off_up <= off_corner, up, corner))
+    filters = [here, here - left, here - up, here - (left + up) // 2, here - paeth]
+    turns = [kinds[k % len(kinds)] for k in range(len(pixels))]
+    return b"".join(bytes([kind]) + (filters[kind][k] % 256).astype(np.uint8).tobytes() for k, kind in enumerate(turns))
+
+
+def by_hand(rows: bytes, *more: bytes, parts: int = 1, behind: bytes = b"", stream: bytes | None = None) -> bytes:
+    """An RGB file of `colours()` size, with more chunks before its pixels, which are cut into parts."""
+    header = struct.pack(">IIBBBBB", 23, 19, 8, 2, 0, 0, 0)
+    stream = zlib.compress(rows) if stream is None else stream
+    step = -(-len(stream) // parts)
+    pieces = [chunk(b"IDAT", stream[at : at + step]) for at in range(0, len(stream), step)]
+    return b"".join([png.SIGNATURE, chunk(b"IHDR", header), *more, *pieces, behind, chunk(b"IEND", b"")])
 
 
 def text(keyword: str, said: str, **how: bool) -> PngInfo:
@@ -54,51 +73,68 @@ def text(keyword: str, said: str, **how: bool) -> PngInfo:
     return info
 
 
+ROWS = rows_of(colours())
+RGB = Image.fromarray(colours())
+
+
 @pytest.mark.parametrize(
     "how",
     [
-        *({"compress_level": level} for level in (0, 1, 6, 9)),
-        {"dpi": (72, 72), "icc_profile": b"a profile", "pnginfo": text("Software", "a camera")},
+        *(pytest.param({"compress_level": level}, id=f"level-{level}") for level in (0, 1, 6, 9)),
+        pytest.param({"dpi": (72, 72), "pnginfo": text("Software", "a camera")}, id="with-chunks"),
     ],
-    ids=str,
 )
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (64, 97)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (64, 97)], ids=str)
 def test_plain_images_have_pillows_pixels(size: tuple[int, int], how: dict[str, Any]) -> None:
     pixels = colours(*size)
     data = written(Image.fromarray(pixels), **how)
     found = png.decode_plain(data, 3, MOST_PIXELS)
     assert found is not None
     assert np.array_equal(found, pixels)
-    image = decode_image(data)
-    assert torch.equal(image, pillow_image(data))
-    assert image.stride() == pillow_image(data).stride()
+    for image in (decode_image(data), verified_image(data)):
+        assert torch.equal(image, pillow_image(data))
+        assert image.stride() == pillow_image(data).stride()
+
+
+@pytest.mark.parametrize("parts", [1, 3, 200])
+@pytest.mark.parametrize("kinds", [(0,), (1,), (2,), (3,), (4,), (4, 3, 2, 1, 0)], ids=str)
+def test_rows_filtered_in_every_way(kinds: tuple[int, ...], parts: int) -> None:
+    data = by_hand(rows_of(colours(), kinds), parts=parts)
+    found = png.decode_plain(data, 3, MOST_PIXELS)
+    assert found is not None
+    assert np.array_equal(found, colours())
+    assert torch.equal(decode_image(data), pillow_image(data))
+
+
+IDS = np.arange(256, dtype=np.uint8).reshape(8, 32)
 
 
 @pytest.mark.parametrize(
-    "data", [written(Image.fromarray(colours()[..., 0])), encoded_label(colours()[..., 0], Encoding())]
+    "data", [written(Image.fromarray(IDS)), encoded_label(IDS, Encoding())], ids=["grey", "shards"]
 )
 def test_labels_have_pillows_ids(data: bytes) -> None:
     found = png.decode_plain(data, 1, MOST_PIXELS)
     assert found is not None
-    assert np.array_equal(found, colours()[..., 0])
+    assert np.array_equal(found, IDS)
     assert torch.equal(decode_label(data), pillow_label(data))
 
 
-def turned() -> Image.Exif:
+def turned() -> bytes:
     exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    return exif
+    exif[ExifTags.Base.Orientation] = 3
+    return exif.tobytes()
 
 
-def interlaced() -> bytes:
-    """One pixel, all of it in the first of seven passes."""
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 1)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(b"\0abc")), (b"IEND", b"")
+def interlaced(stream: bytes) -> bytes:
+    """3 x 3 pixels, in the four of the seven passes that have any of them."""
+    header = struct.pack(">IIBBBBB", 3, 3, 8, 2, 0, 0, 1)
+    parts = (b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")
     return png.SIGNATURE + b"".join(chunk(*part) for part in parts)
 
 
-RGB = Image.fromarray(colours())
-XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
+#: Rows and columns of those passes.
+PASSES = b"".join(height * (b"\0" + width * b"abc") for height, width in ((1, 1), (1, 1), (1, 2), (1, 1), (1, 3)))
+XMP = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
 
 
 @pytest.mark.parametrize(
@@ -110,14 +146,18 @@ XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
         pytest.param(written(RGB.convert("1")), id="1-bit"),
         pytest.param(written(Image.fromarray(colours()[..., 0].astype(np.uint16) * 257)), id="16-bits"),
         pytest.param(written(RGB, transparency=(1, 2, 3)), id="transparent-colour"),
-        pytest.param(written(RGB, exif=turned()), id="exif"),
-        pytest.param(with_chunk(written(RGB), b"eXIf", turned().tobytes()[6:]), id="exif-behind"),
-        pytest.param(written(RGB, pnginfo=text("Raw profile type exif", "x", zip=True)), id="exif-in-text"),
-        pytest.param(with_chunk(written(RGB), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP.encode()), id="xmp"),
-        pytest.param(interlaced(), id="interlaced"),
-        pytest.param(written(RGB)[:-20], id="truncated"),
-        pytest.param(written(RGB)[:8], id="no-chunk"),
-        pytest.param(written(RGB)[:60] + bytes(8) + written(RGB)[68:], id="damaged"),
+        pytest.param(written(RGB, icc_profile=b"a profile"), id="profile"),
+        pytest.param(by_hand(ROWS, chunk(b"eXIf", turned()[6:])), id="exif"),
+        pytest.param(by_hand(ROWS, behind=chunk(b"eXIf", turned()[6:])), id="exif-behind"),
+        pytest.param(by_hand(ROWS, chunk(b"tEXt", b"exif\0" + turned())), id="exif-in-text"),
+        pytest.param(by_hand(ROWS, behind=chunk(b"tEXt", b"exif\0" + turned())), id="exif-in-text-behind"),
+        pytest.param(written(RGB, pnginfo=text("Raw profile type exif", "x", zip=True)), id="raw-profile"),
+        pytest.param(by_hand(ROWS, chunk(b"tEXt", b"interlace\0x")), id="setting-in-text"),
+        pytest.param(by_hand(ROWS, chunk(b"tEXt", b"Comment\0" + 2000 * b"x")), id="long-text"),
+        pytest.param(by_hand(ROWS, behind=chunk(b"iTXt", XMP)), id="xmp"),
+        pytest.param(by_hand(ROWS, chunk(b"gAMA", b"x")), id="short-chunk"),
+        pytest.param(by_hand(ROWS, chunk(b"IHDR", struct.pack(">IIBBBBB", 23, 19, 8, 2, 0, 0, 0))), id="two-headers"),
+        pytest.param(interlaced(zlib.compress(PASSES)), id="interlaced"),
         pytest.param(b"", id="nothing"),
         pytest.param(b"BM" + bytes(40), id="no-png"),
     ],
@@ -131,6 +171,7 @@ def test_all_others_are_left_to_pillow(data: bytes) -> None:
             decode_image(data)
     else:
         assert torch.equal(decode_image(data), wanted)
+        assert torch.equal(verified_image(data), wanted)
 
 
 @pytest.mark.parametrize("mode", ["P", "RGB", "LA"])
@@ -140,29 +181,73 @@ def test_a_label_of_another_kind_is_left_to_pillow(mode: str) -> None:
     assert torch.equal(decode_label(data), pillow_label(data))
 
 
+STREAM = zlib.compress(ROWS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(by_hand(ROWS[: -3 * 70]), id="rows"),  # whole ones: Pillow fills up with black
+        pytest.param(by_hand(ROWS, stream=STREAM[:-4]), id="no-end"),
+        pytest.param(by_hand(ROWS, stream=STREAM[:-4] + b"sum?"), id="checksum"),
+        pytest.param(by_hand(ROWS, stream=STREAM[:-4] + b"sum?", parts=len(STREAM)), id="checksum-in-parts"),
+        pytest.param(interlaced(zlib.compress(PASSES[:-1])), id="interlaced"),
+    ],
+)
+@pytest.mark.parametrize("without", [None, "it is not here"])
+def test_sound_chunks_with_unsound_pixels_are_refused_at_ingest(
+    data: bytes, without: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(png, "WITHOUT_WUFFS", without)
+    assert png.decode_plain(data, 3, MOST_PIXELS) is None
+    for read in (verified_image, colour_codes):
+        with pytest.raises(ValueError, match=r"^it is a damaged PNG \(.*\); replace the file$"):
+            read(data)
+
+
 def test_no_more_pixels_than_pillow_is_given() -> None:
     data = written(RGB)
     assert png.decode_plain(data, 3, RGB.width * RGB.height) is not None
     assert png.decode_plain(data, 3, RGB.width * RGB.height - 1) is None
 
 
+def test_no_memory_for_a_header_that_promises_what_cannot_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    header = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0)
+    data = png.SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(ROWS)) + chunk(b"IEND", b"")
+    monkeypatch.setattr(png, "ImageDecoder", None)  # it is not asked
+    assert png.decode_plain(data, 3, MOST_PIXELS) is None
+
+
 def test_without_the_package_pillow_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(png, "WUFFS", False)
+    monkeypatch.setattr(png, "WITHOUT_WUFFS", "it is not here")
     assert png.decode_plain(written(RGB), 3, MOST_PIXELS) is None
     assert torch.equal(decode_image(written(RGB)), pillow_image(written(RGB)))
 
 
-def test_what_is_damaged_is_never_other_pixels() -> None:
-    """Bytes changed, lost and put in at random: what Wuffs takes has the pixels of the sound file."""
+def test_what_decodes_is_a_tensor_of_its_own() -> None:
+    image = decode_image(written(RGB))
+    image += 1
+    assert not torch.equal(image, decode_image(written(RGB)))
+
+
+@pytest.mark.parametrize("without", [None, "it is not here"])
+def test_what_is_damaged_is_refused_and_never_other_pixels(
+    without: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes changed, lost and put in at random."""
+    monkeypatch.setattr(png, "WITHOUT_WUFFS", without)
     rng = random.Random(0)
     sound = written(RGB, dpi=(72, 72))
-    taken = 0  # those that changed nothing
+    refused = 0
     for _ in range(3000):
         data = bytearray(sound)
         at = rng.randrange(len(data))
         data[at : at + rng.choice((0, 1, 1, 2))] = rng.randbytes(rng.choice((0, 1, 1, 1, 4)))
-        found = png.decode_plain(bytes(data), 3, MOST_PIXELS)
-        if found is not None:
-            taken += 1
-            assert np.array_equal(found, colours()), at
-    assert 0 < taken < 250
+        try:
+            found = decode_image(bytes(data))
+        except ValueError:
+            refused += 1
+        else:
+            assert bytes(data) == sound, at
+            assert np.array_equal(found.permute(1, 2, 0), colours())
+    assert refused > 2500
