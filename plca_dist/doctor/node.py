@@ -4,6 +4,7 @@ This module travels to the node by value, so that it works where this package is
 So it imports nothing but the standard library and versions.py, which travels with it, and takes plain values only.
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -33,13 +34,14 @@ def look(storage: tuple[str, str | None], token: tuple[str, bytes] | None, answe
         metrics: URL of this node's metrics agent.
 
     Returns:
-        python, versions (None: not installed), gpus (their names), shm_bytes (None: there is no /dev/shm), metrics
-        (whether the agent answers); gpus_problem and store_problem ("": none).
+        python, versions (None: not installed), wuffs (whether it decodes PNGs), gpus (their names), shm_bytes (None:
+        there is no /dev/shm), metrics (whether the agent answers); gpus_problem and store_problem ("": none).
     """
     gpus, gpus_problem = _gpus()
     return {
         "python": platform.python_version(),
         "versions": installed(),
+        "wuffs": importlib.util.find_spec("pywuffs") is not None,
         "gpus": gpus,
         "gpus_problem": gpus_problem,
         "shm_bytes": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,

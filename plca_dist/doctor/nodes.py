@@ -215,12 +215,13 @@ def problems(node: Node, answer: Mapping[str, Any], here: Mapping[str, str | Non
 def summary(node: Node, answer: Mapping[str, Any], storage: str | None) -> str:
     """A sound node in one line. `storage`: the store that it reached; None: it was not asked."""
     versions = ", ".join(f"{name} {version}" for name, version in answer["versions"].items())
+    decoder = "Wuffs" if answer["wuffs"] else "Pillow"
     gpus = ", ".join(answer["gpus"]) or "no GPU"
     shm = "no /dev/shm" if answer["shm_bytes"] is None else f"/dev/shm {_gib(answer['shm_bytes'])}"
     metrics = f"metrics at {node.metrics}" if answer["metrics"] else "no metrics (they need ray[default] there)"
     reaches = f"reaches {storage}; " if storage else ""
     return (
-        f"Python {answer['python']}, {versions}; {counted(node.cpus, 'CPUs')}, {gpus}; {shm}, object store "
+        f"Python {answer['python']}, {versions}, PNGs by {decoder}; {counted(node.cpus, 'CPUs')}, {gpus}; {shm}, object store "
         f"{_gib(node.object_store_bytes)}; {reaches}{metrics}"
     )
 

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.servers.seaweed import S3
 from plca_dist.cli import main
+from plca_dist.data.png import WITHOUT_WUFFS
 from plca_dist.doctor.nodes import Node, problems, summary
 from plca_dist.storage import Location, resolve
 from plca_dist.versions import installed
@@ -20,7 +21,7 @@ GIB = 2**30
 NODE = Node("abc", "10.0.0.7 (abc)", cpus=8, gpus=0, object_store_bytes=2 * GIB, metrics="http://10.0.0.7:1/metrics")
 WELL: dict[str, Any] = {
     "python": ".".join(map(str, sys.version_info[:3])), "versions": {"torch": "2.11.0", "ray": "2.60.0"}, "gpus": [],
-    "gpus_problem": "", "shm_bytes": 4 * GIB, "store_problem": "", "metrics": True,
+    "gpus_problem": "", "wuffs": True, "shm_bytes": 4 * GIB, "store_problem": "", "metrics": True,
 }  # fmt: skip
 WELL["versions"]["plca-dist"] = "0.1.0"
 GPUS = NODE._replace(gpus=2)
@@ -42,6 +43,8 @@ def test_a_node_as_it_should_be_has_no_problem() -> None:
     assert "torch 2.11.0" in line
     assert "H100, H100; /dev/shm 4.0 GiB, object store 2.0 GiB; reaches s3://bucket/runs; metrics at http" in line
     assert "reaches" not in summary(NODE, WELL, None)
+    assert "PNGs by Wuffs; 8 CPUs" in line
+    assert "PNGs by Pillow; 8 CPUs" in summary(NODE, WELL | {"wuffs": False}, None)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,7 @@ def test_the_real_nodes_of_a_cluster_answer(capsys: pytest.CaptureFixture[str], 
     assert node.startswith("ok    node ")
     for name, version in installed().items():
         assert f"{name} {version}" in node
+    assert f"PNGs by {'Pillow' if WITHOUT_WUFFS else 'Wuffs'};" in node
     assert f"object store 128 MiB; reaches {tmp_path}/not/yet; metrics at http://" in node
     assert not list(tmp_path.iterdir())
 
