@@ -221,8 +221,8 @@ def summary(node: Node, answer: Mapping[str, Any], storage: str | None) -> str:
     metrics = f"metrics at {node.metrics}" if answer["metrics"] else "no metrics (they need ray[default] there)"
     reaches = f"reaches {storage}; " if storage else ""
     return (
-        f"Python {answer['python']}, {versions}, PNGs by {decoder}; {counted(node.cpus, 'CPUs')}, {gpus}; {shm}, object store "
-        f"{_gib(node.object_store_bytes)}; {reaches}{metrics}"
+        f"Python {answer['python']}, {versions}, PNGs by {decoder}; {counted(node.cpus, 'CPUs')}, {gpus}; {shm}, "
+        f"object store {_gib(node.object_store_bytes)}; {reaches}{metrics}"
     )
 
 
