@@ -57,9 +57,8 @@ def decode_plain(data: bytes, channels: int, most_pixels: int) -> np.ndarray | N
     if not data.startswith(SIGNATURE):
         return None
     chunks = list(_chunks(data))
-    if WITHOUT_WUFFS is not None or not _is_plain(
-        chunks, channels, min(most_pixels, _MOST_PIXELS_OF_A_BYTE * len(data))
-    ):
+    most_pixels = min(most_pixels, _MOST_PIXELS_OF_A_BYTE * len(data))
+    if WITHOUT_WUFFS is not None or not _is_plain(chunks, channels, most_pixels):
         return None
     config = ImageDecoderConfig()
     config.enabled_decoders = [ImageDecoderType.PNG]
@@ -106,7 +105,7 @@ def _decompressed(parts: Iterable[memoryview]) -> tuple[int, bool]:
         while rest:
             length += len(stream.decompress(rest, _AT_ONCE))
             rest = stream.unconsumed_tail
-    return length, stream.eof
+    return length + len(stream.flush()), stream.eof
 
 
 def _is_plain(chunks: list[tuple[bytes, memoryview]], channels: int, most_pixels: int) -> bool:

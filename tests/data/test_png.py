@@ -205,6 +205,13 @@ def test_sound_chunks_with_unsound_pixels_are_refused_at_ingest(
             read(data)
 
 
+@pytest.mark.parametrize("side", [512, 700, 1024])
+def test_sound_pixels_of_several_mebibytes_pass(side: int) -> None:
+    assert verified_image(written(Image.new("RGBA", (side, side)))).shape == (3, side, side)
+    noise = Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 4), dtype=np.uint8))
+    assert verified_image(written(noise)).shape == (3, side, side)
+
+
 def test_no_more_pixels_than_pillow_is_given() -> None:
     data = written(RGB)
     assert png.decode_plain(data, 3, RGB.width * RGB.height) is not None
