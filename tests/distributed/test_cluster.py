@@ -71,6 +71,6 @@ def test_the_doctor_finds_all_well(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--storage", "s3://bucket/cluster"]) == 0
     out, err = capfd.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == [
-        f"ok    {what}" for what in ("Python", "torch", "CUDA", "DeepSpeed", "Ray", "store")
+        f"ok    {what}" for what in ("Python", "torch", "images", "CUDA", "DeepSpeed", "Ray", "store")
     ]
     assert err == ""

@@ -44,8 +44,8 @@ def test_discriminator_and_rounds_are_the_same_on_one_rank_on_two_and_at_every_z
 ) -> None:
     """`rivals-0` has two ranks of two passes without ZeRO, `rivals-1` one rank of two passes, the others ZeRO 2 and 3.
 
-    The same but for rounding: a gradient of the discriminator that was not averaged, or a threshold of half of the
-    target, would show at once.
+    The same but for rounding, which Adam makes whole steps of where a gradient is next to nothing: a gradient of the
+    discriminator that was not averaged, or a threshold of half of the target, would show at once.
     """
     moved = distance(world.state("rivals-0", step=2), world.state("rivals-0"))
     assert distance(world.state("rivals-0"), world.state(run)) < 1e-3 * moved
@@ -53,7 +53,7 @@ def test_discriminator_and_rounds_are_the_same_on_one_rank_on_two_and_at_every_z
         assert one == pytest.approx(two, rel=1e-3, abs=1e-3)
     (before, _), (weights, thresholds) = companions(world, "rivals-0", 2), companions(world, "rivals-0")
     other, of_other = companions(world, run)
-    assert (other - weights).norm() < 1e-2 * (weights - before).norm()
+    assert (other - weights).norm() < 5e-2 * (weights - before).norm()
     torch.testing.assert_close(of_other, thresholds, rtol=0, atol=1e-2)
 
 
