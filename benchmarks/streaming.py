@@ -192,7 +192,8 @@ def _turn(loader: str, images: int) -> dict[str, float]:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             print(f"{loader:20} broke: {error}", flush=True)
             continue
-        result = json.loads(done.stdout.strip().splitlines()[-1])
+        # Ray's last words may come behind the result.
+        result = json.loads([line for line in done.stdout.splitlines() if line.startswith('{"samples"')][-1])
         if result["samples"] != images:
             raise SystemExit(f"{loader} gave {result['samples']} different samples of {images}")
         return result | {"broken": broken}
