@@ -7,10 +7,10 @@ All read the same images (drawn streets of 1914 x 1052, PNGs of 2-3 MB like GTA5
 server on this machine, in their own formats, shuffled, with two decoding threads or worker processes each, resize them
 to a shorter edge of 760 to 988 and crop 730. This stream decodes PNGs with Wuffs (the extra `png`), the rivals with
 Pillow, as they come; three rows show the other way round. SPDL has no format of its own and reads the Parquet shards.
-Rows named after a form of `plca shards --encode` are this stream over shards in it. Each
-runs one epoch in a fresh process with an empty cache, in turn; medians of several turns are reported. Imports do not
-count: the time to the first sample begins with the construction of the loader. Nothing is reported unless each loader
-gave every sample once. The bytes that this stream reads are counted in a run of its own, through a proxy.
+Rows named after a form of `plca shards --encode` are this stream over shards in it. Each runs one epoch in a fresh
+process with an empty cache, in turn; medians of several turns are reported. Imports do not count: the time to the first
+sample begins with the construction of the loader. Nothing is reported unless each loader gave every sample once. The
+bytes that this stream reads are counted in a run of its own, through a proxy.
 
 The rivals hold filelock, botocore and others back. Those that are not installed are left out, by name. Some turns of
 mosaicml-streaming and of litdata break, because their caches give back an incomplete sample. Such a turn is repeated,
@@ -85,7 +85,7 @@ def write(images: int, scratch: Path, loaders: Sequence[str]) -> int:
     rows = list(_rows(place.child("parquet")))
     size = SHARD * sum(len(image) + len(label) for image, label in rows) // len(rows)
     for loader, writer in WRITERS.items():
-        if any(name.startswith(loader) for name in loaders):
+        if loader in map(_rival, loaders):
             writer(rows, scratch, size)
     for folder in (scratch / name for name in ("mds", "tar", "litdata")):
         for file in folder.iterdir() if folder.exists() else ():
@@ -186,7 +186,7 @@ def main() -> None:
 def _turn(loader: str, images: int) -> dict[str, float]:
     """An epoch in a fresh process; `broken`: how many processes broke before that one."""
     command = [sys.executable, "-m", "benchmarks.streaming", "--loader", loader, "--images", str(images)]
-    for broken in range(BREAKABLE.get(loader.partition(" (")[0], 0) + 1):
+    for broken in range(BREAKABLE.get(_rival(loader), 0) + 1):
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE_S)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -200,9 +200,14 @@ def _turn(loader: str, images: int) -> dict[str, float]:
     raise SystemExit(f"{loader} broke {broken + 1} times in a row")
 
 
+def _rival(loader: str) -> str:
+    """Whose loader it is: its name without the decoder."""
+    return loader.partition(" (")[0]
+
+
 def _needed(loader: str) -> tuple[str, str] | None:
     """The module and the package of a rival."""
-    return MODULES.get(loader.partition(" (")[0])
+    return MODULES.get(_rival(loader))
 
 
 def _is_installed(module: str) -> bool:

@@ -27,8 +27,6 @@ SHARD = 24
 Prepared = tuple[int, torch.Tensor, torch.Tensor]
 #: A number of images and an empty folder -> every sample once.
 Loader = Callable[[int, Path], Iterator[Prepared]]
-
-
 #: The rivals decode with Pillow, as they come; `with_wuffs` gives one of them what this stream has.
 _rival_decoders = [pillow_image, pillow_label]
 

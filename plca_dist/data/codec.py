@@ -10,7 +10,8 @@ images and labels alike, and heights and widths are those of the turned pixels.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -81,15 +82,8 @@ def verified_image(data: bytes) -> torch.Tensor:
     pixels_HW3 = decode_plain(data, 3, MOST_PIXELS)
     if pixels_HW3 is not None:
         return _planes(pixels_HW3)
-    check_chunks(data)
-    try:
-        image_3HW = pillow_image(data)
-    except RefusedError:
-        raise
-    except Exception as error:  # Pillow has no single error for a file that it cannot decode
-        raise ValueError(damaged(data, error)) from error
-    check_pixels(data)
-    return image_3HW
+    with _soundly(data):
+        return pillow_image(data)
 
 
 def index_image(data: bytes) -> np.ndarray:
@@ -158,13 +152,18 @@ def _sixteen_bits(data: bytes, high: np.ndarray, mode: str) -> np.ndarray:
 
 def _decoded(data: bytes, read: Callable[[ImageFile.ImageFile], np.ndarray]) -> np.ndarray:
     check_chunks(data)
+    with _soundly(data), opened(data) as image:
+        check_label_format(data, image)
+        return read(image)
+
+
+@contextmanager
+def _soundly(data: bytes) -> Iterator[None]:
+    """Pillow decodes the bytes inside the block. ValueError with the fault of those that are unsound."""
     try:
-        with opened(data) as image:
-            check_label_format(data, image)
-            values = read(image)
+        yield
     except RefusedError:
         raise
-    except Exception as error:  # see `verified_image`
+    except Exception as error:  # Pillow has no single error for a file that it cannot decode
         raise ValueError(damaged(data, error)) from error
     check_pixels(data)
-    return values

@@ -17,7 +17,7 @@ def decoded(row: Mapping[str, Any], where: str) -> tuple[Tensor, Tensor | None]:
     """
     try:
         image, label = decode_image(row["image"]), decode_label(row["label"]) if "label" in row else None
-    except Exception as error:  # see `codec.verified_image`
+    except Exception as error:  # see `codec._soundly`
         raise UserError(
             f"{where} cannot be decoded ({first_line(error)}); write the shards again with --overwrite."
         ) from error

@@ -34,8 +34,8 @@ def look(storage: tuple[str, str | None], token: tuple[str, bytes] | None, answe
         metrics: URL of this node's metrics agent.
 
     Returns:
-        python, versions (None: not installed), wuffs (whether it decodes PNGs), gpus (their names), shm_bytes (None:
-        there is no /dev/shm), metrics (whether the agent answers); gpus_problem and store_problem ("": none).
+        python, versions (None: not installed), wuffs (whether pywuffs is installed), gpus (their names), shm_bytes
+        (None: there is no /dev/shm), metrics (whether the agent answers); gpus_problem and store_problem ("": none).
     """
     gpus, gpus_problem = _gpus()
     return {

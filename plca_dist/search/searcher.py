@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from plca_dist.errors import UserError, counted
+from plca_dist.errors import UserError
 from plca_dist.messages import Message, TrialEvent
 from plca_dist.search.directory import Search, number_of
 from plca_dist.search.samplers import Proposals, trial_name
@@ -99,11 +99,7 @@ class TrialSearcher(Searcher):
                 return
             why = self._why.get(name, "killed, or out of memory")
             self._end(
-                replace(
-                    trial,
-                    state="failed",
-                    note=f"its process died {counted(deaths, 'times')} at step {trial.step}; {why}",
-                )
+                replace(trial, state="failed", note=f"its process died {deaths} times at step {trial.step}; {why}")
             )
         elif result.get(FAILED):
             self._end(replace(trial, state="failed", note=result[FAILED]))

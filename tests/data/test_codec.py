@@ -1,5 +1,4 @@
 import io
-import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from plca_dist.data.codec import (
     verified_image,
 )
 from plca_dist.data.formats import changes
+from tests.data.png_files import GREY, PALETTE, chunk, header, png_file
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -66,12 +66,9 @@ def raw_png(samples: np.ndarray, bits: int, palette: bool = False) -> bytes:
     of_bits = (samples[..., None] >> np.arange(bits - 1, -1, -1)) & 1
     lines = np.packbits(of_bits.reshape(height, width * bits).astype(np.uint8), axis=1)
     data = np.hstack([np.zeros((height, 1), np.uint8), lines]).tobytes()
-    header = struct.pack(">IIBBBBB", width, height, bits, 3 if palette else 0, 0, 0, 0)
-    parts = [(b"IHDR", header), *([(b"PLTE", bytes(range(48)))] if palette else []), (b"IDAT", zlib.compress(data, 1))]
-    chunks = (
-        struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in [*parts, (b"IEND", b"")]
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    colours = [chunk(b"PLTE", bytes(range(48)))] if palette else []
+    head = header(width, height, PALETTE if palette else GREY, bits=bits)
+    return png_file(head, *colours, chunk(b"IDAT", zlib.compress(data, 1)))
 
 
 @pytest.mark.parametrize("palette", [False, True])
@@ -119,13 +116,11 @@ def test_large_images_are_read_up_to_a_limit_that_is_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert index_image(raw_png(np.zeros((9500, 10000), np.uint8), 1)).shape == (9500, 10000)
-    # Its header alone: nothing may be decoded.
-    data = bytearray(raw_png(np.zeros((1, 1), np.uint8), 8))
-    data[16:24] = struct.pack(">II", 15000, 12500)
-    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    # Nothing may be decoded behind its header.
+    data = png_file(header(15000, 12500, GREY), chunk(b"IDAT", zlib.compress(b"\0\0")))
     for read in (verified_image, index_image):
         with pytest.raises(ValueError, match=r"^it has 15000 x 12500 pixels, and at most 178 million are read; cut it"):
-            read(bytes(data))
+            read(data)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "JPEG2000"])

@@ -2,9 +2,7 @@
 
 import io
 import random
-import struct
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,8 @@ from plca_dist.data.codec import colour_codes, decode_image, decode_label, pillo
 from plca_dist.data.encode import encoded_label
 from plca_dist.data.formats import MOST_PIXELS
 from plca_dist.data.forms import Encoding
+from tests.data import png_files
+from tests.data.png_files import chunk, header, in_parts, png_file, rows_of
 from tests.programs import unavailable
 
 pytestmark = pytest.mark.usefixtures("wuffs")
@@ -42,29 +42,9 @@ def written(image: Image.Image, **how: Any) -> bytes:
     return stream.getvalue()
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def rows_of(pixels: np.ndarray, kinds: Sequence[int] = (0,)) -> bytes:
-    """The rows of RGB pixels behind their filters, which take turns."""
-    padded = np.pad(pixels.astype(int), ((1, 0), (1, 0), (0, 0)))
-    here, left, up, corner = padded[1:, 1:], padded[1:, :-1], padded[:-1, 1:], padded[:-1, :-1]
-    guess = left + up - corner
-    off_left, off_up, off_corner = (abs(guess - other) for other in (left, up, corner))
-    paeth = np.where((off_left <= off_up) & (off_left <= off_corner), left, np.where(off_up <= off_corner, up, corner))
-    filters = [here, here - left, here - up, here - (left + up) // 2, here - paeth]
-    turns = [kinds[k % len(kinds)] for k in range(len(pixels))]
-    return b"".join(bytes([kind]) + (filters[kind][k] % 256).astype(np.uint8).tobytes() for k, kind in enumerate(turns))
-
-
 def by_hand(rows: bytes, *more: bytes, parts: int = 1, behind: bytes = b"", stream: bytes | None = None) -> bytes:
-    """An RGB file of `colours()` size, with more chunks before its pixels, which are cut into parts."""
-    header = struct.pack(">IIBBBBB", 23, 19, 8, 2, 0, 0, 0)
-    stream = zlib.compress(rows) if stream is None else stream
-    step = -(-len(stream) // parts)
-    pieces = [chunk(b"IDAT", stream[at : at + step]) for at in range(0, len(stream), step)]
-    return b"".join([png.SIGNATURE, chunk(b"IHDR", header), *more, *pieces, behind, chunk(b"IEND", b"")])
+    """An RGB file of the size of `colours()`, with more chunks before its pixels, which are cut into parts."""
+    return png_file(HEADER, *more, *in_parts(zlib.compress(rows) if stream is None else stream, parts), behind)
 
 
 def text(keyword: str, said: str, **how: bool) -> PngInfo:
@@ -73,6 +53,7 @@ def text(keyword: str, said: str, **how: bool) -> PngInfo:
     return info
 
 
+HEADER = header(23, 19, png_files.RGB)
 ROWS = rows_of(colours())
 RGB = Image.fromarray(colours())
 
@@ -126,14 +107,12 @@ def turned() -> bytes:
 
 
 def interlaced(stream: bytes) -> bytes:
-    """3 x 3 pixels, in the four of the seven passes that have any of them."""
-    header = struct.pack(">IIBBBBB", 3, 3, 8, 2, 0, 0, 1)
-    parts = (b"IHDR", header), (b"IDAT", stream), (b"IEND", b"")
-    return png.SIGNATURE + b"".join(chunk(*part) for part in parts)
+    """3 x 3 pixels, in the five of the seven passes that have any of them."""
+    return png_file(header(3, 3, png_files.RGB, interlaced=True), *in_parts(stream))
 
 
 #: Rows and columns of those passes.
-PASSES = b"".join(height * (b"\0" + width * b"abc") for height, width in ((1, 1), (1, 1), (1, 2), (1, 1), (1, 3)))
+PASSES = b"".join(height * (b"\0" + width * b"abc") for height, width in ((1, 1), (1, 1), (1, 2), (2, 1), (1, 3)))
 XMP = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
 
 
@@ -156,7 +135,7 @@ XMP = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'
         pytest.param(by_hand(ROWS, chunk(b"tEXt", b"Comment\0" + 2000 * b"x")), id="long-text"),
         pytest.param(by_hand(ROWS, behind=chunk(b"iTXt", XMP)), id="xmp"),
         pytest.param(by_hand(ROWS, chunk(b"gAMA", b"x")), id="short-chunk"),
-        pytest.param(by_hand(ROWS, chunk(b"IHDR", struct.pack(">IIBBBBB", 23, 19, 8, 2, 0, 0, 0))), id="two-headers"),
+        pytest.param(by_hand(ROWS, HEADER), id="two-headers"),
         pytest.param(interlaced(zlib.compress(PASSES)), id="interlaced"),
         pytest.param(b"", id="nothing"),
         pytest.param(b"BM" + bytes(40), id="no-png"),
@@ -191,7 +170,7 @@ STREAM = zlib.compress(ROWS)
         pytest.param(by_hand(ROWS, stream=STREAM[:-4]), id="no-end"),
         pytest.param(by_hand(ROWS, stream=STREAM[:-4] + b"sum?"), id="checksum"),
         pytest.param(by_hand(ROWS, stream=STREAM[:-4] + b"sum?", parts=len(STREAM)), id="checksum-in-parts"),
-        pytest.param(interlaced(zlib.compress(PASSES[:-1])), id="interlaced"),
+        pytest.param(interlaced(zlib.compress(PASSES[:-10])), id="interlaced"),
     ],
 )
 @pytest.mark.parametrize("without", [None, "it is not here"])
@@ -219,8 +198,7 @@ def test_no_more_pixels_than_pillow_is_given() -> None:
 
 
 def test_no_memory_for_a_header_that_promises_what_cannot_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    header = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0)
-    data = png.SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(ROWS)) + chunk(b"IEND", b"")
+    data = png_file(header(13_000, 13_000, png_files.RGB), *in_parts(zlib.compress(ROWS)))
     monkeypatch.setattr(png, "ImageDecoder", None)  # it is not asked
     assert png.decode_plain(data, 3, MOST_PIXELS) is None
 

@@ -129,7 +129,8 @@ class Manifest:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
-    def counted(self) -> str:
+    def extent(self) -> str:
+        """Samples and shards, in words."""
         return f"{counted(self.rows, 'samples')} in {counted(len(self.shards), 'shards')}"
 
     def summary(self) -> str:
@@ -138,7 +139,7 @@ class Manifest:
         labels = f"labels of {self.label_set!r}" if self.with_labels else "no labels"
         size = sum(s.bytes for s in self.shards) / 2**20
         form = f", {self.encoding}" if self.encoding else ""
-        return f"{self.counted}, {size:.1f} MiB, {labels}{form}{left_out}"
+        return f"{self.extent}, {size:.1f} MiB, {labels}{form}{left_out}"
 
     def contents(self) -> list[str]:
         """Lines for a person about the samples; none for shards of older versions."""

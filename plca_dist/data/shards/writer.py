@@ -139,7 +139,7 @@ def _finished(store: Store, inputs: tuple[str, ...], skip_broken: bool) -> Manif
             f"{store.uri} was written with --skip-broken and lacks {len(manifest.skipped)} samples "
             f"({manifest.skipped[0].id}, ...); pass --skip-broken to accept that, or --overwrite to write it again."
         )
-    log.info("%s is up to date: %s", store.uri, manifest.counted)
+    log.info("%s is up to date: %s", store.uri, manifest.extent)
     return manifest
 
 

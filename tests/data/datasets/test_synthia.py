@@ -1,6 +1,5 @@
 """SYNTHIA's labels are 16-bit colour PNGs, which need care of their own."""
 
-import struct
 import zlib
 from pathlib import Path
 
@@ -12,21 +11,15 @@ from plca_dist.data.codec import verified_image
 from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.labels import LABEL_SETS
 from plca_dist.errors import UserError
+from tests.data.png_files import RGB, chunk, header, png_file
 
 
 def png16(path: Path, values_HW3: np.ndarray) -> None:
     """A 16-bit RGB PNG, byte by byte: no library at hand writes one."""
     height, width, _ = values_HW3.shape
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values_HW3)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(png_file(header(width, height, RGB, bits=16), chunk(b"IDAT", zlib.compress(lines))))
 
 
 def test_synthia_takes_channel_0_of_16_bits(tmp_path: Path) -> None:
