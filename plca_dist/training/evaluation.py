@@ -98,7 +98,6 @@ class Counts:
         }
 
 
-@torch.no_grad()
 def evaluate(
     network: Network,
     samples: Iterable[tuple[Tensor, Tensor]],
@@ -112,17 +111,33 @@ def evaluate(
 
     The network runs once an image; see `probabilities` for the settings.
     """
-    device = next(network.parameters()).device
-    matrices = {ratio: torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device) for ratio in ratios}
-    images = 0
+    [counts] = evaluate_each([network], samples, num_classes=num_classes, size=size, ratios=ratios, inference=inference)
+    return counts
+
+
+@torch.no_grad()
+def evaluate_each(
+    networks: Sequence[Network],
+    samples: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_classes: int,
+    size: tuple[int, int] | None,
+    ratios: Sequence[float],
+    inference: InferenceSettings = InferenceSettings(),
+) -> list[Counts]:
+    """`evaluate` of each network, in their order; every sample is read once for all of them."""
+    device = next(networks[0].parameters()).device
+    empty = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    counts = [Counts({ratio: empty.clone() for ratio in ratios}) for _ in networks]
     for image_3HW, label_HW in samples:
-        features_1Chw = output(network, image_3HW, size).features
         label_HW = label_HW.to(device)
-        for ratio, matrix in matrices.items():
-            probability_KHW = _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, inference)
-            matrix += confusion(probability_KHW.argmax(0), label_HW, num_classes)
-        images += 1
-    return Counts({ratio: matrix.cpu() for ratio, matrix in matrices.items()}, images)
+        for network, found in zip(networks, counts, strict=True):
+            features_1Chw = output(network, image_3HW, size).features
+            for ratio, matrix in found.matrices.items():
+                probability_KHW = _probabilities(network, features_1Chw, image_3HW.shape[-2:], ratio, inference)
+                matrix += confusion(probability_KHW.argmax(0), label_HW, num_classes)
+            found.images += 1
+    return [Counts({ratio: matrix.cpu() for ratio, matrix in c.matrices.items()}, c.images) for c in counts]
 
 
 def ratios(*aggregation: float) -> tuple[float, ...]:

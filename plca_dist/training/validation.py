@@ -8,7 +8,6 @@ import torch.distributed as dist
 
 from plca_dist.config import Config
 from plca_dist.data.whole_images import labelled_samples, whole_pairs
-from plca_dist.models.deeplab import Network
 from plca_dist.run_files import EVALUATION, json_bytes
 from plca_dist.storage import Store
 from plca_dist.training import criteria, metrics
@@ -19,7 +18,7 @@ from plca_dist.training.context import TrainContext
 from plca_dist.training.dataloading import open_shards
 from plca_dist.training.due import due_after
 from plca_dist.training.engine import full_state
-from plca_dist.training.evaluation import Counts, evaluate, ratios
+from plca_dist.training.evaluation import evaluate_each, ratios
 from plca_dist.training.further_terms import TEACHER
 from plca_dist.training.metrics_log import MetricsLog, records_until
 
@@ -46,22 +45,19 @@ def validate(
     def until_stopped(images: Iterable[Any]) -> Iterator[Any]:
         return takewhile(lambda _: context.stop_reason() is None, images)
 
-    def scored(one: Network) -> Counts:
-        assert settings.uri
+    counts = of_teacher = measured = None
+    if settings.uri:
         samples = labelled_samples(open_shards(config, settings.uri), labels, rank, world_size)
-        return evaluate(
-            one,
+        found = evaluate_each(
+            [network, teacher.network] if teacher else [network],
             until_stopped(samples),
             num_classes=len(labels),
             size=settings.size,
             ratios=ratios(settings.aggregation),
             inference=config.objective.inference,
-        ).over_ranks(context.device)
-
-    counts = of_teacher = measured = None
-    if settings.uri:
-        counts = scored(network)
-        of_teacher = scored(teacher.network) if teacher else None
+        )
+        counts, *rest = [c.over_ranks(context.device) for c in found]
+        of_teacher = rest[0] if teacher else None
     if settings.unlabelled:
         domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
         skip = config.order.damaged == "skip"

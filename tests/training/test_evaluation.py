@@ -16,7 +16,7 @@ from plca_dist.method.aggregation import aggregated_prediction
 from plca_dist.method.settings import InferenceSettings
 from plca_dist.models.deeplab import Network, build_network
 from plca_dist.storage import Store, resolve
-from plca_dist.training.evaluation import Counts, evaluate, probabilities, ratios
+from plca_dist.training.evaluation import Counts, evaluate, evaluate_each, probabilities, ratios
 
 LABELS = LABEL_SETS["toytown"]
 IMAGES = 6
@@ -151,6 +151,20 @@ def test_the_network_runs_once_an_image_for_all_ratios(network: Network, shards:
         alone = evaluate(network, samples, num_classes=len(LABELS), size=None, ratios=(ratio,))
         assert torch.equal(matrix, alone.matrices[ratio])
     assert len({str(m.tolist()) for m in swept.matrices.values()}) == 3
+
+
+def test_two_networks_are_counted_from_one_reading(network: Network, shards: Path) -> None:
+    torch.manual_seed(1)
+    other = build_network("tiny", len(LABELS), rates=(1, 2))
+    val = resolve(str(shards / "val"))
+    asked = {"num_classes": len(LABELS), "size": None, "ratios": (0.0, 0.5)}
+    once = iter(list(labelled_samples(val, LABELS, 0, 1)))
+    together = evaluate_each([network, other], once, **asked)
+    for one, counts in zip([network, other], together, strict=True):
+        alone = evaluate(one, labelled_samples(val, LABELS, 0, 1), **asked)
+        assert counts.images == alone.images == IMAGES
+        assert {r: m.tolist() for r, m in counts.matrices.items()} == {r: m.tolist() for r, m in alone.matrices.items()}
+    assert together[0].matrices[0.0].tolist() != together[1].matrices[0.0].tolist()
 
 
 def test_ignored_pixels_and_unequal_images_are_counted_one_by_one(network: Network, draw_image: Callable) -> None:
