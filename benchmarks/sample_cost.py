@@ -1,11 +1,12 @@
-"""Where the processor's time of a training sample goes, on its way from an S3 server to the crop.
+"""Where the processor's time of a training sample goes, on its way from an S3 server or a disk to the crop.
 
     python -m benchmarks.sample_cost [--images 96] [--repeats 5] [--forms keep,tiff-zstd]
 
-The samples are those of streaming.py. Each turn is one epoch in a fresh process, which has read from the store before.
-The clocks are those of the threads that do a part, so waiting does not count. `other` is what the process used beside
-the parts: the thread of the store's client, and the interpreter. Cores over the sum of all is the most samples a second
-that this machine gives; decoding and cropping are the same work for every loader.
+The samples are those of streaming.py, read from a server on the same cores, and from a directory. Each turn is one
+epoch in a fresh process, which has read from the store before. The clocks are those of the threads that do a part, so
+waiting does not count. `other` is what the process used beside the parts: the thread of the store's client, and the
+interpreter. Cores over the sum of all is the most samples a second that this machine gives; decoding and cropping are
+the same work for every loader.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from benchmarks.streaming_loaders import BUCKET, WORKERS, plca
 from plca_dist.data import decoded, domain, stream
 from plca_dist.data.forms import FORMS, KEEP
 from plca_dist.data.shards import fetch, read_manifest, reader
-from plca_dist.storage import resolve
+from plca_dist.storage import Store, resolve
 
 #: Part -> where its function is looked up. None calls another on its thread.
 PARTS: dict[str, tuple[Any, str]] = {
@@ -43,15 +44,15 @@ PARTS: dict[str, tuple[Any, str]] = {
 }
 
 
-def one_epoch(form: str, images: int) -> dict[str, float]:
-    """In this process: milliseconds of a sample by part, and samples a second."""
+def one_epoch(place: str, form: str, images: int) -> dict[str, float]:
+    """In this process: milliseconds of a sample by part, and samples a second, the start included."""
     used: Counter[str] = Counter()
-    for part, (place, name) in PARTS.items():
-        setattr(place, name, _timed(getattr(place, name), part, used))
+    for part, (owner, name) in PARTS.items():
+        setattr(owner, name, _timed(getattr(owner, name), part, used))
     folder = "parquet" if form == KEEP else form
-    read_manifest(resolve(BUCKET).child(folder))  # imports the store's client
+    read_manifest(resolve(place).child(folder))  # imports the store's client
     began, clock = time.process_time(), time.perf_counter()
-    for _ in plca(images, Path(), folder):
+    for _ in plca(images, Path(), folder, place):
         pass
     seconds, total = time.perf_counter() - clock, time.process_time() - began
     used["other"] = total - sum(used.values())
@@ -69,9 +70,17 @@ def _timed(function: Any, part: str, used: Counter[str]) -> Any:
     return timed
 
 
-def _turn(form: str, images: int, server: int) -> dict[str, float]:
+def _copied(shards: Store, folder: Path) -> str:
+    """A copy of all shards in a directory; returns its place."""
+    copy = resolve(str(folder))
+    for entry in shards.list():
+        copy.write(entry.name, shards.read(entry.name))
+    return str(folder)
+
+
+def _turn(place: str, form: str, images: int, server: int) -> dict[str, float]:
     before = _processor_s(server)
-    command = [sys.executable, "-m", "benchmarks.sample_cost", "--turn", form, "--images", str(images)]
+    command = [sys.executable, "-m", "benchmarks.sample_cost", "--turn", place, form, "--images", str(images)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     parts = json.loads(done.stdout.strip().splitlines()[-1])
     return {"server": 1e3 * (_processor_s(server) - before) / images} | parts
@@ -87,10 +96,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--forms", default=f"{KEEP},tiff-zstd", help="separated by commas")
-    parser.add_argument("--turn", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.turn:
-        print(json.dumps(one_epoch(parsed.turn, parsed.images)))
+        print(json.dumps(one_epoch(*parsed.turn, parsed.images)))
         return
     forms = parsed.forms.split(",")
     if unknown := set(forms) - set(FORMS):
@@ -100,19 +109,21 @@ def main() -> None:
         with serving(Path(name) / "server") as server:
             os.environ |= s3_environment(server)
             write(parsed.images, Path(name), forms)
-            turns: dict[str, list[dict[str, float]]] = {form: [] for form in forms}
+            disk = _copied(resolve(BUCKET), Path(name) / "disk")
+            places = {form: (BUCKET, form) for form in forms} | {f"{form}, disk": (disk, form) for form in forms}
+            turns: dict[str, list[dict[str, float]]] = {row: [] for row in places}
             for _ in range(parsed.repeats):
-                for form, results in turns.items():
-                    results.append(_turn(form, parsed.images, server.pid))
+                for row, results in turns.items():
+                    results.append(_turn(*places[row], parsed.images, server.pid))
     rows = {
-        form: {key: statistics.median(t[key] for t in results) for key in results[0]} for form, results in turns.items()
+        name: {key: statistics.median(t[key] for t in results) for key in results[0]} for name, results in turns.items()
     }
     for row in rows.values():
         row["all"] = sum(value for part, value in row.items() if part != "samples_per_s")
         row["most_samples_per_s"] = 1e3 * WORKERS / row["all"]
-    print(f"{'processor ms a sample':24}" + "".join(f"{form:>14}" for form in rows))
+    print(f"{'processor ms a sample':24}" + "".join(f"{name:>18}" for name in rows))
     for part in rows[forms[0]]:
-        print(f"{part:24}" + "".join(f"{row[part]:14.1f}" for row in rows.values()))
+        print(f"{part:24}" + "".join(f"{row[part]:18.1f}" for row in rows.values()))
     print(save("sample_cost", {"images": parsed.images, "workers": WORKERS, "rows": rows, "turns": turns}))
 
 

@@ -40,13 +40,13 @@ def prepared(image: bytes, label: bytes) -> Prepared:
     return number, ready, ready_label
 
 
-def plca(images: int, scratch: Path, folder: str = "parquet") -> Iterator[Prepared]:
+def plca(images: int, scratch: Path, folder: str = "parquet", place: str = BUCKET) -> Iterator[Prepared]:
     from plca_dist.data.domain import DomainStream
     from plca_dist.data.labels import LABEL_SETS
     from plca_dist.data.stream import Stream
 
     domain = DomainStream(
-        resolve(BUCKET).child(folder), "source", labels=LABEL_SETS["toytown"], batch=1, seed=0, window=8,
+        resolve(place).child(folder), "source", labels=LABEL_SETS["toytown"], batch=1, seed=0, window=8,
         **AUGMENT,
     )  # fmt: skip
     stream = Stream(domain, None, slots=range(1), micro=1, start_step=0, threads=WORKERS, prefetch=4)
