@@ -1,8 +1,8 @@
 """One domain of the training data: samples in its order, decoded from its row groups and augmented."""
 
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -58,7 +58,8 @@ class DomainStream:
         labels: the classes to learn, for images with labels; None: images alone.
         batch, seed, window, cut: of the order (see `Order`).
         damaged: "stop" at a damaged row group, or "skip" it. With "skip", each damaged row is replaced by the next
-            sound one of the slot's epoch, which goes on at the beginning after its end; the same at any world size.
+            sound one of the slot's epoch, which goes on at the beginning after its end; where there is none, by one of
+            the following slots'. The same at any world size.
         rare: draw images by their classes; of a domain with labels.
 
     Attributes:
@@ -127,24 +128,13 @@ class DomainStream:
         """Decode and augment the sample that was announced; a pure function of the arguments and the recipe.
 
         Raises:
-            Damaged: at a damaged row, or where the slot's whole epoch is damaged.
+            Damaged: at a damaged row, or where the whole epoch is damaged.
         """
-        epoch, within = divmod(step, self.order.steps_per_epoch)
-        stretch = self.order.stretch(epoch, slot)
+        wanted = self.order.sample(step, slot)
         try:
-            for past in range(len(stretch)):
-                index = int(stretch[(within + past) % len(stretch)])
-                try:
-                    row = self.groups.row(index)
-                    break
-                except Damaged as error:
-                    if not self._skip or past == len(stretch) - 1:
-                        raise
-                    if str(error) not in self._passed:
-                        self._passed.add(str(error))
-                        log.warning("passing over damaged rows: %s", error)
+            index, row = self._sound(step, slot)
         finally:
-            self.groups.release(int(self.groups.group_of(stretch[within])))
+            self.groups.release(int(self.groups.group_of(wanted)))
         image, label = augment(
             *decoded(row, f"{self._where}: row {index}"),
             self.order.rng(step, slot, index),
@@ -156,7 +146,28 @@ class DomainStream:
         )
         if self._table is not None and label is not None:
             label = look_up(self._table, label)  # after the crop: fewer pixels, and the same ones
-        return AugmentedSample(image, label, replaced=past > 0)
+        return AugmentedSample(image, label, replaced=index != wanted)
+
+    def _sound(self, step: int, slot: int) -> tuple[int, dict[str, Any]]:
+        """The global row that `slot` reads at `step`, or the one in its place, and its columns."""
+        for index in self._candidates(step, slot):
+            try:
+                return index, self.groups.row(index)
+            except Damaged as error:
+                if not self._skip:
+                    raise
+                if str(error) not in self._passed:
+                    self._passed.add(str(error))
+                    log.warning("passing over damaged rows: %s", error)
+        raise Damaged(f"{self._where}: all rows are damaged; copy the shards again, or write them with --overwrite.")
+
+    def _candidates(self, step: int, slot: int) -> Iterator[int]:
+        """The slot's row at that step, those behind it in its stretch and before, and then those of the next slots."""
+        epoch, within = divmod(step, self.order.steps_per_epoch)
+        for behind in range(self.order.batch):
+            stretch = self.order.stretch(epoch, (slot + behind) % self.order.batch)
+            start = 0 if behind else within
+            yield from (int(stretch[(start + past) % len(stretch)]) for past in range(len(stretch)))
 
     def _enough(self, wanted: int | None) -> Callable[[Tensor], bool] | None:
         """Whether a crop of a label has enough of the class that its image was drawn for."""

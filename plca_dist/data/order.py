@@ -21,6 +21,9 @@ from plca_dist.errors import UserError
 #: The newest way to cut an epoch into the slots' stretches. Runs keep the one that they were begun with.
 NEWEST_CUT = 2
 
+#: Steps that a stream looks ahead, about.
+_AHEAD = 16
+
 
 def _bits(*key: int | str) -> np.random.Philox:
     """A bit generator that depends on `key` alone, on every machine and in every process.
@@ -136,8 +139,8 @@ class Order:
         self.steps_per_epoch = self.samples // batch
         self.rows = np.asarray(row_groups, np.int64)
         self.cut = cut
-        # Prefetching across the end of an epoch needs two orders; the third is for a look back.
-        self._epoch = lru_cache(maxsize=3)(self._make)
+        # Prefetching across the end of an epoch needs two orders, more where epochs are short; one is for a look back.
+        self._epoch = lru_cache(maxsize=3 + _AHEAD // self.steps_per_epoch)(self._make)
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """The global row indices (N,) int64 of one epoch, slot after slot, then those that are left out; read-only."""

@@ -1,14 +1,17 @@
 """The stream: the same batches at any world size and from any start, fetched once, and errors that arrive."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS
+from plca_dist.data.shards import write_shards
 from plca_dist.data.stream import Batch, Stream
 from plca_dist.errors import UserError
 from plca_dist.storage import Store, resolve
@@ -94,3 +97,44 @@ def test_a_damaged_shard_stops_the_stream_with_its_name(shards: Store, tmp_path:
     copy.write(name, bytes(data))
     with pytest.raises(UserError, match=r"target/shard-00000\.parquet"):
         taken(stream(copy, range(BATCH), 0, micro=BATCH), 8)
+
+
+@pytest.fixture
+def torn(tmp_path: Path) -> Callable[..., Store]:
+    """Source and target of 24 scenes each, in shards of one row group of 4, of which some of the source are damaged."""
+
+    def write(*damaged: int) -> Store:
+        place = resolve(str(tmp_path / "torn"))
+        for name, labelled in (("source", True), ("target", False)):
+            reader = open_dataset("toytown", None, name, with_labels=labelled, count=24, size=(32, 64))
+            write_shards(reader, place.child(name), with_labels=labelled, shard_rows=4)
+        for shard in damaged:
+            name = f"source/shard-{shard:05d}.parquet"
+            data = bytearray(place.read(name))
+            data[len(data) // 4] ^= 1
+            place.write(name, bytes(data))
+        return place
+
+    return write
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize("batch", [4, 8, 12, 24])
+def test_damaged_rows_are_passed_over_however_short_a_slot_s_epoch_is(
+    torn: Callable[..., Store], batch: int, cut: int
+) -> None:
+    """24 samples are 6, 3, 2 steps an epoch, or 1: less than a row group has rows."""
+    place, steps = torn(2, 3), 24 // batch
+    asked: dict[str, Any] = {"batch": batch, "damaged": "skip", "cut": cut}
+    opened = stream(place, range(batch), 0, micro=batch, **asked)
+    whole = taken(opened, 2 * steps)
+    assert opened.skipped == 2 * 8, "an epoch reads all rows, of which 8 are damaged"
+    for slots in (range(batch // 2), range(batch // 2, batch)):
+        for start in (0, steps):
+            for step, part in enumerate(taken(stream(place, slots, start, micro=len(slots), **asked), steps), start):
+                assert same(part, Batch(*(t if t is None else t[slots.start : slots.stop] for t in whole[step])))
+
+
+def test_a_domain_without_a_sound_row_says_so(torn: Callable[..., Store]) -> None:
+    with pytest.raises(UserError, match=r"source: all rows are damaged; copy the shards again"):
+        taken(stream(torn(*range(6)), range(8), 0, micro=8, batch=8, damaged="skip"), 1)
