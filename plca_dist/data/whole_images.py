@@ -1,7 +1,7 @@
 """Whole images of shards, neither cropped nor resized, in the order of their rows: for evaluation and for pictures."""
 
 import logging
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,7 +28,9 @@ class Labelled(NamedTuple):
     label: Tensor
 
 
-def labelled_samples(shards: Store, labels: LabelSet, part: int, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+def labelled_samples(
+    shards: Store, labels: LabelSet, part: int, parts: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """(image (3, H, W) uint8, label (H, W) uint8) of the `part`-th of `parts` contiguous shares of a labelled set.
 
     The shares are disjoint and cover the set: nothing is padded, nothing counted twice.

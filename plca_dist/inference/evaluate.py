@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from functools import reduce
 from operator import add
 from typing import Any
@@ -78,12 +79,13 @@ def _score_part(
     job: InferenceJob, data: Location, measured: tuple[float, ...], part: int, parts: int, device: str
 ) -> Counts:
     trained = loaded(job, device)
-    samples = labelled_samples(resolve(data, patience_s=OUTAGE_PATIENCE_S), trained.labels, part, parts)
-    return evaluate(
-        trained.network,
-        samples,
-        num_classes=len(trained.labels),
-        size=job.size,
-        ratios=measured,
-        inference=trained.inference,
-    )
+    store = resolve(data, patience_s=OUTAGE_PATIENCE_S)
+    with closing(labelled_samples(store, trained.labels, part, parts)) as samples:
+        return evaluate(
+            trained.network,
+            samples,
+            num_classes=len(trained.labels),
+            size=job.size,
+            ratios=measured,
+            inference=trained.inference,
+        )

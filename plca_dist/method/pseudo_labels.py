@@ -48,11 +48,14 @@ def log_probabilities(logits_BKHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_confidence(logits_BKHW: Tensor) -> Tensor:
-    """How many pixels the network calls c with a confidence in each bin, (K, N) int64. Counts of images add up."""
+    """How many pixels the network calls c with a confidence in each bin, (K, N) int64. Counts of images add up.
+
+    A pixel whose logits are not finite has no class and is in no bin.
+    """
     _, odds_BHW = log_probabilities(logits_BKHW)
     bin_BHW = ((odds_BHW - _LOWEST) * _BINS_OF_ONE).clamp(0, BINS - 1).long()
     classes = logits_BKHW.shape[1]
-    cell = (logits_BKHW.argmax(1) * BINS + bin_BHW).flatten()
+    cell = (logits_BKHW.argmax(1) * BINS + bin_BHW)[~odds_BHW.isnan()]
     return torch.bincount(cell, minlength=classes * BINS).view(classes, BINS)
 
 

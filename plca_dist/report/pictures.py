@@ -1,6 +1,7 @@
 """The pictures of a report: predictions of runs on labelled images, their associations, and the spread of gradients."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -201,7 +202,8 @@ def _open(data: Location) -> Store:
     return resolve(data, patience_s=OUTAGE_PATIENCE_S)
 
 
-def _first(images: Iterator[T], where: str) -> T:
-    for image in images:
-        return image
+def _first(images: Generator[T, None, None], where: str) -> T:
+    with closing(images):
+        for image in images:
+            return image
     raise UserError(f"{where} holds no images.")

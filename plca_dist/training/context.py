@@ -1,7 +1,9 @@
 """The context of a rank, given by the code that starts it: `run/attempt.py`, or a test without Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
+from typing import TypeVar
 
 import torch
 
@@ -9,12 +11,14 @@ from plca_dist.messages import RunEvent
 from plca_dist.run_files import attempt
 from plca_dist.storage import Store
 
+Item = TypeVar("Item")
+
 
 class Preempted(Exception):
     """The run was told to leave and did, on every rank, after a checkpoint of `step` was committed.
 
     Attributes:
-        step: optimizer steps that are done and saved.
+        step: optimizer steps that are done and saved; at 0 there is nothing to save.
         reason: what `TrainContext.stop_reason` gave on the first rank that had one.
     """
 
@@ -23,7 +27,8 @@ class Preempted(Exception):
         self.step, self.reason = step, reason
 
     def __str__(self) -> str:
-        return f"preempted ({self.reason}): checkpoint at step {self.step} committed"
+        saved = f"checkpoint at step {self.step} committed" if self.step else "before the first step"
+        return f"preempted ({self.reason}): {saved}"
 
 
 #: The reason to stop that lets nothing be saved: what this attempt would write no longer counts.
@@ -53,3 +58,7 @@ class TrainContext:
     def own(self) -> Store:
         """The attempt's own directory."""
         return self.run.child(attempt(self.generation))
+
+    def until_stopped(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items until there is a reason to stop. Ranks may end at different ones, and have to agree behind them."""
+        return takewhile(lambda _: self.stop_reason() is None, items)

@@ -79,10 +79,18 @@ def _train(config: Config, context: TrainContext, meter: Meter) -> None:
             if stop_reason is not None:
                 raise Preempted(start, stop_reason)
             saver.save(start, miou=miou)
+        miou = None
         for step in range(start, steps):
             if round_begins(engine, step):
+                health.check_finite(engine, meter, context.run, saver.finish)
                 with meter.paused(), watchdog.patient("labels of a round"):
-                    begin_round(engine, config, step)
+                    stop_reason = begin_round(engine, config, context, control, step)
+                    if stop_reason is not None:
+                        saver.finish()
+                        if saver.committed != step and step > start:
+                            saver.save(step, miou=miou)
+                            saver.finish(needed=True)
+                        raise Preempted(step, stop_reason)
             lr = set_lr(engine, config, step)
             for _ in range(accumulation):
                 with meter.waiting():

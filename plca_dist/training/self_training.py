@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from plca_dist.data.augment import resize_for_test
+from plca_dist.errors import TrainingFault
 from plca_dist.method.on_target import target_logits, upsampled
 from plca_dist.method.pseudo_labels import (
     BINS,
@@ -81,17 +82,8 @@ class SelfTraining:
         found = round_of(step, self._start, self._length, self._settings.rounds)
         return found[0] if found and found[1] else None
 
-    def begin(self, turn: int, weights: dict[str, Tensor], images: Iterable[Tensor]) -> None:
-        """Begin round `turn` with these weights of the network. A collective call.
-
-        Args:
-            images: this rank's share of the target, each (3, H, W) uint8. Counts of integers add up over ranks, so the
-                thresholds are those of the whole target at any number of ranks.
-        """
-        self._freeze(weights)
-        count_KN = self._count(images)
-        if dist.get_world_size() > 1:
-            dist.all_reduce(count_KN)
+    def begin(self, turn: int, count_KN: Tensor) -> None:
+        """Begin round `turn` with the weights and the pixels of `count`."""
         share = share_of_round(turn, self._settings.share, self._settings.growth, self._settings.most)
         self.turn, self._log_threshold_K = turn, log_thresholds(count_KN, share)
 
@@ -101,15 +93,36 @@ class SelfTraining:
         return self._log_threshold_K
 
     @torch.no_grad()
-    def _count(self, images: Iterable[Tensor]) -> Tensor:
+    def count(self, weights: dict[str, Tensor], images: Iterable[Tensor]) -> Tensor:
+        """How many pixels a network of these weights calls each class, by confidence: `count_confidence`, (K, N) int64.
+
+        A collective call. Its network is the copy that labels from the next `begin` on.
+
+        Args:
+            images: this rank's share of the target, each (3, H, W) uint8. Counts of integers add up over ranks, so the
+                thresholds are those of the whole target at any number of ranks.
+
+        Raises TrainingFault, on every rank, where predictions are not finite.
+        """
+        self._freeze(weights)
         assert self._network is not None
         size, count_KN = self._settings.size, torch.zeros(self._classes, BINS, dtype=torch.int64, device=self._device)
+        pixels = torch.zeros((), dtype=torch.int64, device=self._device)
         for image_3HW in images:
             resized = image_3HW if size is None else resize_for_test(image_3HW, size)
             image_13HW = resized[None].to(self._device)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                 logits_1Khw = self._network(image_13HW).logits
             count_KN += count_confidence(upsampled(logits_1Khw, image_13HW))
+            pixels += image_13HW[0, 0].numel()
+        if dist.get_world_size() > 1:
+            dist.all_reduce(count_KN)
+            dist.all_reduce(pixels)
+        if count_KN.sum() < pixels:
+            raise TrainingFault(
+                "the network's predictions of the target are not finite, so it cannot label it. Lower optimizer.lr or "
+                "set optimizer.gradient_clipping."
+            )
         return count_KN
 
     def _freeze(self, weights: dict[str, Tensor]) -> None:

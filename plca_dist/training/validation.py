@@ -1,7 +1,6 @@
 """Evaluation of the weights as they are, in the middle of training and on all ranks."""
 
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from contextlib import closing
 from typing import Any
 
 import torch.distributed as dist
@@ -42,32 +41,30 @@ def validate(
     network.load_state_dict(full_state(engine))
     teacher = engine.module.companions.get(TEACHER)
 
-    def until_stopped(images: Iterable[Any]) -> Iterator[Any]:
-        return takewhile(lambda _: context.stop_reason() is None, images)
-
     counts = of_teacher = measured = None
     if settings.uri:
-        samples = labelled_samples(open_shards(config, settings.uri), labels, rank, world_size)
-        found = evaluate_each(
-            [network, teacher.network] if teacher else [network],
-            until_stopped(samples),
-            num_classes=len(labels),
-            size=settings.size,
-            ratios=ratios(settings.aggregation),
-            inference=config.objective.inference,
-        )
+        with closing(labelled_samples(open_shards(config, settings.uri), labels, rank, world_size)) as samples:
+            found = evaluate_each(
+                [network, teacher.network] if teacher else [network],
+                context.until_stopped(samples),
+                num_classes=len(labels),
+                size=settings.size,
+                ratios=ratios(settings.aggregation),
+                inference=config.objective.inference,
+            )
         counts, *rest = [c.over_ranks(context.device) for c in found]
         of_teacher = rest[0] if teacher else None
     if settings.unlabelled:
         domains = open_shards(config, config.source.uri), open_shards(config, config.target.uri)
         skip = config.order.damaged == "skip"
         pairs = whole_pairs(*domains, labels, settings.unlabelled, rank, world_size, skip_damaged=skip)
-        measured = criteria.measure(
-            network,
-            until_stopped(pairs),
-            size=settings.size,
-            pairwise=config.objective.pairwise,
-        ).over_ranks(context.device)
+        with closing(pairs):
+            measured = criteria.measure(
+                network,
+                context.until_stopped(pairs),
+                size=settings.size,
+                pairwise=config.objective.pairwise,
+            ).over_ranks(context.device)
     stop_reason = control.agree(stop_reason=context.stop_reason()).stop_reason
     if stop_reason is not None:
         return None, stop_reason

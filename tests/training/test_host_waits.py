@@ -3,18 +3,20 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 
 from plca_dist.config import Config
+from plca_dist.data.whole_images import target_images
 from plca_dist.ops import blocks
 from plca_dist.ops.blocks import Blocks
+from plca_dist.storage import resolve
 from plca_dist.training.build import build_objective
 from plca_dist.training.dataloading import open_stream
-from plca_dist.training.engine import TrainingModule
+from plca_dist.training.engine import TrainingModule, full_state
 from plca_dist.training.meter import Meter
-from plca_dist.training.rounds import begin_round, round_begins
 from plca_dist.training.trained import fresh_network
 from tests.host_waits import HostWaits
 
@@ -43,7 +45,9 @@ def test_a_step_waits_twice(make_config: Callable[..., Config], monkeypatch: pyt
     assert places == {"tolist in ops/streaming_cycle.py": 2, "aten._local_scalar_dense.default in training/meter.py": 1}
 
 
-def test_rivals_wait_for_nothing_in_a_pass(make_config: Callable[..., Config], make_engine: Callable) -> None:
+def test_rivals_wait_for_nothing_in_a_pass(
+    make_config: Callable[..., Config], make_engine: Callable, shards: Path
+) -> None:
     """With the copy of the last round at work; the count at the beginning of a round is no part of a step."""
     config = make_config(
         "objective.association=0", "objective.smoothing=0", "objective.adversarial=0.1", "objective.pseudo_labels=1",
@@ -51,7 +55,8 @@ def test_rivals_wait_for_nothing_in_a_pass(make_config: Callable[..., Config], m
         "self_training.kind=lrent",
     )  # fmt: skip
     engine = make_engine(config)
-    begin_round(engine, config, next(step for step in range(6) if round_begins(engine, step)))
+    training = engine.module.companions["pseudo_labels"]
+    training.begin(0, training.count(full_state(engine), target_images(resolve(str(shards / "target")), 0, 1)))
     with closing(open_stream(config, 0, 1, 0)) as stream:
         batch = next(stream)
     with HostWaits() as waits:

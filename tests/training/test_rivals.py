@@ -1,6 +1,8 @@
 """Discriminator and rounds of self-training in a run: what is saved and restored, who steps when, what is off."""
 
-from collections.abc import Callable
+import json
+import threading
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from torch import Tensor
 from plca_dist.config import Config
 from plca_dist.data.stream import Batch
 from plca_dist.data.whole_images import target_images
-from plca_dist.errors import UserError
+from plca_dist.errors import TrainingFault, UserError
 from plca_dist.method.adversarial import Discriminator, discriminator_loss, seen_by_discriminator
 from plca_dist.method.fourier import in_style_of
 from plca_dist.method.on_target import upsampled
@@ -25,7 +27,8 @@ from plca_dist.training import loop as worker
 from plca_dist.training import rounds
 from plca_dist.training.adversary import Adversary
 from plca_dist.training.companions import COMPANIONS
-from plca_dist.training.engine import after_step, set_lr
+from plca_dist.training.context import Preempted
+from plca_dist.training.engine import after_step, full_state, set_lr
 from plca_dist.training.self_training import SelfTraining
 
 #: Rounds begin at steps 0, 2 and 4; checkpoints are written after 2, 4 and 6 steps of two passes.
@@ -51,6 +54,11 @@ def whole(config: Config, train: Callable, tmp_path_factory: pytest.TempPathFact
 def companions_of(run: Path, step: int) -> dict[str, Any]:
     place = max(run.glob(f"checkpoints/step-{step:08d}-of-1-g*"))
     return torch.load(place / COMPANIONS, weights_only=True)
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    found = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in record.items() if k == "step" or k.startswith("loss/")} for record in found]
 
 
 def flat(state: Any, name: str = "") -> dict[str, Any]:
@@ -115,6 +123,43 @@ def test_cut_short_within_or_between_rounds_it_ends_with_the_same_bits(
     train(config, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
     assert same(companions_of(tmp_path, 6), companions_of(whole.path, 6))
+
+
+@pytest.mark.parametrize("every", [2, 100])
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_notice_while_a_round_is_counted_is_heard_at_once_and_costs_nothing(
+    make_config: Callable[..., Config], train: Callable, whole: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, turn: int, every: int,
+) -> None:  # fmt: skip
+    """The second round begins at step 2, where a checkpoint was due or not."""
+    config = make_config(*ALL, f"checkpoint.every={every}")
+    counted: list[int] = []
+
+    def noted(*given: Any, **named: Any) -> Iterator[Tensor]:
+        counted.append(0)
+        for image in target_images(*given, **named):
+            counted[-1] += 1
+            yield image
+
+    monkeypatch.setattr(rounds, "target_images", noted)
+    with pytest.raises(Preempted) as left:
+        train(config, tmp_path, stop_reason=lambda: "SIGTERM" if len(counted) > turn and counted[-1] == 3 else None)
+    assert counted == [24] * turn + [3]
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("plca-read-ahead")], "it is left to nobody"
+    assert left.value.step == 2 * turn
+    assert len(list(tmp_path.glob("checkpoints/step-*/commit.json"))) == turn
+    train(config, tmp_path)
+    assert losses(tmp_path) == losses(whole.path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert same(companions_of(tmp_path, 6), companions_of(whole.path, 6))
+
+
+def test_weights_that_are_not_finite_are_named_before_a_round_counts_them(
+    make_config: Callable[..., Config], train: Callable, tmp_path: Path
+) -> None:
+    config = make_config("objective.pseudo_labels=1", "self_training={kind: cbst, start: 0.3}", "optimizer.lr=1e30")
+    with pytest.raises(TrainingFault, match=r"predictions of the target are not finite.*Lower optimizer\.lr"):
+        train(config, tmp_path)
 
 
 def test_the_thresholds_are_those_of_all_target_images(config: Config, whole: SimpleNamespace, shards: Path) -> None:
@@ -191,7 +236,7 @@ def test_its_rate_decays_with_the_network_s(make_config: Callable[..., Config], 
 
 
 def test_labels_of_a_crop_come_from_the_network_that_ended_the_last_round(
-    make_config: Callable[..., Config], make_engine: Callable
+    make_config: Callable[..., Config], make_engine: Callable, shards: Path
 ) -> None:
     config = make_config("objective.pseudo_labels=1", "self_training={kind: cbst, start: 0.4}")
     engine = make_engine(config)
@@ -199,7 +244,7 @@ def test_labels_of_a_crop_come_from_the_network_that_ended_the_last_round(
     before = engine.module(batch)
     assert before.pseudo_labels.item() == before.labelled.item() == 0
     assert training.state_dict()["network"] == {}, "no copy before the first round"
-    rounds.begin_round(engine, config, 2)
+    training.begin(0, training.count(full_state(engine), target_images(resolve(str(shards / "target")), 0, 1)))
     frozen = {k: v.clone() for k, v in training.state_dict()["network"].items()}
     engine.backward(engine(batch).total)
     engine.step()

@@ -83,6 +83,9 @@ class Saver:
 
     Args:
         generation: as in `TrainContext`.
+
+    Attributes:
+        committed: the step of the newest checkpoint that was committed here; the same on every rank.
     """
 
     def __init__(self, engine: Any, config: Config, run: Store, metrics_log: MetricsLog, generation: int) -> None:
@@ -92,6 +95,7 @@ class Saver:
         self._pending: _Pending | None = None
         self._failures, self._problem = 0, ""  # in a row, and the last of them
         self._abandoned = False
+        self.committed: int | None = None
         self._open = ExitStack()
 
     def __enter__(self) -> "Saver":
@@ -165,7 +169,7 @@ class Saver:
         if problems:
             self._failed(pending.checkpoint, problems[0][1])
         elif pending.committing:
-            self._failures = 0
+            self._failures, self.committed = 0, pending.checkpoint.step
             seconds = time.monotonic() - pending.began
             self._metrics_log.show("checkpoint", f"checkpoint {pending.checkpoint.name}", **{CHECKPOINT: seconds})
         else:
