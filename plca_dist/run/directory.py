@@ -19,7 +19,10 @@ from plca_dist.training.build import check_network
 from plca_dist.training.checkpoint.survey import survey
 from plca_dist.training.dataloading import check_data
 from plca_dist.training.result import has_result
-from plca_dist.training.trained import fresh_network
+from plca_dist.training.trained import beginning
+
+#: The key of the fingerprint of `model.weights`, beside those of the domains.
+WEIGHTS_MARK = "weights"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Run:
     """A run's directory and its settings as the workers get them.
 
     Attributes:
-        fingerprints: domain -> fingerprint of the shards that the run trains on.
+        fingerprints: domain -> fingerprint of the shards that the run trains on; `WEIGHTS_MARK` -> that of the file
+            that it begins with, where there is one.
     """
 
     name: str
@@ -79,9 +83,12 @@ class Run:
     def _differences(self) -> list[str]:
         stored = recorded(self.store, RECIPE)
         trained_on = read_json(self.store, DATA, dict, "put a sound copy there, or take another --name")
-        return differences(stored.identity(), self.config.identity()) + [
-            f"the {name} shards" for name, mark in self.fingerprints.items() if mark != trained_on.get(name)
-        ]
+        different = differences(stored.identity(), self.config.identity())
+        for name, mark in self.fingerprints.items():
+            # Runs that an earlier version began have no mark of their weights.
+            if mark != trained_on.get(name, mark if name == WEIGHTS_MARK else None):
+                different.append("the content of model.weights" if name == WEIGHTS_MARK else f"the {name} shards")
+        return different
 
 
 def open_run(config: Config, name: str) -> Run:
@@ -96,9 +103,10 @@ def open_run(config: Config, name: str) -> Run:
     _ = config.world_sizes  # raises where the batch does not divide
     store = probe(config.location(config.storage.uri)).child(name)
     check_network(config)
-    if config.model.weights:
-        fresh_network(config)  # raises before anything is written; the workers load them again
+    weights_mark = beginning(config)[1] if config.model.weights else None  # the workers load them again
     fingerprints = check_data(config, with_target=config.needs_target)
+    if weights_mark:
+        fingerprints[WEIGHTS_MARK] = weights_mark
     if store.exists(SPACE):
         raise UserError(f"{store.uri} is a search, and a run cannot be written into it; give another --name.")
     config = continuing(config, recorded(store, RECIPE) if store.exists(RECIPE) else None)

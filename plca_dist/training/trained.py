@@ -1,5 +1,6 @@
 """Networks with weights: of a run, of one of its checkpoints, or of a weight file; and what a run begins with."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -97,26 +98,34 @@ def fresh_network(config: Config) -> Network:
 
     Raises UserError where there is nothing, or where it does not fit.
     """
+    network, _ = beginning(config)
+    return network
+
+
+def beginning(config: Config) -> tuple[Network, str | None]:
+    """`fresh_network`, and a hash of the file's bytes; None where there is no file. Raises as `fresh_network` does."""
     network = empty_network(config)
     if config.model.weights is None:
-        return network
+        return network, None
     if config.model.weights == HUB:
         load_timm(network, None)
-        return network
+        return network, None
     location = config.location(config.model.weights)
     origin, classes = location.uri.rstrip("/"), config.label_set.classes
     store, file = file_at(location.with_uri(origin))
     if store.exists(file):
-        load_pretrained(network, store.read(file), classes, origin=origin)
+        data = store.read(file)
+        load_pretrained(network, data, classes, origin=origin)
     elif any(store.list(file)):
         trained = load_trained(location)
-        load_into(network, to_bytes(trained.network, trained.labels.classes), classes, origin=origin)
+        data = to_bytes(trained.network, trained.labels.classes)
+        load_into(network, data, classes, origin=origin)
     else:
         raise UserError(
             f"model.weights: {origin} does not exist; name a weight file (nothing is downloaded), a run's directory or "
             "one of its checkpoints, or --set model.weights=null to start from random weights."
         )
-    return network
+    return network, hashlib.sha256(data).hexdigest()[:16]
 
 
 def _from_file(store: Store, file: str, config: Config | None, checkpoint: str | None = None) -> TrainedNetwork:

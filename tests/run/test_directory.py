@@ -4,13 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from plca_dist.config import Config
 from plca_dist.errors import UserError
+from plca_dist.models.weights import to_bytes
 from plca_dist.recipe import load
 from plca_dist.run.directory import Run, open_run, portable
 from plca_dist.training.attempts import recipe_of
+from plca_dist.training.build import empty_network
 from plca_dist.training.checkpoint.commit import Checkpoint, checkpoint_name, commit
 
 
@@ -100,6 +103,30 @@ def test_a_run_claimed_half_can_be_claimed_again(settings: list[str], tmp_path: 
     run = claimed(config(settings), "a")
     run.store.delete("recipe.yaml")
     claimed(config(settings, "seed=1"), "a")
+
+
+def weights_in(folder: Path, seed: int, settings: list[str]) -> str:
+    made = config(settings)
+    torch.manual_seed(seed)
+    folder.mkdir()
+    file = folder / "model.safetensors"
+    file.write_bytes(to_bytes(empty_network(made), made.label_set.classes))
+    return f"model.weights={file}"
+
+
+def test_weights_are_told_apart_by_their_content(settings: list[str], tmp_path: Path) -> None:
+    """Those of all runs have one file name, and a file may lie elsewhere when a run is continued."""
+    one, same, other = (weights_in(tmp_path / name, seed, settings) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    run = claimed(config(settings, one), "run")
+    checkpoint = Checkpoint(checkpoint_name(5, 1, 1), 5, 1, 0, "print", None, {"file": (1, "hash")})
+    run.store.write(f"{checkpoint.place}/file", b"x")
+    commit(run.store, checkpoint)
+    open_run(config(settings, same), "run")
+    with pytest.raises(UserError, match=r"another recipe: the content of model\.weights\. Give"):
+        open_run(config(settings, other), "run")
+    kept = json.loads(run.store.read("data.json"))
+    run.store.write("data.json", json.dumps({k: v for k, v in kept.items() if k != "weights"}).encode())
+    open_run(config(settings, other), "run")  # begun by a version that kept no mark
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "-x", "x" * 101, "ü"])
