@@ -11,6 +11,9 @@ OPTIONS_OF = {
     "self_training": ("pseudo_labels",),
 }
 
+#: Options of self-training -> the one kind that they are for.
+KINDS_OF = {"smoothness": "mrkld", "temperature": "lrent"}
+
 #: Keys that came after the first runs -> their defaults, which are no part of an identity: those runs continue.
 LATER: dict[str, Any] = {
     "model.stride": 8,

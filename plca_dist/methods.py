@@ -1,11 +1,12 @@
 """The methods that can be trained beside PLCA, as settings over a recipe: `methods.yaml`, for `RECIPE/METHOD`."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from plca_dist.errors import UserError, nearest
-from plca_dist.later_keys import LATER, OPTIONS_OF
+from plca_dist.later_keys import KINDS_OF, LATER, OPTIONS_OF
 from plca_dist.method.published import METHODS, PUBLISHED
 from plca_dist.parsing import from_yaml, settings_text
 
@@ -39,14 +40,23 @@ class Method(NamedTuple):
         """Its settings over the recipe of that name."""
         return self.settings | (self.training if recipe in PAPER else {})
 
+    def check_over(self, objective: Mapping[str, Any], recipe: str) -> None:
+        """Raises UserError where what the method leaves to the recipe is off there: `objective` is the recipe's."""
+        if "objective.association" not in self.settings and objective.get("association") == 0:
+            raise UserError(
+                f"{recipe}: its objective.association is 0, so nothing of PLCA would be in {self.name}; take a recipe "
+                "with PLCA, or a method without it."
+            )
+
     def about(self, recipe: str, about: dict[str, Any]) -> dict[str, str]:
         """What a person wants to know of it over that recipe, whose own description is `about`."""
         begins = "; begin with source-only weights, --set model.weights=RUN" if self.needs_source else ""
         alone = recipe in PAPER and "cluster.workers" in self.training
-        command = str(about.get("command", "")).replace(recipe, f"{recipe}/{self.name}")
+        plain, own = f"plca train {recipe}", f"plca train {recipe}/{self.name}"
+        command = str(about.get("command", ""))
         return {
             "summary": f"{self.summary}, over {recipe}{begins}",
-            "command": command or f"plca train {recipe}/{self.name}",
+            "command": command.replace(plain, own) if plain in command else own,
             "cost": "one GPU, for days" if alone else f"about that of {recipe}",
             "score": self.score(recipe),
         }
@@ -90,7 +100,10 @@ def _off(settings: dict[str, Any]) -> dict[str, Any]:
     }
     if settings.get("rare_class_sampling.temperature"):
         sections.add("rare_class_sampling")
-    return {key: value for key, value in _OFF.items() if key.partition(".")[0] not in sections}
+    # Options of another kind of self-training than the method's are not its own.
+    kind = settings.get("self_training.kind")
+    of_others = {f"self_training.{name}" for name, owner in KINDS_OF.items() if kind and owner != kind}
+    return {k: v for k, v in _OFF.items() if k.partition(".")[0] not in sections or k in of_others}
 
 
 def method(name: str) -> Method:
@@ -103,7 +116,7 @@ def method(name: str) -> Method:
 def split(recipe: str) -> tuple[str, str | None]:
     """(recipe, method) of `RECIPE/METHOD`; (recipe, None) of a name, a path or a URI without one."""
     base, _, last = recipe.rpartition("/")
-    return (base, last) if base and last in methods() else (recipe, None)
+    return (base, last) if base and last in methods() and not Path(recipe).exists() else (recipe, None)
 
 
 def run_name(recipe: str) -> str:

@@ -36,6 +36,9 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
         UserError: unknown recipe or key, wrong type, value out of range; the message names the fix.
     """
     base, chosen = split(recipe)
+    before, _, last = recipe.rpartition("/")
+    if chosen is None and not Path(recipe).exists() and (before in recipes() or Path(before).is_file()):
+        method(last)  # raises with the nearest: nothing else can be behind a recipe
     text = file_text("recipe", base, recipes())
     return parse(text, overrides, where=recipe, file=base, method=method(chosen) if chosen else None)
 
@@ -84,6 +87,8 @@ def parse(
     tree = mapping(text, where, "a recipe is a YAML mapping of sections")
     _read_labels(tree, file)
     if method:
+        objective = tree.get("objective")
+        method.check_over(objective if isinstance(objective, dict) else {}, where)
         tree["about"] = method.about(file, tree.get("about") or {})
         for key, value in method.over(file).items():
             _put(tree, key, value, where)

@@ -5,7 +5,7 @@ prints the descriptions.
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from plca_dist.errors import UserError, nearest
@@ -26,6 +26,16 @@ from plca_dist.ops.settings import BACKENDS, PRODUCTS
 Size = Annotated[tuple[int, int], Field(strict=False)]
 #: The largest height or width of an image.
 _LARGEST_SIDE = 16_384
+
+
+def _fits(size: tuple[int, int]) -> tuple[int, int]:
+    if not 8 <= min(size) <= max(size) <= _LARGEST_SIDE:
+        raise ValueError(f"each side must be from 8 (the output stride) to {_LARGEST_SIDE} pixels")
+    return size
+
+
+#: Height and width of a whole image as a network sees it.
+InputSize = Annotated[Size, AfterValidator(_fits)]
 #: What `model.weights` says for timm's own weights, which timm fetches from the internet.
 HUB = "hub"
 #: A whole number that counts something.
@@ -147,15 +157,8 @@ class EvaluationSettings(Section):
         0, ge=0, description="Target training images on which the label-free criteria are measured too; 0: none."
     )
     every: Count = Field(0, ge=0, description="Steps between evaluations; 0: at the end only.")
-    size: Size | None = Field(None, description="Height and width of the network's input; null: as stored.")
+    size: InputSize | None = Field(None, description="Height and width of the network's input; null: as stored.")
     aggregation: float = Field(0.5, ge=0, lt=1, description="λ at inference; results are reported without it too.")
-
-    @field_validator("size")
-    @classmethod
-    def _size(cls, value: Size | None) -> Size | None:
-        if value and not 8 <= min(value) <= max(value) <= _LARGEST_SIDE:
-            raise ValueError(f"each side must be from 8 (the output stride) to {_LARGEST_SIDE} pixels")
-        return value
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))

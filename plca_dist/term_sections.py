@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from plca_dist.sections import Beta, Count, DomainSettings, Section, Size
+from plca_dist.later_keys import KINDS_OF
+from plca_dist.sections import Beta, Count, DomainSettings, InputSize, Section
 
 
 class TeacherSettings(Section):
@@ -19,6 +20,15 @@ class TeacherSettings(Section):
     ignore_bottom: float = Field(0.0, ge=0, lt=1, description="The same at the bottom, where a car's bonnet may be.")
     jitter: float = Field(0.25, ge=0, le=0.5, description="Strength of the colour jitter on images to learn; 0: none.")
     blur: bool = Field(True, description="Blur half of the images to learn.")
+
+    @model_validator(mode="after")
+    def _margins(self) -> "TeacherSettings":
+        if self.ignore_top + self.ignore_bottom >= 1:
+            raise ValueError(
+                f"ignore_top {self.ignore_top} and ignore_bottom {self.ignore_bottom} leave no pixel between them; "
+                "lower one"
+            )
+        return self
 
 
 class MaskingSettings(Section):
@@ -41,7 +51,9 @@ class RareClassSamplingSettings(Section):
     """Source images by the classes that they hold, rare ones more often (DAFormer)."""
 
     temperature: float | None = Field(
-        None, gt=0, description="T of P(c) ∝ exp((1 − share of c) / T), DAFormer: 0.01; null: each image once an epoch."
+        None,
+        ge=1e-6,
+        description="T of P(c) ∝ exp((1 − share of c) / T), DAFormer: 0.01; null: each image once an epoch.",
     )
     pixels: Count = Field(3000, gt=0, description="Least pixels of the drawn class in an image.")
     crops: Count = Field(10, gt=0, le=1000, description="Crops tried until half as many pixels of it are inside.")
@@ -59,7 +71,9 @@ class AdversarySettings(Section):
     sees: Literal["probability", "entropy"] = Field(
         "entropy", description="Class probabilities (AdaptSeg), or their weighted information (AdvEnt)."
     )
-    lr: float = Field(1e-4, gt=0, description="Its initial learning rate, under Adam; it decays as the network's.")
+    lr: float = Field(
+        1e-4, gt=0, le=1e6, description="Its initial learning rate, under Adam; it decays as the network's."
+    )
     betas: tuple[Beta, Beta] = Field((0.9, 0.99), strict=False, description="Decay of Adam's averages.")
 
 
@@ -83,8 +97,8 @@ class SelfTrainingSettings(Section):
     growth: float = Field(0.05, ge=0, le=1, description="Of that share from round to round.")
     most: float = Field(0.5, gt=0, le=1, description="The largest share.")
     smoothness: float = Field(0.01, ge=0, description="Weight of the even label under mrkld.")
-    temperature: float = Field(0.25, gt=0, description="Of the soft labels of lrent; the lower, the harder.")
-    size: Size | None = Field(
+    temperature: float = Field(0.25, ge=1e-6, description="Of the soft labels of lrent; the lower, the harder.")
+    size: InputSize | None = Field(
         None, description="Height and width of the target's images when a round begins; null: as stored."
     )
 
@@ -92,9 +106,7 @@ class SelfTrainingSettings(Section):
     def _together(self) -> "SelfTrainingSettings":
         if self.share > self.most:
             raise ValueError(f"share {self.share} is above most {self.most}")
-        if self.size and min(self.size) < 8:
-            raise ValueError(f"size {list(self.size)} is smaller than the output stride of 8")
-        for name, kind in (("smoothness", "mrkld"), ("temperature", "lrent")):
+        for name, kind in KINDS_OF.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.kind != kind:
                 raise ValueError(f"{name} {getattr(self, name)} is an option of {kind}, and kind is {self.kind}")
         return self

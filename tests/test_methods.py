@@ -130,9 +130,51 @@ def test_a_method_goes_with_a_file_of_one_s_own_and_overrides_come_last(tmp_path
     assert split("a/b.yaml") == ("a/b.yaml", None)
 
 
-def test_an_unknown_method_is_no_recipe() -> None:
-    with pytest.raises(UserError, match=r"recipe 'toytown/advnt' does not exist"):
-        load("toytown/advnt")
+def test_an_unknown_method_is_named_with_the_nearest(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(load("toytown").to_yaml())
+    for recipe in ("toytown", mine):
+        with pytest.raises(UserError, match=r"method 'advnt' is unknown; known: .* Did you mean 'advent'\?"):
+            load(f"{recipe}/advnt")
+    with pytest.raises(UserError, match=r"recipe 'toytwn/advent'|recipe 'toytwn'"):
+        load("toytwn/advent")
+
+
+def test_a_file_called_as_a_method_is_a_recipe(tmp_path: Path) -> None:
+    mine = tmp_path / "plca"
+    mine.write_text(load("toytown", ["seed=7"]).to_yaml())
+    assert load(str(mine)).seed == 7
+
+
+@pytest.mark.parametrize("name", ["plca", "plca_rare", "plca_class_mix"])
+def test_plca_is_not_trained_over_a_recipe_without_it(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(load("toytown/source_only").to_yaml())
+    with pytest.raises(UserError, match=rf"objective\.association is 0, so nothing of PLCA would be in {name}"):
+        load(f"{mine}/{name}")
+    load(f"{mine}/class_mix")
+    with pytest.raises(UserError, match=r"the same over this recipe: .*'plca'.*; take one of them away"):
+        load_space("methods").check(load("toytown/minent"))
+    space = parse_space("metric: target_miou\nalgorithm: grid\nmethod: minent\nvariants: [source_only, plca]\n")
+    with pytest.raises(UserError, match="two trials of the grid would be the same"):
+        space.check(load("toytown"))
+
+
+def test_a_method_goes_with_a_recipe_that_has_options_of_another_kind() -> None:
+    text = recipes()["toytown"].read_text()
+    for mine in ("kind: lrent, temperature: 0.1", "kind: mrkld, smoothness: 0.1"):
+        other = parse(text, ["objective.pseudo_labels=1", f"self_training={{{mine}, rounds: 2}}"]).to_yaml()
+        for name in ("cbst", "mrkld", "lrent"):
+            settings = parse(other, method=method(name)).self_training
+            assert (settings.kind, settings.rounds) == (name, 2)
+            assert set(settings.given()) <= {"kind", "rounds", *mine.replace(":", "").replace(",", "").split()}
+
+
+@pytest.mark.parametrize("name", methods())
+def test_the_command_of_a_method_is_one_that_runs(name: str) -> None:
+    command = load(f"toytown/{name}").about.command
+    assert command == f"plca shards toytown --out data/toytown && plca train toytown/{name}"
+    assert load(f"camvid/{name}").about.command.startswith(f"plca train camvid/{name}")
 
 
 def test_a_space_takes_methods_by_name() -> None:
@@ -144,3 +186,5 @@ def test_a_space_takes_methods_by_name() -> None:
     assert config.objective == load("toytown/advent").objective
     with pytest.raises(UserError, match=r"variants.*method 'minnet' is unknown.*Did you mean 'minent'\?"):
         parse_space("metric: target_miou\nalgorithm: grid\nvariants: [minnet]\n")
+    with pytest.raises(UserError, match=r"variants.*plca is listed twice"):
+        parse_space("metric: target_miou\nalgorithm: grid\nvariants: [plca, minent, plca]\n")

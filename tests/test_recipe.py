@@ -169,6 +169,25 @@ def test_keys_that_came_later_change_no_identity_at_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            ["objective.pseudo_labels=1", "self_training.size=[100000, 64]"],
+            "size.*each side must be from 8 .* to 16384",
+        ),
+        (["objective.pseudo_labels=1", "self_training.size=[4, 64]"], "size.*each side must be from 8 .* to 16384"),
+        (["objective.class_mix=1", "teacher={ignore_top: 0.6, ignore_bottom: 0.4}"], "leave no pixel between them"),
+        (["rare_class_sampling.temperature=1e-320"], "temperature"),
+        (["objective.pseudo_labels=1", "self_training={kind: lrent, temperature: 1e-50}"], "temperature"),
+        (["objective.adversarial=1", "adversary.lr=1e38"], "adversary.lr"),
+    ],
+)
+def test_values_that_no_run_could_use_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse(MINIMAL, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         ("teacher.decay=0.9", "teacher.decay is an option of objective.class_mix or objective.masked_consistency, wh"),
         ("teacher.blur=false", "teacher.blur is an option of"),
         ("masking.ratio=0.5", "masking.ratio is an option of objective.masked_consistency, which is off; set that, or"),

@@ -29,6 +29,7 @@ plca tune mine.yaml --recipe toytown""",
 
 
 def run(parsed: Namespace) -> None:
+    from plca_dist.methods import run_name
     from plca_dist.recipe import load
     from plca_dist.search.space import load_space
 
@@ -40,6 +41,6 @@ def run(parsed: Namespace) -> None:
     from plca_dist.search.tune import tune
 
     with SearchConsole(space.metric, space.count) as console:
-        name = parsed.name or f"{Path(parsed.space).stem}-{Path(parsed.recipe).stem}"
+        name = parsed.name or f"{Path(parsed.space).stem}-{run_name(parsed.recipe)}"
         search = tune(space, base, name, console)
     print(leave_results(search), end="")

@@ -77,6 +77,10 @@ class RareClassOrder(Order):
     ) -> None:
         super().__init__(row_groups, batch, seed, domain, window, cut=1)
         self._has_NK = counts_NK > rare.pixels
+        if not counts_NK.any():
+            raise UserError(
+                f"rare class sampling: no image of the {domain} has a labelled pixel of the recipe's classes."
+            )
         if not self._has_NK.any():
             raise UserError(
                 f"rare_class_sampling.pixels = {rare.pixels}: no image of the {domain} has more pixels than that of "

@@ -8,6 +8,7 @@ from typing import Any
 from plca_dist.config import Config
 from plca_dist.data.order import NEWEST_CUT
 from plca_dist.errors import UserError, short
+from plca_dist.later_keys import LATER
 from plca_dist.parsing import read_json, read_text
 from plca_dist.recipe import parse
 from plca_dist.run.lease import Lease
@@ -145,12 +146,12 @@ def _has_checkpoints(run: Store) -> bool:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The keys whose values differ between a directory (`there`) and a command (`here`), with both values."""
-    return [
-        f"{key} ({short(there.get(key))} there, {short(here.get(key))} here)"
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key) != there.get(key)
-    ]
+    """The keys whose values differ between a directory (`there`) and a command (`here`), with both values.
+
+    An identity lacks the `LATER` keys that have their default.
+    """
+    pairs = ((k, there.get(k, LATER.get(k)), here.get(k, LATER.get(k))) for k in sorted(here.keys() | there.keys()))
+    return [f"{key} ({short(of_run)} there, {short(given)} here)" for key, of_run, given in pairs if of_run != given]
 
 
 def portable(config: Config) -> Config:

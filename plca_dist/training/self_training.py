@@ -69,7 +69,7 @@ class SelfTraining:
         logits_BKHW, image_B3HW = target_logits(scene), scene.target_image_B3HW
         assert image_B3HW is not None
         if self._network is None:
-            nothing = 0 * logits_BKHW.mean()
+            nothing = (0 * logits_BKHW.mean()).abs()  # no -0 in the records
             return {self.name: nothing, "labelled": nothing.detach()}
         with torch.no_grad():
             of_last_round = upsampled(self._network(image_B3HW).logits, image_B3HW)

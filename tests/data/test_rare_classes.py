@@ -106,6 +106,11 @@ def test_more_pixels_than_any_image_has_are_refused() -> None:
         order(pixels=100)
 
 
+def test_a_source_without_labels_is_named() -> None:
+    with pytest.raises(UserError, match="no image of the source has a labelled pixel of the recipe's classes"):
+        RareClassOrder(GROUPS, 4, 7, "source", 1, counts_NK=np.zeros((sum(GROUPS), 3), np.int64), rare=RARE)
+
+
 @pytest.fixture
 def shards(toytown_shards: Path) -> Path:
     return toytown_shards / "source"

@@ -65,6 +65,16 @@ def test_a_run_that_has_no_checkpoint_takes_another_recipe(settings: list[str]) 
         open_run(config(settings, "seed=3"), "a")
 
 
+def test_a_key_at_its_default_is_shown_with_it(settings: list[str]) -> None:
+    """An identity leaves later keys out where they have their defaults."""
+    run = claimed(config(settings), "a")
+    checkpoint = Checkpoint(checkpoint_name(5, 1, 1), 5, 1, 0, "print", None, {"file": (1, "hash")})
+    run.store.write(f"{checkpoint.place}/file", b"x")
+    commit(run.store, checkpoint)
+    with pytest.raises(UserError, match=r"objective.class_mix \(0.0 there, 1.0 here\)"):
+        open_run(config(settings, "objective.class_mix=1"), "a")
+
+
 def of_before_cuts(run: Run) -> None:
     """Take `order.cut` out of the recipes that the run has kept, as they were before there was such a key."""
     for name in (e.name for e in run.store.list() if e.name.endswith("recipe.yaml")):

@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from plca_dist.config import Config, Section
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, short
 from plca_dist.methods import method
 from plca_dist.recipe import changed
 from plca_dist.search.space.allowed_keys import check_set, check_varied
@@ -47,6 +47,8 @@ class Space(Section):
     @classmethod
     def _keys(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name == "variants" and isinstance(value, list):
+            if twice := [str(name) for name in value if value.count(name) > 1]:
+                raise ValueError(f"{twice[0]} is listed twice")
             value = {name: _settings_of(name) for name in value}
         if isinstance(value, dict):
             keys: Iterable[Any] = value
@@ -202,8 +204,14 @@ class Space(Section):
                 f"{early.grace:.0%} of the steps and the end there is no evaluation; take more, or scheduler none."
             )
         if self.algorithm == "grid":
+            trials: dict[str, Mapping[str, Any]] = {}
             for values in self.grid_values():
-                self.trial_config(base, values)
+                same = trials.setdefault(self.trial_config(base, values).model_dump_json(), values)
+                if same is not values:
+                    raise UserError(
+                        "two trials of the grid would be the same over this recipe: "
+                        f"{' and '.join(short(dict(v)) for v in (same, values))}; take one of them away."
+                    )
         else:
             for key, distribution in self.search.items():
                 for value in distribution.examples():
