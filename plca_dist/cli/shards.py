@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _ENCODING = ("encode", "max_edge")
 _OF_FOLDER = ("images", "label_files", "list")
+_OF_FILES = ("root", "split", "labels", "no_labels", "encode", "max_edge", "skip_broken", "preview", *_OF_FOLDER)
+_OF_WRITING = ("dataset", "out", "size", "count", "overwrite", *_OF_FILES)
 
 
 def add(commands: Commands) -> None:
@@ -216,9 +218,10 @@ def _check(parsed: Namespace) -> None:
     from plca_dist.data.datasets.layouts import DATASETS
 
     if parsed.verify:
-        for given in (parsed.dataset, "--out" if parsed.out else "", "--preview" if parsed.preview else ""):
-            if given:
-                raise UserError(f"--verify reads shards and writes none; leave out {given!r}.")
+        given = next((option for option in _OF_WRITING if getattr(parsed, option)), None)
+        if given:
+            shown = parsed.dataset if given == "dataset" else f"--{given.replace('_', '-')}"
+            raise UserError(f"--verify reads shards and writes none; leave out {shown!r}.")
         return
     if (parsed.encode or parsed.max_edge) and not parsed.out:
         raise UserError("--encode and --max-edge are about shards; give --out for them.")
@@ -230,10 +233,7 @@ def _check(parsed: Namespace) -> None:
     if parsed.preview and not parsed.preview.endswith((".html", ".htm")):
         raise UserError(f"--preview {parsed.preview}: give the name of an .html file.")
     if parsed.dataset == "toytown":
-        _refuse(
-            parsed,
-            ("root", "split", "labels", "no_labels", "encode", "max_edge", "skip_broken", "preview", *_OF_FOLDER),
-        )
+        _refuse(parsed, _OF_FILES)
     elif parsed.dataset in DATASETS:
         _refuse(parsed, ("size", "count", *(() if parsed.dataset == "folder" else _OF_FOLDER)))
         if parsed.root is None:

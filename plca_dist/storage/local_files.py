@@ -37,6 +37,8 @@ _PASSING = {
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
     errno.ENETUNREACH,
 }  # fmt: skip
+#: Where nothing can be written, whatever is tried.
+_NO_PLACE = {errno.ENOTDIR: "a file stands where a directory should be", errno.EROFS: "its disk is read-only"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 #: How a file system says that it has no hard links, no renames that keep what is there, no syncing of directories.
 _UNKNOWN = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
@@ -111,6 +113,8 @@ class LocalFiles:
         number = getattr(error, "errno", None)
         if isinstance(error, FileNotFoundError):
             return "no such object", False
+        if number in _NO_PLACE:
+            return f"{_NO_PLACE[number]}; give another place", False
         if number in _FULL:
             return f"{error}: the disk is full or its quota is used up; make room", False
         if number in _PASSING:

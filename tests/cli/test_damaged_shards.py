@@ -81,6 +81,16 @@ def test_a_second_writer_is_refused_and_an_interrupted_one_is_continued(
     assert "every byte as written: 4 samples in 1 shard, " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--verify", "x", "toytown"], ["--out", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--verify", "x", "toytown"],
+        ["--out", "x"],
+        *(
+            ["--verify", "x", *given]
+            for given in (["--overwrite"], ["--root", "y"], ["--max-edge", "5"], ["--count", "9"])
+        ),
+    ],
+)
 def test_verifying_and_writing_are_told_apart(refused: Refused, arguments: list[str]) -> None:
     refused("shards", *arguments)

@@ -132,6 +132,12 @@ def test_an_error_of_the_disk_is_no_damage_of_a_shard(
     assert isinstance(refused.value, StoreAway) == (number != errno.EACCES)
 
 
+def test_a_place_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/runs/x: a file stands where a directory should be; give another place"):
+        resolve(str(tmp_path / "file" / "runs")).write("x", b"")
+
+
 def test_a_disk_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = resolve(str(tmp_path))
     store.write("x", b"1")

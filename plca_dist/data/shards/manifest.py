@@ -59,7 +59,7 @@ class Encoded:
     lossless: bool
 
     def __str__(self) -> str:
-        smaller = f", at most {self.max_edge} pixels long" if self.max_edge else ""
+        smaller = f", at most {counted(self.max_edge, 'pixels')} long" if self.max_edge else ""
         return f"images as {self.form}{smaller} ({'the same pixels' if self.lossless else 'lossy'})"
 
 

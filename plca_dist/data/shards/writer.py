@@ -27,7 +27,7 @@ from plca_dist.data.shards.manifest import (
     read_manifest,
 )
 from plca_dist.data.shards.statistics import total
-from plca_dist.errors import UserError
+from plca_dist.errors import UserError, counted
 from plca_dist.storage import Store
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _finished(store: Store, inputs: tuple[str, ...], skip_broken: bool) -> Manif
         )
     if manifest.skipped and not skip_broken:
         raise UserError(
-            f"{store.uri} was written with --skip-broken and lacks {len(manifest.skipped)} samples "
+            f"{store.uri} was written with --skip-broken and lacks {counted(len(manifest.skipped), 'samples')} "
             f"({manifest.skipped[0].id}, ...); pass --skip-broken to accept that, or --overwrite to write it again."
         )
     log.info("%s is up to date: %s", store.uri, manifest.extent)
