@@ -3,7 +3,7 @@
     python -m benchmarks.ranks [--traffic]
 
 The orders are the real ones, computed for every rank; nothing is fetched. Images are as large as PNGs of a camera are
-(2.4 MB, spread by a quarter), or as JPEGs of the same (0.6 MB). A rank has one pair of each batch, of at least 8 pairs.
+(2.4 MB, spread by a quarter), or as JPEGs of the same (0.6 MB), or small (0.1 MB). A rank has one pair of each batch, of at least 8 pairs.
 For each: the shards and the cut of older versions, those shards under the new cut, and new shards under it.
 
   read     bytes that all ranks fetch in an epoch, over those that the set has (an epoch leaves out what makes no batch)
@@ -38,7 +38,7 @@ from plca_dist.data.order import Order, slots_of_rank
 from plca_dist.data.shards.cut import RowGroupCut
 
 SETS = {"cityscapes": 2975, "gta5": 24_966}
-IMAGE_MB = (2.4, 0.6)
+IMAGE_MB = (2.4, 0.6, 0.1)
 RANKS = (1, 8, 64, 256, 512, 1024, 2048, 4096)
 LEAST_PAIRS, WINDOW = 8, 8
 FORMS = {"older shards, cut 1": 1, "older shards, cut 2": 2, "new shards, cut 2": 2}
