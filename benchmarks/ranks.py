@@ -3,8 +3,9 @@
     python -m benchmarks.ranks [--traffic]
 
 The orders are the real ones, computed for every rank; nothing is fetched. Images are as large as PNGs of a camera are
-(2.4 MB, spread by a quarter), or as JPEGs of the same (0.6 MB), or small (0.1 MB). A rank has one pair of each batch, of at least 8 pairs.
-For each: the shards and the cut of older versions, those shards under the new cut, and new shards under it.
+(2.4 MB, spread by a quarter), as JPEGs of the same (0.6 MB), or as small ones (0.1 MB). A rank has one pair of each
+batch, of at least 8 pairs. For each: the shards and the cut of older versions, those shards under the new cut, and new
+shards under it.
 
   read     bytes that all ranks fetch in an epoch, over those that the set has (an epoch leaves out what makes no batch)
   busiest  bytes of the rank that fetches most, over the average rank's
