@@ -278,9 +278,12 @@ def test_damage_is_passed_over_and_counted_the_same_at_any_world_size(
         assert torch.equal(found.target_image, without.target_image)  # type: ignore[arg-type]
 
 
-def test_a_dataset_without_a_sound_row_ends_even_when_told_to_skip(shards: Store, tmp_path: Path) -> None:
+def test_a_dataset_without_a_sound_row_ends_even_when_told_to_skip(
+    shards: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = copied(shards, tmp_path)
     for shard in read_manifest(place.child("source")).shards:
         place.write(f"source/{shard.name}", b"")
-    with pytest.raises(Damaged, match="is cut short: 0 bytes"):
+    with pytest.raises(Damaged, match=r"source: all rows are damaged; copy the shards again"):
         taken(opened(place, damaged="skip"), 1)
+    assert "is cut short: 0 bytes" in caplog.text

@@ -133,8 +133,3 @@ def test_damaged_rows_are_passed_over_however_short_a_slot_s_epoch_is(
         for start in (0, steps):
             for step, part in enumerate(taken(stream(place, slots, start, micro=len(slots), **asked), steps), start):
                 assert same(part, Batch(*(t if t is None else t[slots.start : slots.stop] for t in whole[step])))
-
-
-def test_a_domain_without_a_sound_row_says_so(torn: Callable[..., Store]) -> None:
-    with pytest.raises(UserError, match=r"source: all rows are damaged; copy the shards again"):
-        taken(stream(torn(*range(6)), range(8), 0, micro=8, batch=8, damaged="skip"), 1)
