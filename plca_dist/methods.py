@@ -116,7 +116,7 @@ def method(name: str) -> Method:
 def split(recipe: str) -> tuple[str, str | None]:
     """(recipe, method) of `RECIPE/METHOD`; (recipe, None) of a name, a path or a URI without one."""
     base, _, last = recipe.rpartition("/")
-    return (base, last) if base and last in methods() and not Path(recipe).exists() else (recipe, None)
+    return (base, last) if base and last in methods() and not Path(recipe).is_file() else (recipe, None)
 
 
 def run_name(recipe: str) -> str:

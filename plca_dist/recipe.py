@@ -37,7 +37,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     """
     base, chosen = split(recipe)
     before, _, last = recipe.rpartition("/")
-    if chosen is None and not Path(recipe).exists() and (before in recipes() or Path(before).is_file()):
+    if chosen is None and not Path(recipe).is_file() and (before in recipes() or Path(before).is_file()):
         method(last)  # raises with the nearest: nothing else can be behind a recipe
     text = file_text("recipe", base, recipes())
     return parse(text, overrides, where=recipe, file=base, method=method(chosen) if chosen else None)

@@ -1,6 +1,5 @@
 """One domain of the training data: samples in its order, decoded from its row groups and augmented."""
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,11 +12,9 @@ from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.order import NEWEST_CUT, Order
 from plca_dist.data.rare_classes import RareClasses, RareClassOrder, pixel_counts
-from plca_dist.data.shards import Damaged, ShardReader, read_manifest
+from plca_dist.data.shards import Damaged, ShardReader, pass_over, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.storage import Store
-
-log = logging.getLogger(__name__)
 
 
 class AugmentedSample(NamedTuple):
@@ -154,11 +151,7 @@ class DomainStream:
             try:
                 return index, self.groups.row(index)
             except Damaged as error:
-                if not self._skip:
-                    raise
-                if str(error) not in self._passed:
-                    self._passed.add(str(error))
-                    log.warning("passing over damaged rows: %s", error)
+                pass_over(error, self._skip, self._passed)
         raise Damaged(f"{self._where}: all rows are damaged; copy the shards again, or write them with --overwrite.")
 
     def _candidates(self, step: int, slot: int) -> Iterator[int]:

@@ -1,6 +1,5 @@
 """Whole images of shards, neither cropped nor resized, in the order of their rows: for evaluation and for pictures."""
 
-import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
@@ -12,11 +11,9 @@ from plca_dist.data.decoded import decoded
 from plca_dist.data.label_table import label_table, look_up
 from plca_dist.data.labels import LabelSet
 from plca_dist.data.read_ahead import read_ahead
-from plca_dist.data.shards import Damaged, Manifest, ShardReader, read_manifest
+from plca_dist.data.shards import Damaged, Manifest, ShardReader, pass_over, read_manifest
 from plca_dist.data.shards.fetch import RowGroups
 from plca_dist.storage import Store
-
-log = logging.getLogger(__name__)
 
 
 class Labelled(NamedTuple):
@@ -89,7 +86,7 @@ def _whole_pairs(
             try:
                 source_row, target_row = read_source(), read_target()
             except Damaged as error:
-                _pass_over(error, skip_damaged, reported)
+                pass_over(error, skip_damaged, reported)
                 continue
             image, label = decoded(source_row, f"{source.uri}: row {index}")
             assert label is not None
@@ -114,18 +111,9 @@ def _images(shards: Store, part: int, parts: int, skip_damaged: bool) -> Generat
             try:
                 row = read()
             except Damaged as error:
-                _pass_over(error, skip_damaged, reported)
+                pass_over(error, skip_damaged, reported)
                 continue
             yield decoded(row, f"{shards.uri}: row {index}")[0]
-
-
-def _pass_over(error: Damaged, skip_damaged: bool, reported: set[str]) -> None:
-    """Say once what is damaged, or raise it where damage is not passed over."""
-    if not skip_damaged:
-        raise error
-    if str(error) not in reported:
-        reported.add(str(error))
-        log.warning("passing over damaged rows: %s", error)
 
 
 def _labelled(store: Store, manifest: Manifest, labels: LabelSet, wanted: range) -> Generator[Labelled, None, None]:

@@ -84,12 +84,13 @@ class Run:
     def _differences(self) -> list[str]:
         stored = recorded(self.store, RECIPE)
         trained_on = read_json(self.store, DATA, dict, "put a sound copy there, or take another --name")
-        different = differences(stored.identity(), self.config.identity())
-        for name, mark in self.fingerprints.items():
-            # Runs that an earlier version began have no mark of their weights.
-            if mark != trained_on.get(name, mark if name == WEIGHTS_MARK else None):
-                different.append("the content of model.weights" if name == WEIGHTS_MARK else f"the {name} shards")
-        return different
+        # Runs that an earlier version began have no mark of their weights: they count as the same.
+        trained_on = {WEIGHTS_MARK: self.fingerprints.get(WEIGHTS_MARK)} | trained_on
+        return differences(stored.identity(), self.config.identity()) + [
+            "the content of model.weights" if name == WEIGHTS_MARK else f"the {name} shards"
+            for name, mark in self.fingerprints.items()
+            if mark != trained_on.get(name)
+        ]
 
 
 def open_run(config: Config, name: str) -> Run:

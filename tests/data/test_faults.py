@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from benchmarks.servers.proxy import FaultyProxy
 from plca_dist.data.codec import encode_label
 from plca_dist.data.datasets.dataset import Sample
-from plca_dist.data.datasets.layouts import open_dataset
 from plca_dist.data.domain import DomainStream
 from plca_dist.data.labels import LABEL_SETS, LabelSet
 from plca_dist.data.order import slots_of_rank
@@ -26,17 +25,6 @@ from plca_dist.errors import UserError
 from plca_dist.storage import OUTAGE_PATIENCE_S, Location, Store, StoreAway, resolve, store
 
 TOYTOWN = LABEL_SETS["toytown"]
-SCENES = 22
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """22 scenes in row groups of 4, 4, 4 and 4, 4, 2."""
-    place = resolve(str(tmp_path_factory.mktemp("shards")))
-    for domain, labelled in (("source", True), ("target", False)):
-        reader = open_dataset("toytown", None, domain, with_labels=labelled, count=SCENES, size=(32, 64))
-        write_shards(reader, place.child(domain), with_labels=labelled, shard_rows=12, row_group_rows=4)
-    return place
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The stream: the same batches at any world size and from any start, fetched once, and errors that arrive."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,36 +99,29 @@ def test_a_damaged_shard_stops_the_stream_with_its_name(shards: Store, tmp_path:
 
 
 @pytest.fixture
-def torn(tmp_path: Path) -> Callable[..., Store]:
-    """Source and target of 24 scenes each, in shards of one row group of 4, of which some of the source are damaged."""
-
-    def write(*damaged: int) -> Store:
-        place = resolve(str(tmp_path / "torn"))
-        for name, labelled in (("source", True), ("target", False)):
-            reader = open_dataset("toytown", None, name, with_labels=labelled, count=24, size=(32, 64))
-            write_shards(reader, place.child(name), with_labels=labelled, shard_rows=4)
-        for shard in damaged:
-            name = f"source/shard-{shard:05d}.parquet"
-            data = bytearray(place.read(name))
-            data[len(data) // 4] ^= 1
-            place.write(name, bytes(data))
-        return place
-
-    return write
+def torn(tmp_path: Path) -> Store:
+    """Source and target of 24 scenes each, in shards of one row group of 4, of which two of the source are damaged."""
+    place = resolve(str(tmp_path / "torn"))
+    for name, labelled in (("source", True), ("target", False)):
+        reader = open_dataset("toytown", None, name, with_labels=labelled, count=24, size=(32, 64))
+        write_shards(reader, place.child(name), with_labels=labelled, shard_rows=4)
+    for shard in ("source/shard-00002.parquet", "source/shard-00003.parquet"):
+        data = bytearray(place.read(shard))
+        data[len(data) // 4] ^= 1
+        place.write(shard, bytes(data))
+    return place
 
 
 @pytest.mark.parametrize("cut", [1, 2])
 @pytest.mark.parametrize("batch", [4, 8, 12, 24])
-def test_damaged_rows_are_passed_over_however_short_a_slot_s_epoch_is(
-    torn: Callable[..., Store], batch: int, cut: int
-) -> None:
+def test_damaged_rows_are_passed_over_however_short_a_slot_s_epoch_is(torn: Store, batch: int, cut: int) -> None:
     """24 samples are 6, 3, 2 steps an epoch, or 1: less than a row group has rows."""
-    place, steps = torn(2, 3), 24 // batch
+    steps = 24 // batch
     asked: dict[str, Any] = {"batch": batch, "damaged": "skip", "cut": cut}
-    opened = stream(place, range(batch), 0, micro=batch, **asked)
+    opened = stream(torn, range(batch), 0, micro=batch, **asked)
     whole = taken(opened, 2 * steps)
     assert opened.skipped == 2 * 8, "an epoch reads all rows, of which 8 are damaged"
     for slots in (range(batch // 2), range(batch // 2, batch)):
         for start in (0, steps):
-            for step, part in enumerate(taken(stream(place, slots, start, micro=len(slots), **asked), steps), start):
+            for step, part in enumerate(taken(stream(torn, slots, start, micro=len(slots), **asked), steps), start):
                 assert same(part, Batch(*(t if t is None else t[slots.start : slots.stop] for t in whole[step])))

@@ -6,7 +6,7 @@ one. `ShardReader` (reader.py) reads single row groups, and `RowGroups` (fetch.p
 """
 
 from plca_dist.data.shards.manifest import Manifest, read_manifest
-from plca_dist.data.shards.reader import Damaged, ShardReader
+from plca_dist.data.shards.reader import Damaged, ShardReader, pass_over
 from plca_dist.data.shards.writer import write_shards
 
-__all__ = ["Damaged", "Manifest", "ShardReader", "read_manifest", "write_shards"]
+__all__ = ["Damaged", "Manifest", "ShardReader", "pass_over", "read_manifest", "write_shards"]

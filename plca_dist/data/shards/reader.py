@@ -1,5 +1,6 @@
 """Single row groups of a shard directory, read back."""
 
+import logging
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from plca_dist.data.shards.manifest import MANIFEST, Manifest
 from plca_dist.errors import UserError, first_line
 from plca_dist.storage import Store
 
+log = logging.getLogger(__name__)
+
 #: The most footers that are kept.
 _KEPT_FOOTERS = 256
 #: Bytes read at the end of a shard: its footer, where it is no larger.
@@ -22,6 +25,15 @@ _TAIL_BYTES = 64 << 10
 
 class Damaged(UserError):
     """The bytes of a row group in the store are not those that were written."""
+
+
+def pass_over(error: Damaged, skip: bool, reported: set[str]) -> None:
+    """Say what is damaged, once for all callers with this `reported`; or raise it, where damage is not passed over."""
+    if not skip:
+        raise error
+    if str(error) not in reported:
+        reported.add(str(error))
+        log.warning("passing over damaged rows: %s", error)
 
 
 class _Window:
